@@ -1,0 +1,60 @@
+"""Fixed bins that every device shares: scores on log-odds, latencies on powers of two.
+
+Bin edges are part of the contract: changing one makes old and new counts incomparable.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+SCORE_BINS: Final = 64
+LATENCY_BINS: Final = 40
+
+# 63 inner edges at log-odds -7.75, -7.5 … 7.75; a score on an edge belongs to the bin above
+SCORE_EDGES: Final = np.array(
+    [1 / (1 + math.exp(-(place + 1) / 4 + 8)) for place in range(SCORE_BINS - 1)]
+)
+# 39 inner edges at 2**(i/2) microseconds, i = 1 … 39: from 1.4 us to 0.74 s
+LATENCY_EDGES_US: Final = np.array([2 ** (place / 2) for place in range(1, LATENCY_BINS)])
+
+
+def score_bins(scores: ArrayLike) -> NDArray[np.int64]:
+    """The bin of each probability.
+
+    Args:
+        scores: probabilities, any shape.
+
+    Returns:
+        int64 of the same shape, each 0 to 63; bin b covers log-odds
+        [b/4 - 8, b/4 - 7.75), the first and last reach to 0 and 1.
+    """
+    return np.searchsorted(SCORE_EDGES, np.asarray(scores, np.float64), side="right")
+
+
+def latency_bin(microseconds: float) -> int:
+    """The bin of one latency in microseconds, 0 to 39."""
+    if microseconds <= 1:
+        return 0
+    return min(LATENCY_BINS - 1, max(0, int(2 * math.log2(microseconds))))
+
+
+def latency_quantile(counts: ArrayLike, share: float) -> float:
+    """The upper edge, in microseconds, of the bin that holds the `share` quantile.
+
+    Args:
+        counts: int, shape (40,).
+        share: 0 to 1.
+
+    Returns:
+        NaN without counts; the last bin answers its lower edge.
+    """
+    cells = np.asarray(counts, np.int64)
+    total = int(cells.sum())
+    if total == 0:
+        return math.nan
+    place = int(np.searchsorted(np.cumsum(cells), share * total))
+    return float(LATENCY_EDGES_US[min(place, LATENCY_BINS - 2)])
