@@ -1,0 +1,12 @@
+"""The device agent: runs on the board, scores payments, and never waits for a network.
+
+It imports the contract and nothing of the host. Third-party: numpy everywhere, paho only
+in `mqtt`, h11 only in `server`, each inference runtime only in its own `runtime_` file.
+"""
+
+from importlib.metadata import PackageNotFoundError, version
+
+try:
+    __version__ = version("wherry")
+except PackageNotFoundError:  # run from a source tree that was never installed
+    __version__ = "0+unknown"

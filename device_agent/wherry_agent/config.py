@@ -1,0 +1,156 @@
+"""`agent.toml`: one dataclass, a unit in every name. Reference: docs/agent.md."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from wherry_contract.errors import SetupError
+from wherry_contract.manifest import SLUG
+from wherry_contract.wire import SETTINGS, Fields
+
+_LIMIT_BYTES: Final = 64 * 1024
+_LABEL: Final = r"[A-Za-z0-9][A-Za-z0-9 ._/-]{0,62}"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What bounds the agent; the defaults suit a terminal with a few hundred MiB."""
+
+    window_rows: int = 1000
+    window_minutes: float = 60.0
+    heartbeat_seconds: float = 300.0
+    outbox_mib: float = 16.0
+    outbox_days: float = 30.0
+    acknowledge_seconds: float = 30.0  # a window that is not acknowledged is sent again
+    reconnect_seconds: float = 300.0  # ceiling of the jittered wait for the broker
+    probe_seconds: float = 30.0
+    probe_mib: int = 256  # over what the runtime needs before the model
+    reserve_mib: float = 8.0  # of disk that an update never uses
+    request_bytes: int = 1 << 20
+    request_rows: int = 1024
+    request_seconds: float = 10.0  # from a request's first byte to its last
+    connections: int = 64
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> Limits:
+        """Read the limits; each must be positive."""
+        found: dict[str, float] = {}
+        for name, default in cls().__dict__.items():
+            value = fields.number(name, default)
+            if value <= 0:
+                raise fields.error(name, "above 0")
+            found[name] = int(value) if isinstance(default, int) else value
+        return cls(**found)  # type: ignore[arg-type]  # int stays int, float stays float
+
+
+@dataclass(frozen=True)
+class Broker:
+    """Where the broker is."""
+
+    host: str
+    port: int
+    tls: bool = False
+    username: str = ""
+    password: str = ""
+
+    @classmethod
+    def from_url(cls, url: str) -> Broker:
+        """Read ``mqtt://[user:password@]host[:port]`` or ``mqtts://…``.
+
+        Raises:
+            SetupError: H08.
+        """
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError as error:
+            raise SetupError("H08", f"broker url: {error}") from error
+        if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname:
+            raise SetupError("H08", "the broker's url should be like mqtt://host:1883")
+        tls = parts.scheme == "mqtts"
+        return cls(
+            parts.hostname,
+            port or (8883 if tls else 1883),
+            tls,
+            parts.username or "",
+            parts.password or "",
+        )
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """Everything the agent is told.
+
+    Attributes:
+        device: its id; unique in the fleet.
+        family: the model family that it is pinned to.
+        state_dir: where it keeps its memory; one folder for one agent.
+        trust: path of trust.json.
+        broker: nothing for an agent that only serves.
+        depot: base URL of the blobs.
+        listen: ``host:port`` or ``unix:/path``; loopback unless the operator says otherwise.
+        labels: site, group and the like, for selectors.
+        features: what the application declares that it supplies; empty if undeclared.
+    """
+
+    device: str
+    fleet: str
+    family: str
+    state_dir: Path
+    trust: Path
+    broker: Broker | None
+    depot: str
+    listen: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    features: frozenset[str] = frozenset()
+    limits: Limits = field(default_factory=Limits)
+
+
+def load_config(path: Path) -> AgentConfig:
+    """Read `agent.toml`; relative paths are taken from its folder.
+
+    Raises:
+        SetupError: H02 cannot be read, H08 wrong.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise SetupError("H02", f"{path}: {error.strerror}") from error
+    if len(data) > _LIMIT_BYTES:
+        raise SetupError("H08", f"{path} has more than {_LIMIT_BYTES} bytes")
+    try:
+        document = tomllib.loads(data.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SetupError("H08", f"{path}: {error}") from error
+    return _read(Fields(document, path.name, SETTINGS), path.parent)
+
+
+def _read(fields: Fields, folder: Path) -> AgentConfig:
+    labels = fields.mapping("labels", {})
+    for name, value in labels.items():
+        if not isinstance(value, str) or not re.fullmatch(_LABEL, value):
+            raise fields.error(f"labels.{name}", "a short word")
+    broker = fields.table("broker", {}).text("url", "")
+    serving = fields.table("serving", {})
+    config = AgentConfig(
+        device=fields.text("device", pattern=SLUG),
+        fleet=fields.text("fleet", pattern=SLUG),
+        family=fields.text("family", pattern=SLUG),
+        state_dir=folder / fields.text("state_dir", "state"),
+        trust=folder / fields.text("trust", "trust.json"),
+        broker=Broker.from_url(broker) if broker else None,
+        depot=fields.table("depot", {}).text("url", "").rstrip("/"),
+        listen=serving.text("listen", "127.0.0.1:8600"),
+        labels=labels,
+        features=frozenset(fields.table("application", {}).texts("features", [])),
+        limits=Limits.from_fields(fields.table("limits", {})),
+    )
+    if fields.rest():
+        raise fields.error(min(fields.rest()), "spelled as docs/agent.md has it; it is unknown")
+    return config

@@ -1,0 +1,85 @@
+"""From raw rows to answers: encoder, session, threshold, and the rule when they fail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wherry_contract.bundle import Parts
+from wherry_contract.features import RawMatrix
+from wherry_contract.histograms import score_bins
+from wherry_contract.manifest import Manifest
+from wherry_contract.rule import Rule
+
+from .runtime import Scores, Session, open_session
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a batch of rows is told.
+
+    Attributes:
+        scores: float64, shape (rows,); 1 or 0 where the rule answered.
+        flagged: bool, shape (rows,).
+        bins: int64, shape (rows,), the score's bin of 64.
+        fallback: whether the rule answered instead of the model.
+        failure: why it did, in words.
+    """
+
+    scores: Scores
+    flagged: NDArray[np.bool_]
+    bins: NDArray[np.int64]
+    fallback: bool = False
+    failure: str = ""
+
+
+class Model:
+    """A bundle that is loaded and can score."""
+
+    def __init__(self, digest: str, parts: Parts, session: Session) -> None:
+        self.digest = digest
+        self.manifest: Manifest = parts.manifest
+        self.profile = parts.profile
+        self._session = session
+
+    def scores(self, raw: RawMatrix) -> Scores:
+        """The model's probabilities.
+
+        Args:
+            raw: float64, shape (rows, features).
+        """
+        return self._session.score(self.manifest.encoder.encode(raw))
+
+    def answer(self, raw: RawMatrix) -> Answers | str:
+        """Answers, or what went wrong in words: a runtime error, or a score that is none."""
+        try:
+            scores = self.scores(raw)
+        except Exception as error:  # noqa: BLE001 - whatever a runtime throws, a payment goes on
+            return f"{type(error).__name__}: {error}"[:200]
+        if not np.isfinite(scores).all():
+            return "a score is not finite"
+        return Answers(scores, scores >= self.manifest.output.threshold, score_bins(scores))
+
+
+def load_model(digest: str, parts: Parts) -> Model:
+    """Open the runtime on a bundle's model.
+
+    Raises:
+        ProbeError: P04.
+    """
+    return Model(
+        digest, parts, open_session(parts.model, parts.manifest.runtime, parts.manifest.output)
+    )
+
+
+def rule_answer(rule: Rule, raw: RawMatrix, manifest: Manifest, failure: str) -> Answers:
+    """What the fallback rule says; its scores are 1 and 0."""
+    flagged = rule.flags(raw, manifest.input)
+    scores = flagged.astype(np.float64)
+    return Answers(scores, flagged, score_bins(scores), fallback=True, failure=failure)
+
+
+Swap = Callable[[Model | None, Manifest | None], None]

@@ -1,0 +1,204 @@
+"""What the agent must remember across a pulled plug, as one frozen value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from wherry_contract.assignment import Assignment
+from wherry_contract.states import SlotTrust
+from wherry_contract.wire import Fields
+
+SLOTS = ("a", "b")
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place for one bundle, and what that bundle has proven."""
+
+    digest: str = ""
+    size: int = 0
+    name: str = ""
+    version: str = ""
+    trust: SlotTrust = SlotTrust.EMPTY
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> Slot:
+        """Read a slot."""
+        trust = fields.text("trust", "empty")
+        known = trust in set(SlotTrust)
+        return cls(
+            digest=fields.text("digest", ""),
+            size=fields.integer("size", 0),
+            name=fields.text("name", ""),
+            version=fields.text("version", ""),
+            trust=SlotTrust(trust) if known else SlotTrust.UNPROVEN,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        return {
+            "digest": self.digest,
+            "size": self.size,
+            "name": self.name,
+            "version": self.version,
+            "trust": str(self.trust),
+        }
+
+
+@dataclass(frozen=True)
+class Update:
+    """An update under way.
+
+    Attributes:
+        assignment: what was ordered.
+        slot: where it goes, once that is decided.
+        transitions: steps taken, to stop what moves in circles.
+        retries: of the present step.
+        boots: starts of the agent since the switch, to stop a crash loop.
+        soak_since: when the soak began, Unix seconds.
+        undecided: whether an undecided soak was reported.
+        outcome: how it ended, an `Outcome`, or "".
+        code: why, if it did not end well.
+        detail: the same in words.
+    """
+
+    assignment: Assignment
+    slot: str = ""
+    transitions: int = 0
+    retries: int = 0
+    boots: int = 0
+    soak_since: float = 0.0
+    undecided: bool = False
+    outcome: str = ""
+    code: str = ""
+    detail: str = ""
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> Update:
+        """Read an update."""
+        return cls(
+            assignment=_read_assignment(fields, "assignment"),
+            slot=fields.choice("slot", ("", *SLOTS), ""),
+            transitions=fields.integer("transitions", 0),
+            retries=fields.integer("retries", 0),
+            boots=fields.integer("boots", 0),
+            soak_since=fields.number("soak_since", 0.0),
+            undecided=fields.flag("undecided", default=False),
+            outcome=fields.text("outcome", ""),
+            code=fields.text("code", ""),
+            detail=fields.text("detail", ""),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        return {
+            "assignment": _write_assignment(self.assignment),
+            "slot": self.slot,
+            "transitions": self.transitions,
+            "retries": self.retries,
+            "boots": self.boots,
+            "soak_since": self.soak_since,
+            "undecided": self.undecided,
+            "outcome": self.outcome,
+            "code": self.code,
+            "detail": self.detail,
+        }
+
+
+def _write_assignment(assignment: Assignment) -> dict[str, Any]:
+    return {"payload": assignment.to_bytes().decode(), "keyid": assignment.keyid}
+
+
+def _read_assignment(fields: Fields, name: str) -> Assignment:
+    stored = fields.table(name)
+    payload = stored.text("payload", limit=64 * 1024)
+    return Assignment.from_bytes(payload.encode(), stored.text("keyid"))
+
+
+@dataclass(frozen=True)
+class DeviceRecord:
+    """The whole memory of an agent.
+
+    Attributes:
+        state: the `UpdateState` by its stable name; an unknown one is kept as it stands.
+        active: the slot that serves, or "".
+        slots: by ``a`` and ``b``.
+        sequences: last accepted assignment sequence by key id.
+        rollout: the rollout last heard of.
+        update: what is under way.
+        pending: a newer order that waits for the present one to unwind.
+        denied: (rollout, digest) of bundles that failed here.
+        runtime: runtime and version that the active slot was last probed with.
+    """
+
+    state: str = "idle"
+    active: str = ""
+    slots: Mapping[str, Slot] = field(default_factory=lambda: {"a": Slot(), "b": Slot()})
+    sequences: Mapping[str, int] = field(default_factory=dict)
+    rollout: str = ""
+    update: Update | None = None
+    pending: Assignment | None = None
+    denied: tuple[tuple[str, str], ...] = ()
+    runtime: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> DeviceRecord:
+        """Read a saved record.
+
+        Raises:
+            ManifestError, TrustError: it is whole but not of our making.
+        """
+        fields = Fields(document, "state")
+        slots = fields.table("slots", {})
+        update, pending = fields.mapping("update", {}), fields.mapping("pending", {})
+        return cls(
+            state=fields.text("state", "idle"),
+            active=fields.choice("active", ("", *SLOTS), ""),
+            slots={name: Slot.from_fields(slots.table(name, {})) for name in SLOTS},
+            sequences=fields.mapping("sequences", {}),
+            rollout=fields.text("rollout", ""),
+            update=Update.from_fields(Fields(update, "update")) if update else None,
+            pending=_read_assignment(Fields({"a": pending}, "pending"), "a") if pending else None,
+            denied=tuple((rollout, digest) for rollout, digest in fields.items("denied", [])),
+            runtime=fields.text("runtime", ""),
+            extra=fields.rest(),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        return {
+            "state": self.state,
+            "active": self.active,
+            "slots": {name: slot.to_dict() for name, slot in self.slots.items()},
+            "sequences": dict(self.sequences),
+            "rollout": self.rollout,
+            "update": self.update.to_dict() if self.update else {},
+            "pending": _write_assignment(self.pending) if self.pending else {},
+            "denied": [list(item) for item in self.denied],
+            "runtime": self.runtime,
+        } | dict(self.extra)
+
+    @property
+    def serving(self) -> Slot:
+        """The active slot; an empty one if none is active."""
+        return self.slots[self.active] if self.active else Slot()
+
+    def with_slot(self, name: str, slot: Slot) -> DeviceRecord:
+        """The record with one slot replaced."""
+        return replace(self, slots=dict(self.slots) | {name: slot})
+
+    def with_update(self, **changes: Any) -> DeviceRecord:
+        """The record with fields of its update replaced."""
+        assert self.update is not None  # noqa: S101 - every caller is in a state that has one
+        return replace(self, update=replace(self.update, **changes))
+
+    @property
+    def digests(self) -> set[str]:
+        """Bundles that must be kept: both slots, and what is under way."""
+        found = {slot.digest for slot in self.slots.values() if slot.digest}
+        if self.update and self.update.assignment.digest and not self.update.outcome:
+            found.add(self.update.assignment.digest)
+        return found

@@ -1,0 +1,62 @@
+"""ONNX Runtime: the only file that imports it.
+
+Models are loaded from bytes, so that references to other files lead nowhere; no library
+of custom operators is ever registered. From 1.29 on the wheels report home by default;
+our range stops before, and the switch is thrown all the same, before the import.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+import numpy as np
+import onnxruntime
+
+from wherry_contract.encoder import Tensor
+from wherry_contract.errors import ProbeError
+from wherry_contract.manifest import Output, RuntimeNeeds
+
+from .runtime import Scores
+
+
+class OnnxSession:
+    """A model in ONNX Runtime, on the CPU."""
+
+    def __init__(self, model: bytes, needs: RuntimeNeeds, output: Output) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = needs.threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4
+        # a waiting thread must not spin: the board has other work
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session = onnxruntime.InferenceSession(
+                model, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # its exceptions share no base class but this
+            raise ProbeError("P04", " ".join(str(error).split())[:300]) from error
+        self._input = self._the_input()
+        self._output = self._the_output(output.tensor)
+        self._column = output.column
+
+    def _the_input(self) -> str:
+        inputs = self._session.get_inputs()
+        if len(inputs) != 1 or inputs[0].type != "tensor(float)":
+            kinds = [f"{item.name}: {item.type}" for item in inputs]
+            raise ProbeError("P04", f"it should take one float tensor, it takes {kinds}")
+        return str(inputs[0].name)
+
+    def _the_output(self, tensor: str) -> list[str]:
+        names = [item.name for item in self._session.get_outputs()]
+        if tensor not in names:
+            raise ProbeError("P04", f"it has no output {tensor!r}, only {names}")
+        return [tensor]
+
+    def score(self, tensor: Tensor) -> Scores:
+        """Probabilities of the positive class; float32 (rows, features) -> float64 (rows,)."""
+        (found,) = self._session.run(self._output, {self._input: tensor})
+        if self._column >= 0:
+            found = found[:, self._column]
+        return np.asarray(found, np.float64).reshape(len(tensor))

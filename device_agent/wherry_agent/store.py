@@ -1,0 +1,239 @@
+"""Files that survive a pulled plug: durable writes, state records in pairs, blobs by digest.
+
+Every durable write of the agent goes through `durable_write`: temp, fsync, rename, fsync
+of the folder. What cannot be read is set aside, never deleted and never fatal.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from wherry_contract.errors import StoreError
+from wherry_contract.oci import blob_path
+from wherry_contract.wire import compact, parse_json
+
+_STATE_LIMIT_BYTES: Final = 1 << 20
+
+
+def as_store_error(error: OSError, what: str) -> StoreError:
+    """Name the disk's failure: D01 for a full disk, D06 for every other."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return StoreError("D01" if full else "D06", f"{what}: {error.strerror or error}")
+
+
+def durable_write(path: Path, data: bytes) -> None:
+    """Replace a file as a whole; after return it is on the medium, whatever happens next.
+
+    Raises:
+        StoreError: D01 or D06; the old file is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.new")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            _write_all(descriptor, data)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        temporary.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise as_store_error(error, path.name) from error
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[os.write(descriptor, left) :]
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames and removals in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def set_aside(path: Path) -> Path:
+    """Move a damaged file out of the way, keeping it for analysis."""
+    folder = path.parent / "set-aside"
+    folder.mkdir(exist_ok=True)
+    place = folder / f"{path.name}.{time.time_ns():x}"
+    path.replace(place)
+    sync_folder(path.parent)
+    return place
+
+
+@contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Hold a state folder for one agent.
+
+    Raises:
+        StoreError: D03, another process holds it; D06, it cannot be made or opened.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise as_store_error(error, str(folder)) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise StoreError("D03", str(folder)) from error
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+class StatePair:
+    """One record in two files that are written in turn, so that one of them is always whole.
+
+    Each file is a line with the sha256 of the rest, then JSON with a generation that grows.
+    """
+
+    def __init__(self, folder: Path, name: str = "state") -> None:
+        self._paths = (folder / f"{name}.0", folder / f"{name}.1")
+        self._generation = 0
+        self.damaged: tuple[Path, ...] = ()
+
+    def load(self) -> dict[str, Any] | None:
+        """The newest whole record, or nothing; damaged files are set aside and listed."""
+        found, damaged = [], []
+        for path in self._paths:
+            try:
+                data = path.read_bytes()
+            except FileNotFoundError:
+                continue
+            record = _open_record(data)
+            if record is None:
+                damaged.append(set_aside(path))
+            else:
+                found.append(record)
+        self.damaged = tuple(damaged)
+        if not found:
+            return None
+        self._generation, body = max(found, key=lambda item: item[0])
+        return body
+
+    def save(self, body: dict[str, Any]) -> None:
+        """Write the next generation.
+
+        Raises:
+            StoreError: D01 or D06; the former record stays.
+        """
+        following = self._generation + 1
+        text = compact({"generation": following, "body": body})
+        line = hashlib.sha256(text).hexdigest().encode() + b"\n"
+        durable_write(self._paths[following % 2], line + text)
+        self._generation = following
+
+
+def _open_record(data: bytes) -> tuple[int, dict[str, Any]] | None:
+    line, _, text = data.partition(b"\n")
+    if len(data) > _STATE_LIMIT_BYTES or hashlib.sha256(text).hexdigest().encode() != line:
+        return None
+    document = json.loads(text)
+    return int(document["generation"]), document["body"]
+
+
+class BlobStore:
+    """Blobs by digest, each whole or not there; beside them the parts of unfinished ones."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._home.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def _home(self) -> Path:
+        return self._folder / "blobs" / "sha256"
+
+    def path(self, digest: str) -> Path:
+        """Where a blob lies when it is whole."""
+        return self._folder / blob_path(digest)
+
+    def part(self, digest: str) -> Path:
+        """Where the beginning of an unfinished blob lies."""
+        path = self.path(digest)
+        return path.with_name(f"{path.name}.part")
+
+    def has(self, digest: str) -> bool:
+        """Whether the blob is there, whole."""
+        return self.path(digest).exists()
+
+    def read(self, digest: str) -> bytes:
+        """A blob's bytes; whoever uses them checks the digest.
+
+        Raises:
+            StoreError: D06.
+        """
+        try:
+            return self.path(digest).read_bytes()
+        except OSError as error:
+            raise as_store_error(error, digest) from error
+
+    def put(self, digest: str, data: bytes) -> None:
+        """Store a small blob that was checked."""
+        durable_write(self.path(digest), data)
+
+    def adopt(self, digest: str) -> bool:
+        """Make a finished part the blob; false if it has the wrong bytes, and is removed.
+
+        Raises:
+            StoreError: D01 or D06.
+        """
+        part = self.part(digest)
+        try:
+            with part.open("rb") as stream:
+                found = "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()
+                os.fsync(stream.fileno())
+            if found != digest:
+                part.unlink()
+                return False
+            part.replace(self.path(digest))
+            sync_folder(self._home)
+        except OSError as error:
+            raise as_store_error(error, digest) from error
+        return True
+
+    def keep_only(self, digests: set[str]) -> int:
+        """Remove every other blob and part; returns how many went."""
+        kept = {self.path(digest).name for digest in digests}
+        gone = 0
+        for path in self._home.iterdir():
+            if path.name not in kept:
+                path.unlink(missing_ok=True)
+                gone += 1
+        if gone:
+            sync_folder(self._home)
+        return gone
+
+    def free_bytes(self) -> int:
+        """How much an ordinary user may still write here."""
+        usage = os.statvfs(self._folder)
+        return usage.f_bavail * usage.f_frsize
+
+
+def read_json(path: Path, limit: int) -> dict[str, Any]:
+    """A small JSON file of the agent's own.
+
+    Raises:
+        StoreError: D06.
+        ManifestError: M01 or M02.
+    """
+    try:
+        return parse_json(path.read_bytes(), limit=limit, what=path.name)
+    except OSError as error:
+        raise as_store_error(error, path.name) from error

@@ -1,0 +1,89 @@
+"""The seam behind which trust stands: who may order, who may sign a bundle.
+
+Today the keys are pinned in `trust.json`, put on the device at enrolment. Verification
+runs in a short-lived child, ``python -m wherry_agent.trust``, so that the resident agent
+carries no cryptography.
+"""
+
+from __future__ import annotations
+
+import base64
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from wherry_contract.assignment import Assignment, open_assignment
+from wherry_contract.errors import TrustError
+from wherry_contract.signature import BundleStatement, TrustRoot
+
+from .child import ChildFailure, child_main, run_child
+
+_SECONDS: Final = 60.0  # plain Python takes 20 ms a signature on a PC, and a board is slower
+
+
+class Trust(Protocol):
+    """What the updater asks."""
+
+    def assignment(self, envelope: bytes) -> Assignment:
+        """The order in a verified envelope, or a `TrustError`."""
+        ...
+
+    def statement(self, envelope: bytes, *, family: str, digest: str) -> BundleStatement:
+        """What the signers say of a bundle, or a `TrustError`."""
+        ...
+
+
+class PinnedTrust:
+    """Trusts the keys in a `trust.json`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def assignment(self, envelope: bytes) -> Assignment:
+        """The order in a verified envelope.
+
+        Raises:
+            TrustError: T01, T02, T08 or T09.
+        """
+        answer = self._ask({"envelope": _encode(envelope)})
+        return Assignment.from_bytes(answer["payload"].encode(), answer["keyid"])
+
+    def statement(self, envelope: bytes, *, family: str, digest: str) -> BundleStatement:
+        """What the signers say of a bundle.
+
+        Raises:
+            TrustError: T01 to T03, T06 to T09.
+        """
+        answer = self._ask({"envelope": _encode(envelope), "family": family, "digest": digest})
+        return BundleStatement.from_bytes(answer["payload"].encode())
+
+    def _ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        trust = {"trust": str(self._path.absolute())}
+        try:
+            return run_child(__name__, dict(request) | trust, seconds=_SECONDS)
+        except ChildFailure as failure:
+            raise TrustError("T09", f"the verifier failed: {failure}") from failure
+
+
+def _encode(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _work(request: Mapping[str, Any]) -> Mapping[str, Any]:
+    try:
+        root = TrustRoot.from_bytes(Path(request["trust"]).read_bytes())
+    except OSError as error:
+        raise TrustError("T10", f"{request['trust']}: {error.strerror}") from error
+    envelope = base64.b64decode(request["envelope"])
+    if "digest" in request:
+        statement = root.open_bundle_statement(
+            envelope, family=request["family"], digest=request["digest"]
+        )
+        return {"payload": statement.to_bytes().decode()}
+    assignment = open_assignment(envelope, root)
+    return {"payload": assignment.to_bytes().decode(), "keyid": assignment.keyid}
+
+
+if __name__ == "__main__":
+    sys.exit(child_main(_work))

@@ -1,0 +1,286 @@
+"""The update state machine as a table, and the pure steps through it.
+
+    IDLE -> OFFERED -> ADMIT -> FETCH -> VERIFY -> STAGE -> PROBE -> SWITCH -> SOAK -> COMMIT
+         -> REPORT -> IDLE
+    before SWITCH, any failure:             DISCARD -> REPORT
+    SOAK: crash loop, gate, newer order:    REVERT -> VERIFY_REVERT -> REPORT
+
+Every arrow is one durable record. A restart in any state repeats that state's action, and
+every action may be repeated; a saved name that nobody knows is rolled back. Nothing here
+touches a disk, a clock or a network: `update_io` carries the actions out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Final
+
+from wherry_contract.assignment import Assignment
+from wherry_contract.errors import TrustError, UpdateError
+from wherry_contract.states import AFTER_SWITCH, Outcome, SlotTrust
+from wherry_contract.states import UpdateState as S
+
+from .record import DeviceRecord, Slot, Update
+
+RETRY_BUDGET: Final = 10
+TRANSITION_BUDGET: Final = 30
+BOOT_BUDGET: Final = 3  # starts of the agent during one soak
+RETRY_CEILING_SECONDS: Final = 15 * 60
+_DENIED_KEPT: Final = 32
+
+
+class E(StrEnum):
+    """What an action may come back with."""
+
+    DONE = "done"  # it worked
+    FAIL = "fail"  # it never will
+    RETRY = "retry"  # it may work later
+    WAIT = "wait"  # nothing to decide yet
+    NEWER = "newer"  # a newer order waits
+
+
+TABLE: Final[Mapping[tuple[S, E], S]] = MappingProxyType(
+    {
+        (S.OFFERED, E.DONE): S.ADMIT,
+        (S.OFFERED, E.FAIL): S.DISCARD,
+        (S.OFFERED, E.NEWER): S.DISCARD,
+        (S.ADMIT, E.DONE): S.FETCH,
+        (S.ADMIT, E.FAIL): S.DISCARD,
+        (S.ADMIT, E.RETRY): S.ADMIT,
+        (S.ADMIT, E.NEWER): S.DISCARD,
+        (S.FETCH, E.DONE): S.VERIFY,
+        (S.FETCH, E.FAIL): S.DISCARD,
+        (S.FETCH, E.RETRY): S.FETCH,
+        (S.FETCH, E.NEWER): S.DISCARD,
+        (S.VERIFY, E.DONE): S.STAGE,
+        (S.VERIFY, E.FAIL): S.DISCARD,
+        (S.VERIFY, E.RETRY): S.VERIFY,
+        (S.VERIFY, E.NEWER): S.DISCARD,
+        (S.STAGE, E.DONE): S.PROBE,
+        (S.STAGE, E.FAIL): S.DISCARD,
+        (S.STAGE, E.RETRY): S.STAGE,
+        (S.STAGE, E.NEWER): S.DISCARD,
+        (S.PROBE, E.DONE): S.SWITCH,
+        (S.PROBE, E.FAIL): S.DISCARD,
+        (S.PROBE, E.RETRY): S.PROBE,
+        (S.PROBE, E.NEWER): S.DISCARD,
+        (S.SWITCH, E.DONE): S.SOAK,
+        (S.SWITCH, E.FAIL): S.REVERT,
+        (S.SWITCH, E.RETRY): S.SWITCH,
+        (S.SWITCH, E.NEWER): S.REVERT,
+        (S.SOAK, E.DONE): S.COMMIT,
+        (S.SOAK, E.WAIT): S.SOAK,
+        (S.SOAK, E.RETRY): S.SOAK,
+        (S.SOAK, E.FAIL): S.REVERT,
+        (S.SOAK, E.NEWER): S.REVERT,
+        # from here on nothing can fail: what did not work is tried again, for ever
+        (S.COMMIT, E.DONE): S.REPORT,
+        (S.COMMIT, E.RETRY): S.COMMIT,
+        (S.DISCARD, E.DONE): S.REPORT,
+        (S.DISCARD, E.RETRY): S.DISCARD,
+        (S.REVERT, E.DONE): S.VERIFY_REVERT,
+        (S.REVERT, E.RETRY): S.REVERT,
+        (S.VERIFY_REVERT, E.DONE): S.REPORT,
+        (S.VERIFY_REVERT, E.FAIL): S.REPORT,  # the fallback rule answers; the report says so
+        (S.VERIFY_REVERT, E.RETRY): S.VERIFY_REVERT,
+        (S.REPORT, E.DONE): S.IDLE,
+        (S.REPORT, E.RETRY): S.REPORT,
+    }
+)
+
+_UNWINDING: Final = frozenset({S.COMMIT, S.DISCARD, S.REVERT, S.VERIFY_REVERT, S.REPORT})
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an action came back with, and why if it was not `DONE`."""
+
+    event: E
+    code: str = ""
+    detail: str = ""
+
+
+def is_new(assignment: Assignment, record: DeviceRecord, device: str) -> bool:
+    """Whether a verified order is for this device and was not accepted before.
+
+    Returns:
+        False for the very order that was accepted last: the retained message came again.
+
+    Raises:
+        TrustError: T03 for another device, T04 an older one replayed.
+    """
+    if assignment.device != device:
+        raise TrustError("T03", f"it names {assignment.device}")
+    last = record.sequences.get(assignment.keyid, 0)
+    if assignment.sequence < last:
+        raise TrustError("T04", f"sequence {assignment.sequence}, last was {last}")
+    return assignment.sequence > last
+
+
+def judge_offer(assignment: Assignment, record: DeviceRecord, *, family: str, now: float) -> None:
+    """Refuse an accepted order that must not be carried out.
+
+    Args:
+        assignment: the order.
+        record: what the device remembers.
+        family: the model family that the device is pinned to.
+        now: trusted time, Unix seconds.
+
+    Raises:
+        TrustError: T05 expired, T06 another family.
+        UpdateError: U09 it failed here before, U12 unknown mode.
+    """
+    if assignment.family != family:
+        raise TrustError("T06", f"it is of {assignment.family}, pinned is {family}")
+    if now > assignment.expires:
+        raise TrustError("T05", "the order has expired")
+    if assignment.mode != "live":
+        raise UpdateError("U12", f"mode {assignment.mode}")
+    if (assignment.rollout, assignment.digest) in record.denied:
+        raise UpdateError("U09", assignment.digest)
+
+
+def accept(record: DeviceRecord, assignment: Assignment) -> DeviceRecord:
+    """Take a new order: start it, or let it wait for the present one to unwind.
+
+    The same order signed again only replaces what is under way.
+    """
+    sequences = dict(record.sequences) | {assignment.keyid: assignment.sequence}
+    known = replace(record, sequences=sequences, rollout=assignment.rollout)
+    update = record.update
+    if update is None or known.state == S.IDLE:
+        return begin(known, assignment)
+    same = (update.assignment.rollout, update.assignment.digest)
+    if same == (assignment.rollout, assignment.digest) and not update.outcome:
+        return replace(known.with_update(assignment=assignment), pending=None)
+    return replace(known, pending=assignment)
+
+
+def begin(record: DeviceRecord, assignment: Assignment) -> DeviceRecord:
+    """Start an order on an idle device; one that is already fulfilled goes to its report."""
+    fresh = replace(record, pending=None, update=Update(assignment))
+    serving = record.serving
+    if not assignment.digest:
+        done = fresh.with_update(outcome=str(Outcome.WITHDRAWN))
+        return replace(done, state=str(S.REPORT))
+    if serving.digest == assignment.digest and serving.trust == SlotTrust.GOOD:
+        done = fresh.with_update(outcome=str(Outcome.COMMITTED), slot=record.active)
+        return replace(done, state=str(S.REPORT))
+    return replace(fresh, state=str(S.OFFERED))
+
+
+def step(record: DeviceRecord, result: Result) -> DeviceRecord:
+    """The next record; the budgets turn what never ends into an end.
+
+    Raises:
+        KeyError: the table has no such row, which is a bug that must not stay quiet.
+    """
+    state, event = S(record.state), result.event
+    if event == E.RETRY:
+        return _retry(record, state, result)
+    following = TABLE[(state, event)]
+    moved = following != state
+    assert record.update is not None  # noqa: S101 - only IDLE has none, and it has no rows
+    if moved and record.update.transitions >= TRANSITION_BUDGET and state not in _UNWINDING:
+        return step(record, Result(E.FAIL, "U04", f"after {TRANSITION_BUDGET} steps in {state}"))
+    if moved:
+        transitions = record.update.transitions + 1
+        record = record.with_update(transitions=transitions, retries=0)
+    if event in (E.FAIL, E.NEWER):
+        record = _blame(record, state, result)
+    if (state, event) == (S.VERIFY_REVERT, E.FAIL) and record.active:
+        bad = replace(record.serving, trust=SlotTrust.BAD)
+        record = replace(record.with_slot(record.active, bad), active="")
+    return _arrive(record, following)
+
+
+def _retry(record: DeviceRecord, state: S, result: Result) -> DeviceRecord:
+    assert record.update is not None  # noqa: S101 - as in `step`
+    retries = record.update.retries + 1
+    offline = result.code == "L04"  # a device that is away is no failing device
+    if retries > RETRY_BUDGET and state not in _UNWINDING and not offline:
+        detail = f"{retries - 1} retries; the last: {result.code} {result.detail}"
+        return step(record, Result(E.FAIL, "U03", detail))
+    return record.with_update(retries=retries)
+
+
+def _blame(record: DeviceRecord, state: S, result: Result) -> DeviceRecord:
+    assert record.update is not None  # noqa: S101 - as in `step`
+    outcome = Outcome.REVERTED if state in AFTER_SWITCH else Outcome.REFUSED
+    if record.update.outcome:  # the first cause stands
+        return record
+    blamed = record.with_update(outcome=str(outcome), code=result.code, detail=result.detail)
+    if result.event == E.NEWER:
+        return blamed
+    assignment = record.update.assignment
+    failed = (assignment.rollout, assignment.digest)
+    denied = (*(item for item in record.denied if item != failed), failed)
+    return replace(blamed, denied=denied[-_DENIED_KEPT:])
+
+
+def _arrive(record: DeviceRecord, state: S) -> DeviceRecord:
+    record = replace(record, state=str(state))
+    assert record.update is not None  # noqa: S101 - as in `step`
+    slot = record.update.slot
+    if state == S.SWITCH:
+        return replace(record, active=slot)
+    if state == S.COMMIT:
+        good = replace(record.slots[slot], trust=SlotTrust.GOOD)
+        return record.with_slot(slot, good).with_update(outcome=str(Outcome.COMMITTED))
+    if state == S.REVERT:
+        bad = replace(record.slots[slot], trust=SlotTrust.BAD)
+        return replace(record.with_slot(slot, bad), active=_other_good(record, slot))
+    if state == S.DISCARD and slot and slot != record.active:
+        return record.with_slot(slot, Slot()).with_update(slot="")
+    if state == S.IDLE:
+        done = replace(record, update=None)
+        return begin(done, record.pending) if record.pending else done
+    return record
+
+
+def _other_good(record: DeviceRecord, slot: str) -> str:
+    other = "b" if slot == "a" else "a"
+    return other if record.slots[other].trust == SlotTrust.GOOD else ""
+
+
+def free_slot(record: DeviceRecord) -> str:
+    """The slot that may be overwritten: never the one that serves."""
+    return "b" if record.active == "a" else "a"
+
+
+def resume(record: DeviceRecord) -> DeviceRecord:
+    """What a restarted agent goes on with: the same state, or a roll back.
+
+    A saved state that nobody knows is rolled back; each start during a soak is counted,
+    and one too many ends it.
+    """
+    if record.state not in set(S) or (record.update is None and record.state != S.IDLE):
+        return _roll_back(record)
+    if record.state in (S.SWITCH, S.SOAK) and record.update:
+        boots = record.update.boots + 1
+        record = record.with_update(boots=boots)
+        if boots > BOOT_BUDGET:
+            return step(record, Result(E.FAIL, "U05", f"{boots} starts during the soak"))
+    return record
+
+
+def _roll_back(record: DeviceRecord) -> DeviceRecord:
+    if record.update is None:
+        return replace(record, state=str(S.IDLE))
+    detail = f"state {record.state!r}"
+    if record.update.slot and record.update.slot == record.active:
+        return step(replace(record, state=str(S.SOAK)), Result(E.FAIL, "U11", detail))
+    return step(replace(record, state=str(S.OFFERED)), Result(E.FAIL, "U11", detail))
+
+
+def retry_delay(retries: int, chance: float) -> float:
+    """Seconds to wait before a retry: full jitter under a doubling ceiling.
+
+    Args:
+        retries: how many there were.
+        chance: uniform in [0, 1).
+    """
+    return chance * min(RETRY_CEILING_SECONDS, 2.0**retries)
