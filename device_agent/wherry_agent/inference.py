@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,6 +79,3 @@ def rule_answer(rule: Rule, raw: RawMatrix, manifest: Manifest, failure: str) ->
     flagged = rule.flags(raw, manifest.input)
     scores = flagged.astype(np.float64)
     return Answers(scores, flagged, score_bins(scores), fallback=True, failure=failure)
-
-
-Swap = Callable[[Model | None, Manifest | None], None]

@@ -1,0 +1,156 @@
+"""The depot's client: blobs by digest over HTTP, resumable, capped, never a redirect.
+
+A depot is a folder of static files: ``blobs/sha256/<hex>`` and
+``statements/<hex>.dsse.json``. Whatever a portal or proxy in between sends instead is
+found out by length and digest, and thrown away.
+"""
+
+from __future__ import annotations
+
+import http.client
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from wherry_contract.errors import LinkError
+from wherry_contract.oci import Descriptor, blob_path
+
+from .store import BlobStore, as_store_error
+
+_CHUNK_BYTES: Final = 64 * 1024
+_SECONDS: Final = 20.0  # without a byte
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,15})-(\d{1,15})/(\d{1,15}|\*)")
+
+
+class Depot:
+    """Reads from one depot."""
+
+    def __init__(self, url: str, *, seconds: float = _SECONDS) -> None:
+        """Take the base URL, ``http://`` or ``https://``."""
+        self._parts = urlsplit(url)
+        self._seconds = seconds
+
+    def blob(self, digest: str, limit: int) -> bytes:
+        """A small blob; the caller checks its digest.
+
+        Raises:
+            LinkError: L04, L05, or L06 if it is longer than `limit` bytes.
+        """
+        return self._small(blob_path(digest), limit)
+
+    def statement(self, digest: str, limit: int) -> bytes:
+        """The signatures of a bundle; likewise."""
+        return self._small(f"statements/{digest.partition(':')[2]}.dsse.json", limit)
+
+    def _small(self, path: str, limit: int) -> bytes:
+        with self._open(path, 0) as response:
+            data = response.read(limit + 1)
+        if len(data) > limit:
+            raise LinkError("L06", f"{path} has more than {limit} bytes")
+        return data
+
+    def fetch(self, wanted: Descriptor, store: BlobStore, stop: Callable[[], bool]) -> bool:
+        """Bring a blob into the store, going on where an earlier try was cut off.
+
+        Args:
+            wanted: what, with its size.
+            store: keeps the part between tries.
+            stop: asked after every chunk.
+
+        Returns:
+            False if it was told to stop; the part is kept.
+
+        Raises:
+            LinkError: L04 cut off, L05 refused, L06 other bytes than wanted.
+            StoreError: D01 or D06.
+        """
+        part = store.part(wanted.digest)
+        done = part.stat().st_size if part.exists() else 0
+        if done > wanted.size:
+            part.unlink()
+            done = 0
+        if done < wanted.size and not self._append(wanted, part, done, stop):
+            return False
+        if not wanted.size:
+            part.touch()
+        if not store.adopt(wanted.digest):
+            raise LinkError("L06", f"{wanted.file_name or wanted.digest} has other content")
+        return True
+
+    def _append(self, wanted: Descriptor, part: Path, done: int, stop: Callable[[], bool]) -> bool:
+        with self._open(blob_path(wanted.digest), done) as response:
+            start = _start(response, done)
+            try:
+                with part.open("ab") as stream:
+                    stream.truncate(start)
+                    for chunk in _chunks(response):
+                        start += len(chunk)
+                        if start > wanted.size:
+                            stream.truncate(0)
+                            raise LinkError("L06", f"more than the {wanted.size} bytes wanted")
+                        stream.write(chunk)
+                        if stop():
+                            return False
+            except http.client.HTTPException as error:
+                raise LinkError("L04", f"cut off at {start} bytes: {error!r}") from error
+            except TimeoutError as error:
+                raise LinkError("L04", f"silent at {start} bytes") from error
+            except OSError as error:
+                if error.errno is None or isinstance(error, ConnectionError):
+                    raise LinkError("L04", f"cut off at {start} bytes: {error}") from error
+                raise as_store_error(error, part.name) from error
+        if start < wanted.size:
+            raise LinkError("L04", f"cut off at {start} of {wanted.size} bytes")
+        return True
+
+    @contextmanager
+    def _open(self, path: str, offset: int) -> Iterator[http.client.HTTPResponse]:
+        connection = self._connection()
+        headers = {"Accept-Encoding": "identity"}
+        if offset:
+            headers["Range"] = f"bytes={offset}-"
+        try:
+            try:
+                connection.request("GET", f"{self._parts.path}/{path}", headers=headers)
+                response = connection.getresponse()
+            except (OSError, http.client.HTTPException) as error:
+                raise LinkError("L04", f"{self._parts.netloc}: {error or repr(error)}") from error
+            _check_status(response, path)
+            yield response
+        finally:
+            connection.close()
+
+    def _connection(self) -> http.client.HTTPConnection:
+        kinds = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
+        kind = kinds.get(self._parts.scheme)
+        if kind is None or not self._parts.hostname:
+            raise LinkError("L04", "no depot is configured", cure="set [depot] url in agent.toml")
+        return kind(self._parts.hostname, self._parts.port, timeout=self._seconds)
+
+
+def _check_status(response: http.client.HTTPResponse, path: str) -> None:
+    status = response.status
+    if status in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
+        return
+    if 300 <= status < 400:
+        raise LinkError("L06", f"{path}: a redirect ({status}), which is not followed")
+    raise LinkError("L05", f"{path}: HTTP {status}")
+
+
+def _start(response: http.client.HTTPResponse, done: int) -> int:
+    """Where the bytes that follow belong: a server may ignore Range and send everything."""
+    if response.status == HTTPStatus.OK:
+        return 0
+    match = _CONTENT_RANGE.fullmatch(response.getheader("Content-Range", ""))
+    if not match or int(match[1]) != done:
+        raise LinkError("L06", "it sent another range than was asked for")
+    return done
+
+
+def _chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
+    while chunk := response.read(_CHUNK_BYTES):
+        yield chunk
