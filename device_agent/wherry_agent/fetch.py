@@ -125,7 +125,10 @@ class Depot:
             connection.close()
 
     def _connection(self) -> http.client.HTTPConnection:
-        kinds = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
+        kinds: dict[str, type[http.client.HTTPConnection]] = {
+            "http": http.client.HTTPConnection,
+            "https": http.client.HTTPSConnection,
+        }
         kind = kinds.get(self._parts.scheme)
         if kind is None or not self._parts.hostname:
             raise LinkError("L04", "no depot is configured", cure="set [depot] url in agent.toml")

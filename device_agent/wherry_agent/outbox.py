@@ -80,14 +80,14 @@ class Outbox:
         self._bytes = self._sum()
         self.spool = self._fact("spool", secrets.token_hex(8))
         self.dropped = int(self._fact("dropped", "0"))
+        self.newest = self._newest()
 
     def _open(self) -> sqlite3.Connection:
         database = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)
         try:
             database.execute("PRAGMA journal_mode=WAL")
             database.execute("PRAGMA synchronous=FULL")
-            if database.execute("PRAGMA quick_check").fetchone() != ("ok",):
-                raise sqlite3.DatabaseError("quick_check found damage")
+            _check(database)
             database.executescript(_SCHEMA)
         except sqlite3.DatabaseError:
             database.close()
@@ -101,6 +101,10 @@ class Outbox:
 
     def _sum(self) -> int:
         found = self._database.execute("SELECT sum(length(payload)) FROM message").fetchone()
+        return int(found[0] or 0)
+
+    def _newest(self) -> int:
+        found = self._database.execute("SELECT max(seq) FROM message").fetchone()
         return int(found[0] or 0)
 
     def _fact(self, name: str, default: str) -> str:
@@ -159,6 +163,7 @@ class Outbox:
                 self._count_dropped(database, dropped)
         self._bytes = size
         self.dropped += dropped
+        self.newest = seq
         return seq
 
     def _oldest(self, database: sqlite3.Connection) -> int:
@@ -237,6 +242,12 @@ class Outbox:
         """Close the file."""
         with self._lock:
             self._database.close()
+
+
+def _check(database: sqlite3.Connection) -> None:
+    found = database.execute("PRAGMA quick_check").fetchone()
+    if found != ("ok",):
+        raise sqlite3.DatabaseError(f"quick_check: {found[0]}")
 
 
 def _is_operational(error: sqlite3.DatabaseError) -> bool:

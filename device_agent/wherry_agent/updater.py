@@ -38,7 +38,7 @@ class E(StrEnum):
     DONE = "done"  # it worked
     FAIL = "fail"  # it never will
     RETRY = "retry"  # it may work later
-    WAIT = "wait"  # nothing to decide yet
+    WAIT = "wait"  # nothing to decide yet, or interrupted
     NEWER = "newer"  # a newer order waits
 
 
@@ -50,10 +50,12 @@ TABLE: Final[Mapping[tuple[S, E], S]] = MappingProxyType(
         (S.ADMIT, E.DONE): S.FETCH,
         (S.ADMIT, E.FAIL): S.DISCARD,
         (S.ADMIT, E.RETRY): S.ADMIT,
+        (S.ADMIT, E.WAIT): S.ADMIT,
         (S.ADMIT, E.NEWER): S.DISCARD,
         (S.FETCH, E.DONE): S.VERIFY,
         (S.FETCH, E.FAIL): S.DISCARD,
         (S.FETCH, E.RETRY): S.FETCH,
+        (S.FETCH, E.WAIT): S.FETCH,
         (S.FETCH, E.NEWER): S.DISCARD,
         (S.VERIFY, E.DONE): S.STAGE,
         (S.VERIFY, E.FAIL): S.DISCARD,

@@ -1,0 +1,268 @@
+"""The link to the broker: the only file that knows paho.
+
+One thread owns the client and calls its loop. The client is never the buffer: it gets at
+most twenty messages from the outbox at a time, and a message leaves the outbox only when
+the ingest acknowledges it. Each connection is a new client with a clean session, so that
+nothing hides in memory; waits between tries have full jitter, so that a fleet does not
+come back in step.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion
+
+from wherry_contract.errors import LinkError, StoreError, WherryError
+from wherry_contract.messages import Ack, Presence
+from wherry_contract.topics import Topic
+
+from .clock import Clock
+from .config import AgentConfig, Broker
+from .outbox import Message, Outbox
+from .spool import Fact
+
+IN_FLIGHT: Final = 20
+_KEEPALIVE_SECONDS: Final = 30
+_CONNECT_SECONDS: Final = 10.0
+_LOOP_SECONDS: Final = 0.2
+_RESEND_CEILING_SECONDS: Final = 900.0
+_RESUBSCRIBE_SECONDS: Final = 30.0
+_FAREWELL_SECONDS: Final = 3.0
+
+
+@dataclass(frozen=True)
+class Handlers:
+    """Whom the link talks to.
+
+    Attributes:
+        assignment: takes a payload of the device's assignment topic.
+        tell: takes an event, with a key for those that are told once.
+        state: makes the state message.
+    """
+
+    assignment: Callable[[bytes], None]
+    tell: Callable[[Fact, str], None]
+    state: Callable[[], bytes]
+
+
+@dataclass
+class _Sent:
+    message: Message
+    at: float
+    tries: int = 1
+
+    def due(self, seconds: float) -> float:
+        return self.at + min(_RESEND_CEILING_SECONDS, seconds * 2 ** (self.tries - 1))
+
+
+class Link:
+    """Keeps the device in touch; lives in one thread."""
+
+    def __init__(
+        self, config: AgentConfig, session: str, outbox: Outbox, clock: Clock, handlers: Handlers
+    ) -> None:
+        self._config = config
+        self._session = session
+        self._outbox = outbox
+        self._clock = clock
+        self._handlers = handlers
+        self._stop = threading.Event()
+        self._changed = threading.Event()
+        self._client: paho.Client | None = None
+        self._attempts = 0
+        self._sent: dict[int, _Sent] = {}
+        self._cursor = 0
+        self._unsubscribed = 0.0  # when to subscribe again; 0 if nothing was refused
+        self._heartbeat = 0.0
+        self.connected = False
+
+    def changed(self) -> None:
+        """Ask for the state to be published soon."""
+        self._changed.set()
+
+    def stop(self) -> None:
+        """End `run` soon; what is in the outbox gets a last chance first."""
+        self._stop.set()
+
+    def run(self, broker: Broker) -> None:
+        """Connect, and connect again, until told to stop."""
+        while not self._stop.is_set():
+            try:
+                self._session_with(broker)
+            except LinkError as error:
+                hour = int(self._clock.now() // 3600)
+                self._handlers.tell(Fact.of(error), f"link:{error.code}:{hour}")
+            self.connected = False
+            self._attempts += 1
+            self._stop.wait(self.pause(self._attempts, random.random()))  # noqa: S311 - jitter
+
+    def pause(self, attempts: int, chance: float) -> float:
+        """Seconds before the next try: full jitter, 1 s to the configured ceiling."""
+        ceiling = min(self._config.limits.reconnect_seconds, float(1 << min(attempts, 20)))
+        return max(1.0, chance * ceiling)
+
+    # --- one connection -----------------------------------------------------------------
+
+    def _session_with(self, broker: Broker) -> None:
+        client = self._new_client(broker)
+        self._client = client
+        self._sent, self._cursor, self._unsubscribed = {}, 0, 0.0
+        try:
+            client.connect(broker.host, broker.port, _KEEPALIVE_SECONDS)
+        except (OSError, ValueError) as error:
+            raise LinkError("L01", f"{broker.host}:{broker.port}: {error}") from error
+        while not self._stop.is_set():
+            if client.loop(_LOOP_SECONDS) != paho.MQTT_ERR_SUCCESS:
+                self._sent = {}
+                return
+            if self.connected:
+                self._attend()
+        self._farewell(client)
+
+    def _new_client(self, broker: Broker) -> paho.Client:
+        client = paho.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=f"{self._config.device}-{self._session}",
+            clean_session=True,
+        )
+        client.connect_timeout = _CONNECT_SECONDS
+        if broker.username:
+            client.username_pw_set(broker.username, broker.password)
+        if broker.tls:
+            client.tls_set()
+        client.will_set(self._topic("presence"), self._presence(online=False), 1, retain=True)
+        client.on_connect = self._on_connect
+        client.on_subscribe = self._on_subscribe
+        client.on_message = self._on_message
+        return client
+
+    def _topic(self, channel: str) -> str:
+        return str(Topic(self._config.fleet, self._config.device, channel))
+
+    def _presence(self, *, online: bool) -> bytes:
+        return Presence(self._config.device, online, self._session).to_bytes()
+
+    def _attend(self) -> None:
+        now = self._clock.monotonic()
+        if self._unsubscribed and now >= self._unsubscribed:
+            self._subscribe()
+        if self._changed.is_set() or now >= self._heartbeat:
+            self._publish_state(now)
+        self._send_more(now)
+        self._send_again(now)
+
+    def _publish_state(self, now: float) -> None:
+        self._changed.clear()
+        self._publish("state", self._handlers.state(), retain=True)
+        beat = self._config.limits.heartbeat_seconds
+        self._heartbeat = now + beat * (0.8 + 0.4 * random.random())  # noqa: S311 - jitter
+
+    def _publish(self, channel: str, payload: bytes, *, retain: bool = False) -> None:
+        if self._client:
+            self._client.publish(self._topic(channel), payload, 1, retain=retain)
+
+    def _send_more(self, now: float) -> None:
+        room = IN_FLIGHT - len(self._sent)
+        if room <= 0 or self._cursor >= self._outbox.newest:
+            return
+        try:
+            messages = self._outbox.after(self._cursor, room)
+        except StoreError:
+            return
+        for message in messages:
+            self._publish(message.kind, message.payload)
+            self._sent[message.seq] = _Sent(message, now)
+            self._cursor = message.seq
+        if not messages:
+            self._cursor = self._outbox.newest
+
+    def _send_again(self, now: float) -> None:
+        for sent in self._sent.values():
+            if now >= sent.due(self._config.limits.acknowledge_seconds):
+                self._publish(sent.message.kind, sent.message.payload)
+                sent.at, sent.tries = now, sent.tries + 1
+
+    def _farewell(self, client: paho.Client) -> None:
+        """Give the last window a chance, then say that we go on purpose."""
+        end = self._clock.monotonic() + _FAREWELL_SECONDS
+        while self.connected and self._clock.monotonic() < end:
+            self._send_more(self._clock.monotonic())
+            if not self._sent and self._cursor >= self._outbox.newest:
+                break
+            if client.loop(0.05) != paho.MQTT_ERR_SUCCESS:
+                return
+        if self.connected:
+            goodbye = client.publish(
+                self._topic("presence"), self._presence(online=False), 1, retain=True
+            )
+            while not goodbye.is_published() and self._clock.monotonic() < end + 1:
+                if client.loop(0.05) != paho.MQTT_ERR_SUCCESS:
+                    return
+        client.disconnect()
+        client.loop(0.05)
+
+    # --- callbacks, all in the owner's thread -------------------------------------------
+
+    def _on_connect(
+        self, client: paho.Client, _data: Any, _flags: Any, reason: Any, _more: Any
+    ) -> None:
+        if reason.is_failure:
+            raise LinkError("L02", str(reason))
+        self.connected = True
+        self._attempts = 0
+        self._heartbeat = 0.0
+        self._subscribe()
+        client.publish(self._topic("presence"), self._presence(online=True), 1, retain=True)
+
+    def _subscribe(self) -> None:
+        self._unsubscribed = 0.0
+        if self._client:
+            topics = [(self._topic(channel), 0) for channel in ("assignment", "ack", "presence")]
+            self._client.subscribe(topics)
+
+    def _on_subscribe(
+        self, _client: paho.Client, _data: Any, _mid: int, reasons: list[Any], _more: Any
+    ) -> None:
+        if any(reason.is_failure for reason in reasons):
+            self._unsubscribed = self._clock.monotonic() + _RESUBSCRIBE_SECONDS
+            fact = Fact("L02", "a subscription was refused; it is tried again", "warning")
+            self._handlers.tell(fact, f"suback:{self._session}")
+
+    def _on_message(self, _client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
+        channel, payload = message.topic.rpartition("/")[2], bytes(message.payload)
+        try:
+            if channel == "assignment" and payload:
+                self._handlers.assignment(payload)
+            elif channel == "ack":
+                self._on_ack(Ack.from_bytes(payload))
+            elif channel == "presence" and payload:
+                self._on_presence(Presence.from_bytes(payload), retained=message.retain)
+        except StoreError:
+            pass  # what could not be dropped is sent again, and counted once
+        except WherryError as error:
+            self._handlers.tell(Fact.of(error), f"{error.code}:{channel}:{self._session}")
+
+    def _on_ack(self, ack: Ack) -> None:
+        if ack.spool != self._outbox.spool:
+            return
+        self._outbox.acknowledge(ack)
+        refused = dict(ack.refused)
+        for seq in list(self._sent):
+            stored = any(first <= seq <= last for first, last in ack.stored)
+            if stored or seq in refused:
+                del self._sent[seq]
+
+    def _on_presence(self, seen: Presence, *, retained: bool) -> None:
+        if seen.session == self._session:
+            return
+        if not seen.online:  # the will of our former session came late: we are here
+            self._publish("presence", self._presence(online=True), retain=True)
+        elif not retained:
+            fact = Fact("G07", f"session {seen.session} is online too", "error")
+            self._handlers.tell(fact, f"twin:{seen.session}")

@@ -1,0 +1,121 @@
+"""The two slots on disk: loading, probing and choosing what serves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from wherry_contract.bundle import MANIFEST_FILE, PROFILE_FILE, load_parts
+from wherry_contract.errors import WherryError
+from wherry_contract.manifest import Manifest
+from wherry_contract.oci import OciManifest
+from wherry_contract.profile import ReferenceProfile
+from wherry_contract.states import SlotTrust
+
+from .config import Limits
+from .inference import load_model
+from .probe import probe
+from .record import DeviceRecord
+from .scoring import Served
+from .store import BlobStore
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What serves after a start or a revert.
+
+    Attributes:
+        record: with slots that proved unusable marked bad.
+        served: what to serve with; nothing if there is not even a rule.
+        failures: what went wrong on the way, by bundle digest.
+    """
+
+    record: DeviceRecord
+    served: Served | None
+    failures: tuple[tuple[str, WherryError], ...] = ()
+
+
+class Shelf:
+    """Bundles of one device by digest."""
+
+    def __init__(self, folder: Path, blobs: BlobStore, limits: Limits) -> None:
+        self._folder = folder
+        self._blobs = blobs
+        self._limits = limits
+
+    def load(self, digest: str) -> Served:
+        """Load a bundle into this process, ready to serve.
+
+        Raises:
+            WherryError: it is damaged, contradicts itself or cannot be loaded.
+        """
+        parts = load_parts(self._blobs.read(digest), lambda item: self._blobs.read(item.digest))
+        return Served.by_model(load_model(digest, parts))
+
+    def rule(self, digest: str) -> Served:
+        """A bundle's rule alone: what answers when its model cannot.
+
+        Raises:
+            WherryError: its manifest or profile is damaged.
+        """
+        listed = OciManifest.from_bytes(self._blobs.read(digest))
+        manifest = self._blobs.read(listed.layer(MANIFEST_FILE).digest)
+        profile = self._blobs.read(listed.layer(PROFILE_FILE).digest)
+        return Served(
+            digest, Manifest.from_bytes(manifest), ReferenceProfile.from_bytes(profile), None
+        )
+
+    def probe(self, digest: str) -> dict[str, float]:
+        """Probe a bundle in a child process; latency in microseconds, memory in MiB.
+
+        Raises:
+            WherryError: P01 to P05, or it is damaged.
+        """
+        limits = self._limits
+        return probe(self._folder, digest, seconds=limits.probe_seconds, mib=limits.probe_mib)
+
+    def choose(self, record: DeviceRecord, *, probed: bool) -> Choice:
+        """Serve with the active slot, else with the other good one, else with a rule.
+
+        Args:
+            record: what the device remembers.
+            probed: whether the active slot must pass its probe first, as after an upgrade
+                of the runtime; a slot that takes over always must.
+        """
+        failures: list[tuple[str, WherryError]] = []
+        while record.active:
+            digest = record.serving.digest
+            try:
+                if probed or failures:
+                    self.probe(digest)
+                return Choice(record, self.load(digest), tuple(failures))
+            except WherryError as error:
+                failures.append((digest, error))
+                record = without_active(record)
+        return Choice(record, self._any_rule(record), tuple(failures))
+
+    def _any_rule(self, record: DeviceRecord) -> Served | None:
+        for slot in record.slots.values():
+            if slot.digest:
+                try:
+                    return self.rule(slot.digest)
+                except WherryError:  # a damaged bundle was reported when it failed to load
+                    continue
+        return None
+
+    def keep_only(self, digests: set[str]) -> int:
+        """Remove all blobs that these bundles do not need; returns how many went."""
+        kept = set(digests)
+        for digest in digests:
+            if self._blobs.has(digest):
+                listed = OciManifest.from_bytes(self._blobs.read(digest))
+                kept |= {blob.digest for blob in listed.blobs}
+        return self._blobs.keep_only(kept)
+
+
+def without_active(record: DeviceRecord) -> DeviceRecord:
+    """Mark the active slot bad and make the other one active if it is good."""
+    bad = replace(record.serving, trust=SlotTrust.BAD)
+    other = "b" if record.active == "a" else "a"
+    good = record.slots[other].trust == SlotTrust.GOOD
+    return replace(record.with_slot(record.active, bad), active=other if good else "")

@@ -1,0 +1,117 @@
+"""The way into the outbox: whoever has something to say never waits for the disk, nor fails.
+
+Windows and events that the disk will not take now wait in memory, bounded, and are tried
+again; what does not fit is dropped, oldest window first, and counted.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from dataclasses import dataclass
+from typing import Final
+
+from wherry_contract.errors import StoreError, WherryError
+from wherry_contract.messages import Event, Place
+
+from .clock import Clock
+from .outbox import Outbox
+from .scoring import Tally
+
+_MOST_WAITING: Final = 64
+
+
+@dataclass(frozen=True)
+class Fact:
+    """An event that has no place in the outbox yet; the fields are `Event`'s."""
+
+    code: str
+    text: str = ""
+    severity: str = "info"
+    rollout: str = ""
+    bundle: str = ""
+    outcome: str = ""
+
+    @classmethod
+    def of(cls, error: WherryError, *, rollout: str = "", bundle: str = "") -> Fact:
+        """The event of a coded error."""
+        text = f"{error.title}: {error.detail}" if error.detail else error.title
+        return cls(error.code, text[:1000], "error", rollout, bundle)
+
+    def event(self, place: Place, at: float) -> Event:
+        """The message."""
+        return Event(place=place, at=at, **self.__dict__)
+
+
+class Spool:
+    """Takes windows and events from every thread and puts them into the outbox."""
+
+    def __init__(self, outbox: Outbox, clock: Clock) -> None:
+        self._outbox = outbox
+        self._clock = clock
+        self._waiting: deque[Tally | tuple[Fact, float, str | None]] = deque()
+        self._lock = threading.Lock()
+        self._writing = threading.Lock()
+        self.wake = threading.Event()
+        self.lost = 0
+        self._told_dropped = outbox.dropped
+
+    def emit(self, tally: Tally) -> None:
+        """Take a closed window."""
+        self._append(tally)
+
+    def tell(self, fact: Fact, *, key: str | None = None) -> None:
+        """Take an event; one with a key is told once."""
+        self._append((fact, self._clock.now(), key))
+
+    def _append(self, item: Tally | tuple[Fact, float, str | None]) -> None:
+        with self._lock:
+            self._waiting.append(item)
+            if len(self._waiting) > _MOST_WAITING:
+                windows = (kept for kept in self._waiting if isinstance(kept, Tally))
+                self._waiting.remove(next(windows, self._waiting[0]))
+                self.lost += 1
+        self.wake.set()
+
+    def record(self, fact: Fact, *, key: str) -> None:
+        """Store an event now; when this returns it is on the medium.
+
+        Raises:
+            StoreError: D01 or D06.
+        """
+        self._store((fact, self._clock.now(), key))
+
+    def flush(self) -> bool:
+        """Store what waits; false if the disk will not have it now."""
+        with self._writing:
+            while self._waiting:
+                item = self._waiting[0]
+                try:
+                    self._store(item)
+                except StoreError:
+                    return False
+                with self._lock:
+                    if self._waiting and self._waiting[0] is item:
+                        self._waiting.popleft()
+            return self._tell_dropped()
+
+    def _store(self, item: Tally | tuple[Fact, float, str | None]) -> None:
+        if isinstance(item, Tally):
+            self._outbox.add(
+                "window", lambda place: item.window(place).to_bytes(), now=self._clock.now()
+            )
+            return
+        fact, at, key = item
+        self._outbox.add("event", lambda place: fact.event(place, at).to_bytes(), now=at, key=key)
+
+    def _tell_dropped(self) -> bool:
+        dropped = self._outbox.dropped + self.lost
+        if dropped <= self._told_dropped:
+            return True
+        fact = Fact("D05", f"{dropped} messages so far", "warning")
+        try:
+            self._store((fact, self._clock.now(), None))
+        except StoreError:
+            return False
+        self._told_dropped = dropped
+        return True
