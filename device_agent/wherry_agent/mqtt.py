@@ -58,7 +58,7 @@ class _Sent:
     tries: int = 1
 
     def due(self, seconds: float) -> float:
-        return self.at + min(_RESEND_CEILING_SECONDS, seconds * 2 ** (self.tries - 1))
+        return self.at + min(_RESEND_CEILING_SECONDS, seconds * (1 << self.tries - 1))
 
 
 class Link:
@@ -104,7 +104,7 @@ class Link:
 
     def pause(self, attempts: int, chance: float) -> float:
         """Seconds before the next try: full jitter, 1 s to the configured ceiling."""
-        ceiling = min(self._config.limits.reconnect_seconds, float(1 << min(attempts, 20)))
+        ceiling: float = min(self._config.limits.reconnect_seconds, 1 << min(attempts, 20))
         return max(1.0, chance * ceiling)
 
     # --- one connection -----------------------------------------------------------------
