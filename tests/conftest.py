@@ -1,0 +1,24 @@
+"""Fixtures for every test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support import SHARED, Mosquitto, running_mosquitto
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The shared data; it is absent on a user's machine."""
+    if not SHARED.is_dir():
+        pytest.skip(f"no shared data at {SHARED}")
+    return SHARED
+
+
+@pytest.fixture
+def mosquitto(tmp_path: Path) -> Iterator[Mosquitto]:
+    """A broker of the test's own."""
+    with running_mosquitto(tmp_path / "broker") as broker:
+        yield broker
