@@ -1,0 +1,67 @@
+# The menu. `make demo` and `make test` need nothing but Python 3.11 and this folder.
+SHELL := /bin/sh
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Debian's names for what the tests run beside us
+TOOLS := mosquitto mosquitto_sub skopeo docker-registry
+PACKAGES := mosquitto mosquitto-clients skopeo docker-registry
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help demo test test-tools lint fmt unit docs docs-check wheel bench clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+$(VENV)/.host: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	@echo "installing Wherry into $(VENV) (a minute or two, once)"
+	$(BIN)/pip install --quiet --editable '.[sklearn,agent]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.host
+	@echo "installing what the tests need"
+	$(BIN)/pip install --quiet --editable '.[sklearn,agent,dev]'
+	@touch $@
+
+demo: $(VENV)/.host  ## run the whole road on this machine
+	@$(BIN)/wherry demo
+
+test: $(VENV)/.dev test-tools lint docs-check unit  ## install what tests need, and run them all
+
+test-tools:  ## install Debian's tools that tests run beside us
+	@missing=; for tool in $(TOOLS); do \
+	  PATH="$$PATH:/usr/sbin" command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+	if [ -n "$$missing" ]; then \
+	  echo "installing$$missing"; as=; [ "$$(id -u)" = 0 ] || as="sudo -n"; \
+	  { $$as apt-get update -qq && $$as env DEBIAN_FRONTEND=noninteractive \
+	    apt-get install -qq -y --no-install-recommends $(PACKAGES) >/dev/null; } \
+	  || { echo "as root, run: apt-get install $(PACKAGES)"; exit 1; }; fi
+
+lint: $(VENV)/.dev  ## format, lint and type checks
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+fmt: $(VENV)/.dev  ## format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+unit: $(VENV)/.dev  ## the tests alone
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+docs: $(VENV)/.dev  ## write the generated pages anew
+	$(BIN)/python docs/cli_reference.py > docs/cli.md
+
+docs-check: $(VENV)/.dev  ## the generated pages are up to date
+	@$(BIN)/python docs/cli_reference.py | diff -u docs/cli.md - \
+	  || { echo "docs/cli.md is old; run: make docs"; exit 1; }
+
+wheel: $(VENV)/.dev  ## build the wheel into dist/
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+
+bench: $(VENV)/.dev  ## run the benchmarks, one after the other
+	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+clean:  ## remove what make made
+	rm -rf $(VENV) dist demo-run demo-report.html .mypy_cache .ruff_cache .pytest_cache .hypothesis
