@@ -97,11 +97,15 @@ def test_very_verbose_shows_where_an_error_came_from(capsys: pytest.CaptureFixtu
 
 
 def test_a_closed_pipe_is_no_error() -> None:
-    done = subprocess.run(
-        f"{sys.executable} -m wherry --help | true; echo ${{PIPESTATUS[0]}}",
-        shell=True, executable="/bin/bash", capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert done.stderr == ""
+    code = (
+        "import sys, time; from wherry.cli import run; time.sleep(0.3); sys.exit(run(['--help']))"
+    )
+    reader, writer = os.pipe()
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    os.close(reader)
+    assert process.communicate()[1] == b""
+    assert process.returncode == 0
 
 
 def test_without_click_it_says_what_to_install() -> None:
