@@ -226,6 +226,9 @@ _ROWS: tuple[tuple[str, str, str], ...] = (
         "use the same version of wherry on both sides",
     ),
     ("R07", "there is no such device", "see `wherry device list`"),
+    ("R08", "the device is enrolled already", "choose another id, or say --again for new papers"),
+    ("R09", "the rollout has ended", "push the bundle that the devices should run"),
+    ("R10", "another server uses this data folder", "stop it, or choose another with --data"),
     # Set-up
     ("H01", "the project file is wrong", "compare with docs/project.md"),
     ("H02", "a file cannot be read", "check the path"),

@@ -1,0 +1,188 @@
+"""Rollouts on the medium: plans, decisions with their figures, and signed orders.
+
+What a decision changes, its record and its orders are one transaction, so that a server
+that is killed between any two of them finds all or nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert
+
+from wherry_contract.errors import RolloutError
+from wherry_contract.states import RolloutState
+
+from . import database as db
+from .rows import Decision, Exposure, Order, RolloutRow
+
+ENDED: Final = (str(RolloutState.DONE), str(RolloutState.REVERTED))
+
+
+@dataclass(frozen=True)
+class Change:
+    """What one look at a rollout changed.
+
+    Attributes:
+        state: the rollout's state from now on.
+        wave: the wave from now on.
+        decision: nothing where only devices moved on.
+        exposures: devices whose part changed, as it is now.
+        orders: new assignments.
+    """
+
+    at: float
+    state: str
+    wave: int
+    decision: Decision | None = None
+    exposures: tuple[Exposure, ...] = ()
+    orders: tuple[Order, ...] = field(default_factory=tuple)
+
+
+class Ledger:
+    """Reads and writes rollouts."""
+
+    def __init__(self, database: db.Database) -> None:
+        self._database = database
+
+    def rollouts(self, *, running: bool = False) -> list[RolloutRow]:
+        """Every rollout, the oldest first; with `running`, those that have not ended."""
+        query = sa.select(db.rollout).order_by(db.rollout.c.number)
+        if running:
+            query = query.where(db.rollout.c.state.not_in(ENDED))
+        with self._database.reading() as connection:
+            return [_rollout(connection, row) for row in connection.execute(query).all()]
+
+    def rollout(self, name: str) -> RolloutRow:
+        """One rollout.
+
+        Raises:
+            RolloutError: R01.
+        """
+        with self._database.reading() as connection:
+            row = connection.execute(sa.select(db.rollout).where(db.rollout.c.id == name)).first()
+            if row is None:
+                raise RolloutError("R01", name)
+            return _rollout(connection, row)
+
+    def create(self, row: RolloutRow) -> str:
+        """Begin a rollout; its id is made of `row.id` and its number.
+
+        Raises:
+            RolloutError: R03, one of its devices is in a rollout that has not ended.
+        """
+        with self._database.writing() as connection:
+            _check_free(connection, {item.device for item in row.devices})
+            number = (connection.scalar(sa.select(sa.func.max(db.rollout.c.number))) or 0) + 1
+            name = f"r{number}-{row.id}"[:63].rstrip("-")
+            values = {key: getattr(row, key) for key in _ROLLOUT_FIELDS} | {"id": name}
+            connection.execute(db.rollout.insert().values(number=number, **values))
+            connection.execute(
+                db.exposure.insert(),
+                [
+                    {"rollout": name, "rank": rank} | item.__dict__
+                    for rank, item in enumerate(row.devices)
+                ],
+            )
+        return name
+
+    def stop(self, name: str, why: str) -> None:
+        """Note that an operator wants a rollout ended; the first reason stands.
+
+        Raises:
+            RolloutError: R01; R09, it has ended.
+        """
+        with self._database.writing() as connection:
+            which = db.rollout.c.id == name
+            row = connection.execute(sa.select(db.rollout).where(which)).first()
+            if row is None:
+                raise RolloutError("R01", name)
+            if row.state in ENDED:
+                raise RolloutError("R09", f"{name} is {row.state}")
+            if not row.stopped:
+                connection.execute(sa.update(db.rollout).where(which).values(stopped=why))
+
+    def apply(self, name: str, change: Change) -> None:
+        """Record what one look at a rollout changed, all of it or nothing."""
+        with self._database.writing() as connection:
+            connection.execute(
+                sa.update(db.rollout)
+                .where(db.rollout.c.id == name)
+                .values(state=change.state, wave=change.wave, changed_at=change.at)
+            )
+            if change.decision:
+                connection.execute(
+                    db.decision.insert().values(rollout=name, **change.decision.__dict__)
+                )
+            for item in change.exposures:
+                connection.execute(
+                    sa.update(db.exposure)
+                    .where((db.exposure.c.rollout == name) & (db.exposure.c.device == item.device))
+                    .values(**item.__dict__)
+                )
+            self._put_orders(connection, change.orders)
+
+    def _put_orders(self, connection: sa.Connection, orders: Iterable[Order]) -> None:
+        rows = [dict(order.__dict__) for order in orders]
+        if rows:
+            add = insert(db.assignment)
+            replaced = {name: add.excluded[name] for name in rows[0] if name != "device"}
+            connection.execute(
+                add.on_conflict_do_update(index_elements=["device"], set_=replaced), rows
+            )
+
+    def orders(self, devices: Iterable[str] | None = None) -> dict[str, Order]:
+        """The latest assignment of each device, or of those named."""
+        query = sa.select(db.assignment)
+        if devices is not None:
+            query = query.where(db.assignment.c.device.in_(list(devices)))
+        with self._database.reading() as connection:
+            return {row.device: Order(**_plain(row)) for row in connection.execute(query)}
+
+
+_ROLLOUT_FIELDS: Final = (
+    "id",
+    "bundle",
+    "name",
+    "version",
+    "family",
+    "state",
+    "wave",
+    "waves",
+    "select",
+    "policy",
+    "created_at",
+    "changed_at",
+    "stopped",
+)
+
+
+def _plain(row: sa.Row[Any], *without: str) -> Mapping[str, Any]:
+    return {name: value for name, value in row._mapping.items() if name not in without}  # noqa: SLF001 - SQLAlchemy's public name
+
+
+def _check_free(connection: sa.Connection, devices: set[str]) -> None:
+    running = sa.select(db.exposure.c.device, db.exposure.c.rollout).join(
+        db.rollout,
+        (db.rollout.c.id == db.exposure.c.rollout) & db.rollout.c.state.not_in(ENDED),
+    )
+    taken = [row for row in connection.execute(running) if row.device in devices]
+    if taken:
+        raise RolloutError("R03", f"{taken[0].rollout} has {taken[0].device} and maybe more")
+
+
+def _rollout(connection: sa.Connection, row: sa.Row[Any]) -> RolloutRow:
+    exposures = connection.execute(
+        sa.select(db.exposure).where(db.exposure.c.rollout == row.id).order_by(db.exposure.c.rank)
+    )
+    decisions = connection.execute(
+        sa.select(db.decision).where(db.decision.c.rollout == row.id).order_by(db.decision.c.id)
+    )
+    return RolloutRow(
+        **_plain(row, "number"),
+        devices=tuple(Exposure(**_plain(item, "rollout", "rank")) for item in exposures),
+        decisions=tuple(Decision(**_plain(item, "rollout", "id")) for item in decisions),
+    )

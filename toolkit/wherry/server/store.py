@@ -1,0 +1,467 @@
+"""The fleet's memory: what devices said, each message counted once.
+
+Rollouts have a file of their own, `ledger`; what is in bundles is read from the depot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert
+
+from wherry_contract.errors import RolloutError
+from wherry_contract.manifest import Manifest
+from wherry_contract.messages import Event, Place, State, Window
+from wherry_contract.profile import ReferenceProfile
+
+from . import database as db
+from .depot import Depot
+from .ledger import Ledger
+from .rows import BundleRow, DeviceRow, Incident, RolloutRow, StoredEvent, StoredWindow
+
+INCIDENTS_KEPT: Final = 1000
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the ingest hands over at once; one transaction takes all of it or nothing.
+
+    Attributes:
+        received_at: by the server's clock, Unix seconds.
+        windows: messages with the payload that they came in.
+        events: likewise.
+        states: the last report of each device.
+        presence: online and session by device.
+        incidents: what was not taken.
+    """
+
+    received_at: float
+    windows: Sequence[tuple[Window, bytes]] = ()
+    events: Sequence[tuple[Event, bytes]] = ()
+    states: Mapping[str, State] = field(default_factory=dict)
+    presence: Mapping[str, tuple[bool, str]] = field(default_factory=dict)
+    incidents: Sequence[Incident] = ()
+
+    @property
+    def places(self) -> list[Place]:
+        """Where its windows and events stand."""
+        return [
+            *(window.place for window, _ in self.windows),
+            *(event.place for event, _ in self.events),
+        ]
+
+
+class Store:
+    """Everything that the server remembers."""
+
+    def __init__(self, database: db.Database, depot: Depot) -> None:
+        self._database = database
+        self.depot = depot
+        self.ledger = Ledger(database)
+
+    # --- asked by the monitor -----------------------------------------------------------
+
+    def windows(
+        self,
+        since: float | None = None,
+        until: float | None = None,
+        select: Mapping[str, str] | None = None,
+        bundle: str | None = None,
+    ) -> list[StoredWindow]:
+        """Windows in the order in which they arrived.
+
+        Args:
+            since: received at or after, Unix seconds by the server's clock.
+            until: received before.
+            select: labels that the device must have.
+            bundle: digest of the model that scored.
+        """
+        query = sa.select(db.window).order_by(db.window.c.id)
+        query = _between(query, db.window.c.received_at, since, until)
+        if bundle is not None:
+            query = query.where(db.window.c.bundle == bundle)
+        labels = {row.device: row.labels for row in self.devices(select)}
+        with self._database.reading() as connection:
+            return [
+                StoredWindow(
+                    row.device,
+                    labels[row.device],
+                    row.received_at,
+                    Window.from_bytes(row.payload),
+                )
+                for row in connection.execute(query)
+                if row.device in labels
+            ]
+
+    def events(
+        self,
+        since: float | None = None,
+        until: float | None = None,
+        device: str | None = None,
+        rollout: str | None = None,
+        limit: int = 1000,
+    ) -> list[StoredEvent]:
+        """The latest `limit` events, in the order in which they arrived.
+
+        Args:
+            since: received at or after, Unix seconds by the server's clock.
+            until: received before.
+            device: of this device alone.
+            rollout: of this rollout alone.
+            limit: how many at the most.
+        """
+        query = sa.select(db.event).order_by(db.event.c.id.desc()).limit(limit)
+        query = _between(query, db.event.c.received_at, since, until)
+        if device is not None:
+            query = query.where(db.event.c.device == device)
+        if rollout is not None:
+            query = query.where(db.event.c.rollout == rollout)
+        with self._database.reading() as connection:
+            rows = [
+                StoredEvent(row.device, row.received_at, Event.from_bytes(row.payload))
+                for row in connection.execute(query)
+            ]
+        return rows[::-1]
+
+    def devices(self, select: Mapping[str, str] | None = None) -> list[DeviceRow]:
+        """Enrolled devices by id; with `select`, those that have all of these labels."""
+        with self._database.reading() as connection:
+            rows = [
+                _device(row)
+                for row in connection.execute(sa.select(db.device).order_by(db.device.c.id))
+            ]
+        return [row for row in rows if has_labels(row.labels, select or {})]
+
+    def device(self, name: str) -> DeviceRow:
+        """One enrolled device.
+
+        Raises:
+            RolloutError: R07.
+        """
+        with self._database.reading() as connection:
+            row = connection.execute(sa.select(db.device).where(db.device.c.id == name)).first()
+        if row is None:
+            raise RolloutError("R07", name)
+        return _device(row)
+
+    def rollouts(self) -> list[RolloutRow]:
+        """Every rollout with its devices and decisions, the oldest first."""
+        return self.ledger.rollouts()
+
+    def bundles(self) -> list[BundleRow]:
+        """Every bundle of the depot, the oldest first."""
+        with self._database.reading() as connection:
+            query = sa.select(db.bundle).order_by(db.bundle.c.added_at)
+            return [BundleRow(**row._mapping) for row in connection.execute(query)]  # noqa: SLF001 - SQLAlchemy's public name
+
+    def bundle(self, digest: str) -> BundleRow:
+        """One bundle.
+
+        Raises:
+            RolloutError: R04.
+        """
+        with self._database.reading() as connection:
+            query = sa.select(db.bundle).where(db.bundle.c.digest == digest)
+            row = connection.execute(query).first()
+        if row is None:
+            raise RolloutError("R04", digest)
+        return BundleRow(**row._mapping)  # noqa: SLF001 - SQLAlchemy's public name
+
+    def profile(self, digest: str) -> ReferenceProfile:
+        """The reference profile of a bundle.
+
+        Raises:
+            RolloutError: R04.
+        """
+        return self.depot.profile(digest)
+
+    def manifest(self, digest: str) -> Manifest:
+        """What a bundle says of itself.
+
+        Raises:
+            RolloutError: R04.
+        """
+        return self.depot.manifest(digest)
+
+    def incidents(self, limit: int = 100) -> list[Incident]:
+        """The latest messages that were not taken, the oldest of them first."""
+        query = sa.select(db.incident).order_by(db.incident.c.id.desc()).limit(limit)
+        with self._database.reading() as connection:
+            rows = [
+                Incident(row.at, row.device, row.channel, row.code, row.detail, row.size)
+                for row in connection.execute(query)
+            ]
+        return rows[::-1]
+
+    def counters(self) -> dict[str, int]:
+        """What was counted since the store was made: windows, events, duplicates, incidents."""
+        with self._database.reading() as connection:
+            return {row.name: row.value for row in connection.execute(sa.select(db.counter))}
+
+    def lost(self, name: str) -> int:
+        """How many messages a device dropped before they arrived, over all its outboxes."""
+        with self._database.reading() as connection:
+            spools = connection.execute(sa.select(db.spool).where(db.spool.c.device == name)).all()
+            return sum(self._lost(connection, row) for row in spools)
+
+    def _lost(self, connection: sa.Connection, spool: sa.Row[Any]) -> int:
+        stored = 0
+        for table in (db.window, db.event):
+            mine = (table.c.device == spool.device) & (table.c.spool == spool.spool)
+            query = sa.select(sa.func.count()).where(mine & (table.c.seq < spool.oldest))
+            stored += connection.scalar(query) or 0
+        return max(0, int(spool.oldest) - 1 - int(spool.purged) - stored)
+
+    # --- told by the ingest -------------------------------------------------------------
+
+    def enrolled(self, names: Iterable[str]) -> dict[str, DeviceRow]:
+        """Those of `names` that are enrolled."""
+        query = sa.select(db.device).where(db.device.c.id.in_(list(names)))
+        with self._database.reading() as connection:
+            return {row.id: _device(row) for row in connection.execute(query)}
+
+    def add(self, batch: Batch) -> int:
+        """Store a batch; when this returns it is on the medium.
+
+        Returns:
+            How many of its messages had been stored before; they changed nothing.
+
+        Raises:
+            StoreError: D01 or D06; nothing of the batch was stored.
+        """
+        with self._database.writing() as connection:
+            floors = self._note_spools(connection, batch)
+            windows = [
+                _window_row(window, payload, batch.received_at)
+                for window, payload in batch.windows
+                if window.place.seq > floors[window.place.device, window.place.spool]
+            ]
+            events = [
+                _event_row(event, payload, batch.received_at)
+                for event, payload in batch.events
+                if event.place.seq > floors[event.place.device, event.place.spool]
+            ]
+            new_windows = _insert_new(connection, db.window, windows)
+            new_events = _insert_new(connection, db.event, events)
+            self._note_devices(connection, batch)
+            self._note_incidents(connection, batch.incidents)
+            twice = len(batch.windows) + len(batch.events) - new_windows - new_events
+            for name, more in (
+                ("windows", new_windows),
+                ("events", new_events),
+                ("duplicates", twice),
+                ("incidents", len(batch.incidents)),
+            ):
+                _count(connection, name, more)
+        return twice
+
+    def _note_spools(self, connection: sa.Connection, batch: Batch) -> dict[tuple[str, str], int]:
+        """Keep the range of each outbox that is named; returns what retention took, by outbox."""
+        seen: dict[tuple[str, str], tuple[int, int]] = {}
+        for place in batch.places:
+            oldest, newest = seen.get((place.device, place.spool), (0, 0))
+            seen[place.device, place.spool] = (max(oldest, place.oldest), max(newest, place.seq))
+        if not seen:
+            return {}
+        add = insert(db.spool)
+        kept = add.on_conflict_do_update(
+            index_elements=["device", "spool"],
+            set_={
+                name: sa.func.max(db.spool.c[name], add.excluded[name])
+                for name in ("oldest", "newest")
+            },
+        )
+        connection.execute(
+            kept,
+            [
+                {"device": device, "spool": spool, "oldest": oldest, "newest": newest}
+                for (device, spool), (oldest, newest) in seen.items()
+            ],
+        )
+        floors = connection.execute(
+            sa.select(db.spool.c.device, db.spool.c.spool, db.spool.c.floor).where(
+                db.spool.c.device.in_({device for device, _ in seen})
+            )
+        )
+        return {(row.device, row.spool): row.floor for row in floors}
+
+    def _note_devices(self, connection: sa.Connection, batch: Batch) -> None:
+        heard = {place.device for place in batch.places}
+        heard |= set(batch.states) | {name for name, (on, _) in batch.presence.items() if on}
+        which = db.device.c.id == sa.bindparam("name")
+        if heard:
+            connection.execute(
+                sa.update(db.device).where(which).values(seen_at=batch.received_at),
+                [{"name": name} for name in sorted(heard)],
+            )
+        if batch.states:
+            connection.execute(
+                sa.update(db.device).where(which),
+                [
+                    {"name": name, "labels": dict(state.labels), "state": state.to_bytes()}
+                    for name, state in batch.states.items()
+                ],
+            )
+        if batch.presence:
+            connection.execute(
+                sa.update(db.device).where(which),
+                [
+                    {"name": name, "online": online, "session": session}
+                    for name, (online, session) in batch.presence.items()
+                ],
+            )
+
+    def _note_incidents(self, connection: sa.Connection, incidents: Sequence[Incident]) -> None:
+        if not incidents:
+            return
+        connection.execute(
+            db.incident.insert(), [dict(item.__dict__) for item in incidents[-INCIDENTS_KEPT:]]
+        )
+        newest = connection.scalar(sa.select(sa.func.max(db.incident.c.id))) or 0
+        connection.execute(db.incident.delete().where(db.incident.c.id <= newest - INCIDENTS_KEPT))
+
+    def forget_presence(self) -> None:
+        """Hold every device for away until the broker says otherwise; for a new connection."""
+        with self._database.writing() as connection:
+            connection.execute(sa.update(db.device).values(online=False))
+
+    # --- told by operators --------------------------------------------------------------
+
+    def enrol(self, row: DeviceRow, *, again: bool = False) -> None:
+        """Take a device into the fleet.
+
+        Args:
+            row: its id, family and labels.
+            again: whether an enrolled device may get new papers.
+
+        Raises:
+            RolloutError: R08, it is enrolled already.
+        """
+        values = {
+            "id": row.device,
+            "family": row.family,
+            "labels": dict(row.labels),
+            "enrolled_at": row.enrolled_at,
+        }
+        with self._database.writing() as connection:
+            which = db.device.c.id == row.device
+            known = connection.execute(sa.select(db.device).where(which)).first()
+            if known is None:
+                connection.execute(db.device.insert().values(**values))
+            elif again:
+                connection.execute(sa.update(db.device).where(which).values(**values))
+            else:
+                raise RolloutError("R08", row.device)
+
+    def add_bundle(self, row: BundleRow) -> None:
+        """Note a bundle that the depot has taken; one that is known stays as it is."""
+        with self._database.writing() as connection:
+            connection.execute(insert(db.bundle).values(**row.__dict__).on_conflict_do_nothing())
+
+    def purge(self, before: float) -> int:
+        """Drop windows and events received before a moment; returns how many went.
+
+        They are remembered as dropped, so that a replay does not bring them back.
+        """
+        with self._database.writing() as connection:
+            return sum(_purge(connection, table, before) for table in (db.window, db.event))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+
+def has_labels(labels: Mapping[str, str], select: Mapping[str, str]) -> bool:
+    """Whether every selected label is there with its value."""
+    return all(labels.get(name) == value for name, value in select.items())
+
+
+def _between(
+    query: sa.Select[Any], column: sa.ColumnElement[float], since: float | None, until: float | None
+) -> sa.Select[Any]:
+    if since is not None:
+        query = query.where(column >= since)
+    if until is not None:
+        query = query.where(column < until)
+    return query
+
+
+def _device(row: sa.Row[Any]) -> DeviceRow:
+    state = State.from_bytes(row.state) if row.state else None
+    return DeviceRow(
+        device=row.id,
+        family=row.family,
+        labels=row.labels,
+        enrolled_at=row.enrolled_at,
+        online=row.online,
+        session=row.session,
+        seen_at=row.seen_at,
+        state=state,
+    )
+
+
+def _window_row(window: Window, payload: bytes, at: float) -> dict[str, Any]:
+    place = window.place
+    return {
+        "device": place.device,
+        "spool": place.spool,
+        "seq": place.seq,
+        "received_at": at,
+        "closed": window.closed,
+        "bundle": window.bundle,
+        "rows": window.rows,
+        "payload": payload,
+    }
+
+
+def _event_row(event: Event, payload: bytes, at: float) -> dict[str, Any]:
+    place = event.place
+    return {
+        "device": place.device,
+        "spool": place.spool,
+        "seq": place.seq,
+        "received_at": at,
+        "code": event.code,
+        "rollout": event.rollout,
+        "payload": payload,
+    }
+
+
+def _insert_new(connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]]) -> int:
+    if not rows:
+        return 0
+    return connection.execute(insert(table).on_conflict_do_nothing(), rows).rowcount
+
+
+def _count(connection: sa.Connection, name: str, more: int) -> None:
+    if more:
+        add = insert(db.counter).values(name=name, value=more)
+        connection.execute(
+            add.on_conflict_do_update(
+                index_elements=["name"], set_={"value": db.counter.c.value + more}
+            )
+        )
+
+
+def _purge(connection: sa.Connection, table: sa.Table, before: float) -> int:
+    old = table.c.received_at < before
+    which = (db.spool.c.device == sa.bindparam("d")) & (db.spool.c.spool == sa.bindparam("s"))
+    groups = connection.execute(
+        sa.select(table.c.device, table.c.spool, sa.func.max(table.c.seq), sa.func.count())
+        .where(old)
+        .group_by(table.c.device, table.c.spool)
+    ).all()
+    if groups:
+        connection.execute(
+            sa.update(db.spool)
+            .where(which)
+            .values(
+                floor=sa.func.max(db.spool.c.floor, sa.bindparam("last")),
+                purged=db.spool.c.purged + sa.bindparam("gone"),
+            ),
+            [{"d": d, "s": s, "last": last, "gone": gone} for d, s, last, gone in groups],
+        )
+    return connection.execute(table.delete().where(old)).rowcount
