@@ -1,0 +1,419 @@
+"""The broker as a supervised child: mosquitto where it is installed, else the NATS server.
+
+This one file finds it, writes its settings, starts it on a port that stays the same,
+starts it again when it dies, and lets it end when we end. `self_test` tells whether any
+broker, ours or another, does what it grants: several do not.
+
+On loopback everybody may read; writing needs an account, and a device's account reaches
+the device's own topics alone. Passwords are derived from one secret in the data folder,
+so that nothing but that has to be kept.
+"""
+
+from __future__ import annotations
+
+import base64
+import getpass
+import hashlib
+import hmac
+import ipaddress
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sysconfig
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+from urllib.parse import unquote, urlsplit
+
+from wherry_contract.errors import LinkError, SetupError
+from wherry_contract.topics import DOWN, UP, Topic, every_device
+
+from .leash import leashed
+
+SERVER: Final = "@server"  # no device can have this id
+_READER: Final = "@reader"
+_PACKET_BYTES: Final = 4 * 2**20  # larger than any message, so that the ingest can refuse it
+_STOP_SECONDS: Final = 3.0
+_READY_SECONDS: Final = 15.0
+_BACKOFF_SECONDS: Final = (0.1, 10.0)
+_LOG_SHOWN: Final = 400  # characters
+_CONSUMERS: Final = 50_000  # NATS has 1,000 by default, and refuses the rest quietly
+_SELF_TEST_SECONDS: Final = 10.0
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a broker is, and as whom to speak to it."""
+
+    host: str
+    port: int
+    tls: bool = False
+    username: str = ""
+    password: str = ""
+
+    @classmethod
+    def from_url(cls, url: str) -> Address:
+        """Read ``mqtt://[user:password@]host[:port]`` or ``mqtts://…``.
+
+        Raises:
+            SetupError: H12.
+        """
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError as error:
+            raise SetupError("H12", str(error)) from error
+        if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname:
+            raise SetupError("H12", repr(url[:80]))
+        tls = parts.scheme == "mqtts"
+        user, password = unquote(parts.username or ""), unquote(parts.password or "")
+        return cls(parts.hostname, port or (8883 if tls else 1883), tls, user, password)
+
+    @property
+    def url(self) -> str:
+        """The address without credentials, so that it can be shown."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'mqtts' if self.tls else 'mqtt'}://{host}:{self.port}"
+
+
+class Accounts:
+    """Who may do what at our own broker; passwords come from one secret."""
+
+    def __init__(self, secret: bytes, fleet: str, devices: Iterable[str]) -> None:
+        self._secret = secret
+        self.fleet = fleet
+        self.devices = sorted(devices)
+
+    def password(self, name: str) -> str:
+        """The password of the server's or a device's account, 40 hexadecimal digits."""
+        return hmac.new(self._secret, f"broker:{name}".encode(), hashlib.sha256).hexdigest()[:40]
+
+    @property
+    def names(self) -> list[str]:
+        """Every account."""
+        return [SERVER, *self.devices]
+
+
+def mosquitto_settings(accounts: Accounts, folder: Path, host: str, port: int) -> dict[str, str]:
+    """Mosquitto's files by name: settings, passwords, access list (mosquitto.conf(5))."""
+    anonymous = is_loopback(host)
+    where = f"wherry/v1/{accounts.fleet}/%u"
+    settings = {
+        "listener": f"{port} {host}",
+        "allow_anonymous": "true" if anonymous else "false",
+        "password_file": str(folder / "passwords"),
+        "acl_file": str(folder / "acl"),
+        "persistence": "true",
+        "persistence_location": f"{folder}/",
+        "autosave_interval": "300",
+        "max_packet_size": str(_PACKET_BYTES),
+        "max_inflight_messages": "200",
+        "max_queued_messages": "20000",
+        "set_tcp_nodelay": "true",
+        "sys_interval": "0",
+        "user": getpass.getuser(),  # started by root it would else become `mosquitto`
+        "log_dest": "stderr",
+    }
+    lines = [f"{name} {value}" for name, value in settings.items()]
+    lines += [f"log_type {kind}" for kind in ("error", "warning")]
+    readers = ["topic read wherry/#"] if anonymous else []  # before any user: for nameless ones
+    rules = [*readers, f"user {SERVER}", "topic readwrite wherry/#"]
+    rules += [f"pattern write {where}/{channel}" for channel in UP]
+    rules += [f"pattern read {where}/{channel}" for channel in (*DOWN, "presence")]
+    passwords = [f"{name}:{_mosquitto_hash(accounts.password(name))}" for name in accounts.names]
+    files = {"settings": lines, "acl": rules, "passwords": passwords}
+    return {name: "\n".join(text) + "\n" for name, text in files.items()}
+
+
+def _mosquitto_hash(password: str) -> str:
+    """As mosquitto_passwd(1) writes it; our passwords are long, so few rounds do."""
+    salt = os.urandom(12)
+    digest = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, 101)
+    return f"$7$101${base64.b64encode(salt).decode()}${base64.b64encode(digest).decode()}"
+
+
+def nats_settings(accounts: Accounts, folder: Path, host: str, port: int) -> dict[str, str]:
+    """The NATS server's settings (docs.nats.io, MQTT); its topics have dots for slashes."""
+    where = f"wherry.v1.{accounts.fleet}"
+    inner = ["$MQTT.sub.>", "$MQTT.deliver.pubrel.>"]  # how a QoS 1 subscription is fed
+    server = {"publish": ["wherry.>", "$MQTT.>"], "subscribe": ["wherry.>", "$MQTT.>"]}
+    users: list[dict[str, Any]] = [
+        {"user": SERVER, "password": accounts.password(SERVER), "permissions": server}
+    ]
+    for name in accounts.devices:
+        rights = {
+            "publish": [f"{where}.{name}.{channel}" for channel in UP],
+            "subscribe": [f"{where}.{name}.{channel}" for channel in (*DOWN, "presence")] + inner,
+        }
+        password = accounts.password(name)
+        users.append({"user": name, "password": password, "permissions": rights})
+    mqtt: dict[str, Any] = {"host": host, "port": port, "max_ack_pending": 1000}
+    if is_loopback(host):
+        reading = {"publish": {"deny": [">"]}, "subscribe": ["wherry", "wherry.>", *inner]}
+        password = accounts.password(_READER)
+        users.append({"user": _READER, "password": password, "permissions": reading})
+        mqtt["no_auth_user"] = _READER
+    jetstream = {"max_consumers": _CONSUMERS}
+    settings = {
+        "server_name": f"wherry-{accounts.fleet}",
+        "host": "127.0.0.1",
+        "port": -1,  # its own protocol is not used
+        "max_payload": _PACKET_BYTES,
+        "jetstream": {"store_dir": str(folder / "jetstream")},
+        "mqtt": mqtt,
+        "accounts": {"fleet": {"users": users, "jetstream": jetstream}},
+    }
+    return {"settings": json.dumps(settings, indent=1) + "\n"}
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A broker that is installed: its kind, its program, how it is told its settings."""
+
+    kind: str
+    program: str
+    settings: Callable[[Accounts, Path, str, int], Mapping[str, str]]
+
+
+def find_engine(kind: str = "auto") -> Engine:
+    """The broker to run: mosquitto if it is installed, else the NATS server.
+
+    Args:
+        kind: ``auto``, or ``mosquitto`` or ``nats`` for that one alone.
+
+    Raises:
+        SetupError: H04.
+    """
+    places = {
+        "mosquitto": ("mosquitto", mosquitto_settings, "/usr/sbin:/usr/local/sbin"),
+        "nats": ("nats-server", nats_settings, sysconfig.get_path("scripts")),
+    }
+    for name, (program, settings, extra) in places.items():
+        found = shutil.which(program, path=extra) or shutil.which(program)
+        if found and kind in ("auto", name):
+            return Engine(name, found, settings)
+    raise SetupError("H04", "" if kind == "auto" else kind)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address reaches no further than this machine."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class Supervised:
+    """A broker that runs, and runs again, until it is told to stop.
+
+    A child on a leash ends with the *thread* that started it, so one thread starts them
+    all and lives as long as this.
+    """
+
+    def __init__(self, engine: Engine, folder: Path, host: str, port: int) -> None:
+        self._engine = engine
+        self._folder = folder
+        self._stop = threading.Event()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._thread = threading.Thread(target=self._run, name="broker", daemon=True)
+        self.address = Address(host, port)
+        self.starts = 0
+
+    def write(self, accounts: Accounts) -> None:
+        """Write the settings; a running broker reads accounts anew."""
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        address = self.address
+        files = self._engine.settings(accounts, self._folder, address.host, address.port)
+        for name, text in files.items():
+            fresh = self._folder / f".{name}"
+            fresh.touch(mode=0o600)
+            fresh.write_text(text)
+            fresh.replace(self._folder / name)
+        process = self._process
+        if process and process.poll() is None and self._leash_is_off(process.pid):
+            process.send_signal(signal.SIGHUP)
+
+    def _leash_is_off(self, pid: int) -> bool:
+        """Whether the program itself runs by now; before, it will read the new files anyway."""
+        try:
+            return b"wherry.leash" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            return False
+
+    def start(self) -> None:
+        """Start it and wait until it listens.
+
+        Raises:
+            SetupError: H05, it ended at once or did not listen in time.
+        """
+        self._thread.start()
+        end = time.monotonic() + _READY_SECONDS
+        while not _listens(self.address):
+            if self.starts > 1 or time.monotonic() > end:
+                self.stop()
+                text = self._log.read_text(errors="replace").strip()[-_LOG_SHOWN:]
+                raise SetupError("H05", f"{self._engine.program}: {text}")
+            time.sleep(0.02)
+
+    @property
+    def pid(self) -> int:
+        """Of the child that runs now; 0 between two."""
+        process = self._process
+        return process.pid if process and process.poll() is None else 0
+
+    @property
+    def _log(self) -> Path:
+        return self._folder / "broker.log"
+
+    def _run(self) -> None:
+        pause, longest = _BACKOFF_SECONDS
+        while not self._stop.is_set():
+            began = time.monotonic()
+            self._run_once()
+            lived = time.monotonic() - began
+            pause = _BACKOFF_SECONDS[0] if lived > longest else min(longest, pause * 2)
+            self._stop.wait(pause)
+
+    def _run_once(self) -> None:
+        settings = str(self._folder / "settings")
+        command = leashed([self._engine.program, "-c", settings])
+        with self._log.open("wb") as log:
+            # a session of its own, so that Ctrl-C reaches us alone and we end it in order
+            process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        self._process = process
+        self.starts += 1
+        if self._stop.is_set():
+            process.terminate()
+        process.wait()
+
+    def stop(self) -> None:
+        """End it within a few seconds."""
+        self._stop.set()
+        process = self._process
+        if process:
+            process.terminate()
+            try:
+                process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        self._thread.join(_STOP_SECONDS)
+
+
+def _listens(address: Address) -> bool:
+    with socket.socket(socket.AF_INET6 if ":" in address.host else socket.AF_INET) as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex((_reachable(address.host), address.port)) == 0
+
+
+def _reachable(host: str) -> str:
+    """What to connect to where a server listens on every address."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
+
+
+# --- the self-test ----------------------------------------------------------------------
+
+
+def new_client(address: Address, client_id: str) -> Any:
+    """A paho client for an address; not connected yet."""
+    import paho.mqtt.client as paho
+    from paho.mqtt.enums import CallbackAPIVersion
+
+    client = paho.Client(CallbackAPIVersion.VERSION2, client_id=client_id, clean_session=True)
+    client.connect_timeout = _SELF_TEST_SECONDS
+    if address.username:
+        client.username_pw_set(address.username, address.password)
+    if address.tls:
+        client.tls_set()
+    return client
+
+
+def connect(client: Any, address: Address) -> None:
+    """Connect a client.
+
+    Raises:
+        LinkError: L01.
+    """
+    try:
+        client.connect(_reachable(address.host), address.port, keepalive=30)
+    except (OSError, ValueError) as error:
+        raise LinkError("L01", f"{address.url}: {error}") from error
+
+
+def self_test(address: Address, fleet: str, *, seconds: float = _SELF_TEST_SECONDS) -> None:
+    """Publish and see the message come back, live and retained, by a filter with a wildcard.
+
+    Raises:
+        LinkError: L01 not reached, L02 refused, L03 granted but not delivered.
+    """
+    topic = str(Topic(fleet, f"self-test-{secrets.token_hex(8)}", "state"))
+    payload = secrets.token_hex(8).encode()
+    heard = every_device(fleet, "state")
+    with _Listener(address, heard, seconds) as live:
+        live.client.publish(topic, payload, 1, retain=True)
+        live.wait(topic, payload, "a message to a wildcard subscription did not come back")
+        try:
+            with _Listener(address, heard, seconds) as late:
+                late.wait(topic, payload, "a retained message did not come to a late subscriber")
+        finally:
+            gone = live.client.publish(topic, b"", 1, retain=True)
+            live.turn(gone.is_published)
+
+
+class _Listener:
+    """A client that is subscribed, turned by hand."""
+
+    def __init__(self, address: Address, heard: str, seconds: float) -> None:
+        self.client = new_client(address, f"self-test-{secrets.token_hex(6)}")
+        self._address = address
+        self._heard = heard
+        self._seconds = seconds
+        self._refused = ""
+        self._granted = False
+        self._seen: set[tuple[str, bytes]] = set()
+        self.client.on_connect = self._on_connect
+        self.client.on_subscribe = self._on_subscribe
+        self.client.on_message = self._on_message
+
+    def _on_connect(self, client: Any, _data: Any, _flags: Any, reason: Any, _more: Any) -> None:
+        if reason.is_failure:
+            self._refused = str(reason)
+        else:
+            client.subscribe(self._heard, 1)
+
+    def _on_subscribe(self, _c: Any, _d: Any, _mid: int, reasons: list[Any], _m: Any) -> None:
+        self._granted = not any(reason.is_failure for reason in reasons)
+        self._refused = "" if self._granted else f"the subscription to {self._heard}"
+
+    def _on_message(self, _client: Any, _data: Any, message: Any) -> None:
+        self._seen.add((message.topic, bytes(message.payload)))
+
+    def __enter__(self) -> Self:
+        connect(self.client, self._address)
+        if not self.turn(lambda: self._granted):
+            raise LinkError("L02", f"{self._address.url}: {self._refused or 'no answer'}")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.client.disconnect()
+        self.client.loop(0.01)
+
+    def turn(self, done: Callable[[], bool]) -> bool:
+        """Turn the loop until done, refused, or out of time; returns whether it is done."""
+        end = time.monotonic() + self._seconds
+        while not done():
+            lost = self.client.loop(0.05) != 0
+            if lost or self._refused or time.monotonic() > end:
+                return done()
+        return True
+
+    def wait(self, topic: str, payload: bytes, otherwise: str) -> None:
+        """Wait for a message, or raise L03."""
+        if not self.turn(lambda: (topic, payload) in self._seen):
+            raise LinkError("L03", f"{self._address.url}: {otherwise}")
