@@ -37,6 +37,7 @@ HOMES = {
     "sklearn": ("converters/",),
     "skl2onnx": ("converters/",),
     "skops": ("converters/",),
+    "joblib": ("converters/",),
     "sqlalchemy": ("toolkit/wherry/server/",),
     "starlette": ("toolkit/wherry/server/",),
     "uvicorn": ("toolkit/wherry/server/",),
@@ -46,7 +47,7 @@ HOMES = {
     "numpy": ("contract/", "device_agent/", "converters/", "toolkit/wherry/"),
 }
 # heavy libraries are imported inside functions, so that what does not need them does not pay
-LAZY = {"onnx", "onnxruntime", "sklearn", "skl2onnx", "skops", "pyarrow", "vl_convert"}
+LAZY = {"onnx", "onnxruntime", "sklearn", "skl2onnx", "skops", "joblib", "pyarrow", "vl_convert"}
 
 
 def _files() -> Iterator[tuple[str, Path]]:

@@ -1,0 +1,234 @@
+"""Tree ensembles in a neutral form, and the graph that takes the same paths.
+
+The graph is written here and not by a framework's converter. Those drop the routing of
+missing values (onnx/sklearn-onnx#1253), round thresholds to the nearest float32, which
+may be the wrong side, and end in a fused post-transform that some runtimes leave out or
+round (microsoft/onnxruntime#27533, #26281). Here a threshold of the tensor is exact, a gap
+goes where the source sends it, and the link is an operator of its own in double
+precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+Doubles = NDArray[np.float64]
+LEAF: Final = -1
+OPSETS: Final = {"": 13, "ai.onnx.ml": 1}
+MAX_NODES: Final = 4_000_000
+_KEY: Final = np.uint64(1 << 63)
+
+
+@dataclass(frozen=True)
+class Tree:
+    """One tree, as arrays with one cell for each node; node 0 is the root.
+
+    Attributes:
+        feature: int64, the column that is asked; whatever in a leaf.
+        cut: float64; a row goes left if its value is at or below it.
+        left: int64, the left child, or `LEAF`.
+        right: int64, the right child, or `LEAF`.
+        missing_left: bool, whether a missing value goes left.
+        value: float64, what a leaf adds.
+    """
+
+    feature: NDArray[np.int64]
+    cut: Doubles
+    left: NDArray[np.int64]
+    right: NDArray[np.int64]
+    missing_left: NDArray[np.bool_]
+    value: Doubles
+
+    @property
+    def inner(self) -> NDArray[np.bool_]:
+        """Which nodes are no leaves."""
+        return np.asarray(self.left != LEAF)
+
+
+@dataclass(frozen=True)
+class Forest:
+    """Trees whose leaves are summed: score = link(base + sum / divisor).
+
+    Attributes:
+        trees: at least one.
+        base: added to the sum, in double precision.
+        divisor: the number of trees where leaves are averaged.
+        link: ``logistic`` or ``identity``.
+    """
+
+    trees: tuple[Tree, ...]
+    base: float = 0.0
+    divisor: float = 1.0
+    link: str = "identity"
+
+    def check(self, features: int) -> None:
+        """Check that every node stays inside its tree and asks a column that exists.
+
+        Raises:
+            ValueError: it does not.
+        """
+        for tree in self.trees:
+            inner, own = tree.inner, np.arange(len(tree.left))
+            children = np.stack([tree.left, tree.right])[:, inner]
+            # children come after their parent, so there is no way round in circles
+            if not len(own) or (children <= own[inner]).any() or (children >= len(own)).any():
+                raise ValueError("a tree points outside itself")
+            asked = tree.feature[inner]
+            if (asked < 0).any() or (asked >= features).any():
+                raise ValueError("a tree asks a column that does not exist")
+            if np.isnan(tree.cut[inner]).any() or not np.isfinite(tree.value).all():
+                raise ValueError("a tree holds a number that is none")
+
+
+def below_or_at(cuts: Doubles) -> NDArray[np.float32]:
+    """The largest float32 at or below each cut: for float32 x, x <= cut is x <= that.
+
+    Args:
+        cuts: float64, any shape; infinite ones may become the nearest that fits.
+    """
+    with np.errstate(over="ignore"):
+        near = cuts.astype(np.float32)
+    over = near.astype(np.float64) > cuts
+    return np.where(over, np.nextafter(near, np.float32(-np.inf)), near)
+
+
+def _to_keys(values: Doubles) -> NDArray[np.uint64]:
+    # a monotone numbering of all doubles: flip the sign bit, or all bits of a negative
+    bits = values.view(np.uint64)
+    return np.where(bits & _KEY, ~bits, bits | _KEY)
+
+
+def _to_values(keys: NDArray[np.uint64]) -> Doubles:
+    return np.where(keys & _KEY, keys ^ _KEY, ~keys).view(np.float64)
+
+
+def raw_cuts(goes_left: Any, count: int, largest: float) -> Doubles:
+    """For each of `count` monotone tests, the largest double that still passes.
+
+    Found by bisection over the numbering of doubles, through the very arithmetic of the
+    source, so that no rounding of ours can move a decision.
+
+    Args:
+        goes_left: takes float64 (count,), one value for each test, and returns bool
+            (count,); true up to a point, then false.
+        count: the number of tests.
+        largest: values lie in [-largest, largest].
+
+    Returns:
+        float64, shape (count,); -inf where nothing passes, inf where all do.
+    """
+    low = _to_keys(np.full(count, -largest))
+    high = _to_keys(np.full(count, largest))
+    never = ~goes_left(_to_values(low))
+    always = goes_left(_to_values(high))
+    for _ in range(64):
+        middle = low + (high - low) // np.uint64(2)
+        left = goes_left(_to_values(middle))
+        low = np.where(left, middle, low)
+        high = np.where(left, high, middle)
+    found = _to_values(low)
+    return np.where(never, -np.inf, np.where(always, np.inf, found))
+
+
+def ranks(cuts: Doubles, edges: Doubles) -> Doubles:
+    """Cuts as ranks among `edges`: x <= cut exactly if the rank of x is at or below it.
+
+    The rank of x is the number of edges below x (the encoder's step `rank`); so the
+    lowest edge has rank 0, a cut of -inf is -1 and one of inf is above every rank.
+
+    Args:
+        cuts: float64, each an edge or infinite.
+        edges: float64, ascending, finite.
+    """
+    return np.where(np.isposinf(cuts), len(edges), np.searchsorted(edges, cuts, side="right") - 1.0)
+
+
+def _join(parts: Iterable[NDArray[Any]]) -> list[Any]:
+    return [item for part in parts for item in part.tolist()]
+
+
+def _node_attributes(trees: Sequence[Tree]) -> dict[str, Any]:
+    inner = [tree.inner for tree in trees]
+    mode = np.array([b"LEAF", b"BRANCH_LEQ"])
+    return {
+        "nodes_treeids": _join(np.full(len(t.left), k) for k, t in enumerate(trees)),
+        "nodes_nodeids": _join(np.arange(len(t.left)) for t in trees),
+        "nodes_featureids": _join(
+            np.where(n, t.feature, 0) for n, t in zip(inner, trees, strict=True)
+        ),
+        "nodes_modes": _join(mode[n.astype(int)] for n in inner),
+        "nodes_values": _join(np.where(n, t.cut, 0.0) for n, t in zip(inner, trees, strict=True)),
+        "nodes_truenodeids": _join(
+            np.where(n, t.left, 0) for n, t in zip(inner, trees, strict=True)
+        ),
+        "nodes_falsenodeids": _join(
+            np.where(n, t.right, 0) for n, t in zip(inner, trees, strict=True)
+        ),
+        "nodes_missing_value_tracks_true": _join(
+            (n & t.missing_left).astype(int) for n, t in zip(inner, trees, strict=True)
+        ),
+    }
+
+
+def _leaf_attributes(trees: Sequence[Tree]) -> dict[str, Any]:
+    leaves = [np.flatnonzero(~tree.inner) for tree in trees]
+    return {
+        "target_treeids": _join(np.full(len(leaf), k) for k, leaf in enumerate(leaves)),
+        "target_nodeids": _join(leaves),
+        "target_ids": [0] * sum(map(len, leaves)),
+        "target_weights": _join(t.value[leaf] for leaf, t in zip(leaves, trees, strict=True)),
+    }
+
+
+def forest_graph(forest: Forest, features: int) -> Any:
+    """The ONNX model of a forest; its output ``score`` is double, shape (rows, 1).
+
+    Leaves are summed in float32 by TreeEnsembleRegressor; division, base and link are in
+    double precision, so that a forest of pure leaves has the source's scores to the bit.
+
+    Args:
+        forest: cuts must be float32 values of the encoder's tensor.
+        features: columns of that tensor.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    tree = helper.make_node(
+        "TreeEnsembleRegressor",
+        ["input"],
+        ["sum"],
+        domain="ai.onnx.ml",
+        n_targets=1,
+        aggregate_function="SUM",
+        post_transform="NONE",
+        **_node_attributes(forest.trees),
+        **_leaf_attributes(forest.trees),
+    )
+    nodes, constants = (
+        [tree, helper.make_node("Cast", ["sum"], ["wide"], to=TensorProto.DOUBLE)],
+        [],
+    )
+    last = "wide"
+    for name, value, neutral, operator in (
+        ("divisor", forest.divisor, 1.0, "Div"),
+        ("base", forest.base, 0.0, "Add"),
+    ):
+        if value != neutral:
+            constants.append(numpy_helper.from_array(np.array(value), name))
+            nodes.append(helper.make_node(operator, [last, name], [f"after_{name}"]))
+            last = f"after_{name}"
+    link = "Sigmoid" if forest.link == "logistic" else "Identity"
+    nodes.append(helper.make_node(link, [last], ["score"]))
+    graph = helper.make_graph(
+        nodes,
+        "wherry",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [None, features])],
+        [helper.make_tensor_value_info("score", TensorProto.DOUBLE, [None, 1])],
+        constants,
+    )
+    opsets = [helper.make_opsetid(domain, version) for domain, version in OPSETS.items()]
+    return helper.make_model(graph, opset_imports=opsets)

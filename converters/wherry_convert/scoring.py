@@ -1,0 +1,79 @@
+"""Scoring on the host with the runtime that the devices use."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Final
+
+import numpy as np
+
+from wherry_contract.encoder import Encoder, Tensor
+from wherry_contract.errors import ConvertError
+from wherry_contract.features import RawMatrix
+from wherry_contract.manifest import RuntimeNeeds
+
+from .sources.base import Scores
+
+BATCH: Final = 65_536  # rows at a time, so that a large table does not need large buffers
+
+
+class Scored:
+    """A converted model that can score raw rows.
+
+    Args:
+        model: the ONNX file.
+        needs: what runs it.
+        encoder: from raw rows to its input.
+        tensor: the output that holds probabilities.
+        column: the column of the positive class; -1 if there is just the one.
+
+    Raises:
+        ConvertError: K06 the runtime is missing, K04 it cannot load the model.
+    """
+
+    def __init__(
+        self, model: bytes, needs: RuntimeNeeds, encoder: Encoder, tensor: str, column: int
+    ) -> None:
+        self._encoder = encoder
+        self._tensor = tensor
+        self._column = column
+        self._session = _open(model, needs.threads)
+        self._input = str(self._session.get_inputs()[0].name)
+
+    def scores(self, raw: RawMatrix) -> Scores:
+        """Probabilities of the positive class.
+
+        Args:
+            raw: float64, shape (rows, features).
+
+        Returns:
+            float64, shape (rows,).
+        """
+        parts = [
+            self.score_tensor(self._encoder.encode(raw[start : start + BATCH]))
+            for start in range(0, len(raw), BATCH)
+        ]
+        return np.concatenate(parts) if parts else np.empty(0)
+
+    def score_tensor(self, tensor: Tensor) -> Scores:
+        """Likewise, for rows that are encoded: float32 (rows, features)."""
+        (found,) = self._session.run([self._tensor], {self._input: tensor})
+        if self._column >= 0:
+            found = found[:, self._column]
+        return np.asarray(found, np.float64).reshape(len(tensor))
+
+
+def _open(model: bytes, threads: int) -> Any:
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ConvertError("K06", "pip install 'wherry[host]'") from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its exceptions share no base class but this
+        raise ConvertError("K04", " ".join(str(error).split())[:300]) from error
