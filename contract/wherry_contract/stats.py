@@ -17,18 +17,34 @@ def chi2_sf(x: float, freedom: int) -> float:
     """P(X > x) for the chi-square distribution with whole degrees of `freedom` >= 1."""
     if x <= 0:
         return 1.0
-    half = x / 2
-    if freedom % 2:
-        term = math.exp(-half + 0.5 * math.log(half) - math.lgamma(1.5))
-        total, start = math.erfc(math.sqrt(half)), 1.5
-    else:
-        term = math.exp(-half)
-        total, start = 0.0, 1.0
-    # the sums run over half**j / Gamma(j + 1) from j = 1/2 or 0 up to freedom/2 - 1
-    for step in range(freedom // 2):
+    # the sum runs over half**j / Gamma(j + 1) for j = shift + step; from its largest term
+    # outwards, since the first one underflows where x is large
+    half, shift, last = x / 2, freedom % 2 / 2, freedom // 2 - 1
+    total = math.erfc(math.sqrt(half)) if shift else 0.0
+    if last < 0:
+        return total
+    peak = min(last, int(half))
+    j = peak + shift
+    largest = math.exp(j * math.log(half) - half - math.lgamma(j + 1))
+    return min(1.0, total + _below(largest, half, j) + _above(largest, half, j, last + shift))
+
+
+def _below(term: float, half: float, j: float) -> float:
+    total = 0.0
+    while j >= 0 and term > _TINY * total:
         total += term
-        term *= half / (start + step)
-    return min(1.0, total)
+        term *= j / half
+        j -= 1
+    return total
+
+
+def _above(largest: float, half: float, j: float, last: float) -> float:
+    total, term = 0.0, largest
+    while j < last and term > _TINY * largest:
+        j += 1
+        term *= half / j
+        total += term
+    return total
 
 
 def ncx2_sf(x: float, freedom: int, centre: float) -> float:
