@@ -174,6 +174,7 @@ _ROWS: tuple[tuple[str, str, str], ...] = (
         "check for a proxy or portal in between",
     ),
     ("L07", "the server answered with an error", "see the server's log"),
+    ("L08", "the server cannot be reached", "check that `wherry serve` runs there"),
     # Disk and state
     ("D01", "the disk is full", "free some space; the running model goes on"),
     (

@@ -1,0 +1,379 @@
+"""`wherry push`, `wherry rollout` and `wherry device`: what operators do with a fleet."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from wherry.client import Client, find_client, segment
+from wherry_contract.errors import GateError, SetupError
+from wherry_contract.states import RolloutState
+
+from .output import Seconds, confirm, json_option, say, show, table, yes_option
+
+_POLL_SECONDS: Final = 0.5
+_SHOWN: Final = 8  # device ids in one line of a plan
+_ENDED: Final = (RolloutState.DONE, RolloutState.REVERTED)
+
+
+def _server_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    url = click.option("--server", default="", help="URL of the server; else it is looked for.")
+    token = click.option(
+        "--token-file",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="Where its token is; else in the data folder.",
+    )
+    return url(token(command))
+
+
+class _Pair(click.ParamType[tuple[str, str]]):
+    """``name=value``."""
+
+    name = "name=value"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
+        """Read the text."""
+        if isinstance(value, tuple):
+            return value
+        name, equals, text = str(value).partition("=")
+        if not (name and equals and text):
+            self.fail(f"{value!r} is not like site=paris", param, ctx)
+        return name, text
+
+
+_select_option = click.option(
+    "--select", type=_Pair(), multiple=True, help="A label that devices must have; may be repeated."
+)
+
+
+# --- push -------------------------------------------------------------------------------
+
+
+@click.command(
+    epilog="Example: wherry push fraud-1.4.0.wherry --waves 1,10%,100% --soak 30m --wait"
+)
+@click.argument("bundle", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@_select_option
+@click.option(
+    "--waves",
+    default="1,100%",
+    show_default=True,
+    help="Ends of the waves, as counts or shares of all; the first is the canary.",
+)
+@click.option("--soak", type=Seconds(), help="How long each device soaks; else the bundle says.")
+@click.option("--soak-rows", type=click.IntRange(0), help="Rows that it must score meanwhile.")
+@click.option(
+    "--max-failures",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Devices that may fail in a wave after the canary.",
+)
+@yes_option
+@click.option("--wait", is_flag=True, help="Follow it to its end; exit 1 if it was aborted.")
+@json_option
+@_server_options
+def push(
+    *,
+    bundle: Path,
+    select: tuple[tuple[str, str], ...],
+    waves: str,
+    soak: float | None,
+    soak_rows: int | None,
+    max_failures: int,
+    server: str,
+    token_file: Path | None,
+    yes: bool,
+    wait: bool,
+    as_json: bool,
+) -> None:
+    """Roll a bundle out to devices, wave by wave.
+
+    The file goes into the depot, the plan is shown, and when you agree the canary gets
+    its order. A wave passes when its devices have committed and are healthy; a failure
+    takes everybody back.
+    """
+    client = find_client(server, token_file)
+    with bundle.open("rb") as stream:
+        taken = client.upload("bundles", stream, bundle.stat().st_size)
+    order: dict[str, Any] = {
+        "bundle": taken["digest"],
+        "select": dict(select),
+        "waves": [share.strip() for share in waves.split(",")],
+        "soak_seconds": -1 if soak is None else round(soak),
+        "soak_rows": -1 if soak_rows is None else soak_rows,
+        "max_failures": max_failures,
+    }
+    plan = client.post("rollouts", order | {"dry_run": True})
+    confirm(_plan_lines(plan, order), yes=yes)
+    found = client.post("rollouts", order)
+    say(f"rollout {found['id']} has begun")
+    if wait:
+        found = _follow(client, found["id"])
+    show("wherry/rollout/1", found, [found["id"]], as_json=as_json)
+    if wait:
+        _check_done(found)
+
+
+def _plan_lines(plan: Mapping[str, Any], order: Mapping[str, Any]) -> list[str]:
+    bundle, waves = plan["bundle"], plan["waves"]
+    lines = [f"{bundle['name']} {bundle['version']} ({bundle['digest'][:19]}) goes to"]
+    for place, names in enumerate(waves):
+        title = "canary" if place == 0 else f"wave {place}"
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        lines.append(f"  {title}: {len(names)}: {', '.join(names[:_SHOWN])}{more}")
+    seconds, rows = order["soak_seconds"], order["soak_rows"]
+    soak = [f"{seconds} s"] if seconds >= 0 else []
+    soak += [f"{rows} rows"] if rows >= 0 else []
+    lines.append(f"  soak: {' and '.join(soak) or 'as the bundle says'}")
+    return lines
+
+
+def _follow(client: Client, name: str) -> dict[str, Any]:
+    """Tell of every step until the rollout has ended."""
+    told, before = 0, ""
+    while True:
+        found = client.get(f"rollouts/{segment(name)}")
+        for step in found["decisions"][told:]:
+            say(f"{step['before']} -> {step['after']}: {step['reason']}")
+        told = len(found["decisions"])
+        line = _progress_line(found)
+        if line != before:
+            say(line)
+            before = line
+        if found["state"] in _ENDED:
+            return found
+        time.sleep(_POLL_SECONDS)
+
+
+def _progress_line(found: Mapping[str, Any]) -> str:
+    counts: dict[str, int] = {}
+    for item in found["devices"]:
+        word = _progress(item)
+        counts[word] = counts.get(word, 0) + 1
+    parts = ", ".join(f"{count} {word}" for word, count in sorted(counts.items()))
+    return f"{found['state']}, wave {found['wave'] + 1} of {found['waves']}: {parts}"
+
+
+def _progress(item: Mapping[str, Any]) -> str:
+    if item["reverted_at"]:
+        return "taken back" if item.get("phase") in ("", "idle") else "going back"
+    if item["outcome"]:
+        return str(item["outcome"])
+    return str(item.get("phase") or "offered") if item["offered_at"] else "waiting"
+
+
+def _check_done(found: Mapping[str, Any]) -> None:
+    if found["state"] != RolloutState.DONE:
+        why = [step["reason"] for step in found["decisions"] if step["after"] == "aborted"]
+        raise GateError("Q02", f"{found['id']}: {(why or [''])[0]}")
+
+
+# --- rollout ----------------------------------------------------------------------------
+
+
+@click.group(epilog="Example: wherry rollout status r3-fraud-1-4-0 --watch")
+def rollout() -> None:
+    """List, follow and stop rollouts."""
+
+
+@rollout.command("list", epilog="Example: wherry rollout list --json")
+@json_option
+@_server_options
+def rollout_list(server: str, token_file: Path | None, *, as_json: bool) -> None:
+    """List rollouts, the oldest first."""
+    found = find_client(server, token_file).get("rollouts")
+    rows = [
+        (
+            item["id"],
+            item["state"],
+            f"{item['wave'] + 1}/{item['waves']}",
+            len(item["devices"]),
+            sum(device["outcome"] == "committed" for device in item["devices"]),
+            sum(
+                device["outcome"] in ("refused", "reverted", "silent") for device in item["devices"]
+            ),
+            item["created_at"],
+        )
+        for item in found["rollouts"]
+    ]
+    heads = ("rollout", "state", "wave", "devices", "committed", "failed", "begun")
+    show("wherry/rollouts/1", found, table(heads, rows), as_json=as_json)
+
+
+@rollout.command("status", epilog="Example: wherry rollout status r3-fraud-1-4-0")
+@click.argument("name")
+@click.option("--watch", is_flag=True, help="Follow it to its end; exit 1 if it was aborted.")
+@json_option
+@_server_options
+def rollout_status(
+    name: str, server: str, token_file: Path | None, *, watch: bool, as_json: bool
+) -> None:
+    """Show one rollout: devices, decisions and their figures."""
+    client = find_client(server, token_file)
+    found = _follow(client, name) if watch else client.get(f"rollouts/{segment(name)}")
+    show("wherry/rollout/1", found, _status_lines(found), as_json=as_json)
+    if watch:
+        _check_done(found)
+
+
+def _status_lines(found: Mapping[str, Any]) -> Iterable[str]:
+    yield f"{found['id']}: {found['name']} {found['version']}, {found['bundle']}"
+    yield _progress_line(found)
+    yield ""
+    rows = [
+        (
+            item["device"],
+            item["wave"] + 1,
+            _progress(item),
+            item["code"] or "-",
+            item["offered_at"] or "-",
+            item["settled_at"] or "-",
+            item["detail"][:80],
+        )
+        for item in found["devices"]
+    ]
+    heads = ("device", "wave", "is", "code", "offered", "settled", "detail")
+    yield from table(heads, rows)
+    yield ""
+    for step in found["decisions"]:
+        figures = ", ".join(f"{name} {value}" for name, value in step["figures"].items())
+        yield f"{step['at']}  {step['before']} -> {step['after']}: {step['reason']}  [{figures}]"
+
+
+@rollout.command("abort", epilog="Example: wherry rollout abort r3-fraud-1-4-0 --why 'wrong file'")
+@click.argument("name")
+@click.option("--why", default="", help="The reason; it is kept with the decision.")
+@yes_option
+@json_option
+@_server_options
+def rollout_abort(
+    name: str, why: str, server: str, token_file: Path | None, *, yes: bool, as_json: bool
+) -> None:
+    """Stop a rollout and take its devices back, the last one first."""
+    client = find_client(server, token_file)
+    found = client.get(f"rollouts/{segment(name)}")
+    exposed = [item for item in found["devices"] if item["offered_at"]]
+    reach = f"{len(exposed)} of {len(found['devices'])} devices have the order and go back"
+    confirm([f"{found['id']} is {found['state']}; {reach} to what they ran before"], yes=yes)
+    found = client.post(f"rollouts/{segment(name)}/abort", {"why": why})
+    say(f"rollout {found['id']} ends; follow it with `wherry rollout status {name} --watch`")
+    show("wherry/rollout/1", found, [found["id"]], as_json=as_json)
+
+
+# --- device -----------------------------------------------------------------------------
+
+
+@click.group(epilog="Example: wherry device enrol till-1 --family fraud --out till-1")
+def device() -> None:
+    """Enrol, list and show devices."""
+
+
+@device.command(
+    "enrol", epilog="Example: wherry device enrol till-1 --family fraud --label site=paris --out d"
+)
+@click.argument("name")
+@click.option("--family", required=True, help="The model family that it is pinned to.")
+@click.option("--label", type=_Pair(), multiple=True, help="As site=paris; may be repeated.")
+@click.option("--listen", default="", help="Its serving port, as 127.0.0.1:8600 or unix:/path.")
+@click.option("--state-dir", default="", help="Where it keeps its memory.")
+@click.option("--again", is_flag=True, help="New papers for a device that is enrolled.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    help="The folder for agent.toml and trust.json.",
+)
+@_server_options
+def device_enrol(
+    *,
+    name: str,
+    family: str,
+    label: tuple[tuple[str, str], ...],
+    listen: str,
+    state_dir: str,
+    out: Path,
+    server: str,
+    token_file: Path | None,
+    again: bool,
+) -> None:
+    """Take a device into the fleet, and write its agent.toml and trust.json."""
+    order = {
+        "device": name,
+        "family": family,
+        "labels": dict(label),
+        "listen": listen,
+        "state_dir": state_dir,
+        "again": again,
+    }
+    papers = find_client(server, token_file).post("devices", order)
+    config = out / "agent.toml"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        config.touch(mode=0o600)  # it holds the device's password
+        config.write_text(papers["agent_toml"])
+        (out / "trust.json").write_text(papers["trust_json"])
+    except OSError as error:
+        raise SetupError("H03", f"{out}: {error.strerror}") from error
+    say(f"{name} is enrolled; on the device: wherry-agent run --config {config}")
+
+
+@device.command("list", epilog="Example: wherry device list --select site=paris")
+@_select_option
+@json_option
+@_server_options
+def device_list(
+    select: tuple[tuple[str, str], ...], server: str, token_file: Path | None, *, as_json: bool
+) -> None:
+    """List devices and what they run."""
+    wanted = [f"{name}={value}" for name, value in select]
+    found = find_client(server, token_file).get("devices", select=wanted)
+    rows = [
+        (
+            item["device"],
+            "yes" if item["online"] else "no",
+            item["family"],
+            *_running(item["state"]),
+            " ".join(f"{name}={value}" for name, value in sorted(item["labels"].items())),
+            item["seen_at"] or "never",
+        )
+        for item in found["devices"]
+    ]
+    heads = ("device", "online", "family", "runs", "trust", "phase", "labels", "seen")
+    show("wherry/devices/1", found, table(heads, rows), as_json=as_json)
+
+
+def _running(state: Mapping[str, Any] | None) -> tuple[str, str, str]:
+    if state is None:
+        return ("-", "-", "-")
+    runs = f"{state['bundle_name']} {state['bundle_version']}".strip() or "nothing"
+    return (f"{runs} (rule)" if state["fallback"] else runs, state["trust"], state["phase"])
+
+
+@device.command("show", epilog="Example: wherry device show till-1")
+@click.argument("name")
+@json_option
+@_server_options
+def device_show(name: str, server: str, token_file: Path | None, *, as_json: bool) -> None:
+    """Show one device: its state, what it lost, its latest events."""
+    found = find_client(server, token_file).get(f"devices/{segment(name)}")
+    show("wherry/device/1", found, _device_lines(found), as_json=as_json)
+
+
+def _device_lines(found: Mapping[str, Any]) -> Iterable[str]:
+    labels = " ".join(f"{name}={value}" for name, value in sorted(found["labels"].items()))
+    yield f"{found['device']}: family {found['family']}, {labels or 'no labels'}"
+    yield f"{'online' if found['online'] else 'away'}, seen {found['seen_at'] or 'never'}"
+    for name, value in (found["state"] or {}).items():
+        yield f"  {name}: {value}"
+    yield f"messages lost before they arrived: {found['lost_messages']}"
+    for item in found["incidents"]:
+        yield f"not taken: {item['at']}  {item['channel']}  {item['code']}  {item['detail']}"
+    for item in found["events"]:
+        yield f"{item['at']}  {item['severity']}  {item['code']}  {item['text']}"

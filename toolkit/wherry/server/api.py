@@ -1,0 +1,278 @@
+"""The server over HTTP: the depot for devices, and `/api/v1` for operators with a token."""
+
+from __future__ import annotations
+
+import hmac
+import tempfile
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Final
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from wherry import __version__
+from wherry_contract.bundle import LIMIT_BYTES as BUNDLE_LIMIT_BYTES
+from wherry_contract.errors import BundleError, RolloutError, WherryError
+from wherry_contract.wire import Domain, Fields, parse_json
+
+from . import monitor_api, views
+from .files import as_store_error
+from .office import Office
+from .rollout import Policy
+
+REQUEST: Final = Domain(RolloutError, "R06", "R06", "R06", "R06")
+_BODY_LIMIT_BYTES: Final = 64 * 1024
+_API: Final = "/api/v1/"
+_HEALTH: Final = "/api/v1/health"
+_MOST_ITEMS: Final = 10_000
+_STATUS: Final[Mapping[str, HTTPStatus]] = {
+    "R01": HTTPStatus.NOT_FOUND,
+    "R02": HTTPStatus.CONFLICT,
+    "R03": HTTPStatus.CONFLICT,
+    "R04": HTTPStatus.NOT_FOUND,
+    "R05": HTTPStatus.UNAUTHORIZED,
+    "R06": HTTPStatus.BAD_REQUEST,
+    "R07": HTTPStatus.NOT_FOUND,
+    "R08": HTTPStatus.CONFLICT,
+    "R09": HTTPStatus.CONFLICT,
+    "B02": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    "D01": HTTPStatus.INSUFFICIENT_STORAGE,
+    "D06": HTTPStatus.SERVICE_UNAVAILABLE,
+}
+
+
+def error_response(error: WherryError) -> JSONResponse:
+    """A coded error as JSON; its status says the rough kind."""
+    document = {
+        "schema": "wherry/error/1",
+        "code": error.code,
+        "title": error.title,
+        "detail": error.detail,
+        "next": error.cure,
+    }
+    status = _STATUS.get(error.code, HTTPStatus.UNPROCESSABLE_ENTITY)
+    return JSONResponse(document, status)
+
+
+class _Guard:
+    """Lets only requests with the token through to `/api/v1`."""
+
+    def __init__(self, app: ASGIApp, token: str) -> None:
+        self._app = app
+        self._wanted = f"Bearer {token}".encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        guarded = scope["type"] == "http" and scope["path"].startswith(_API)
+        if guarded and scope["path"] != _HEALTH:
+            said = dict(scope["headers"]).get(b"authorization", b"")
+            if not hmac.compare_digest(said, self._wanted):
+                await error_response(RolloutError("R05"))(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def make_app(office: Office, token: str, scratch: Path) -> ASGIApp:
+    """The HTTP application.
+
+    Args:
+        office: what operators ask.
+        token: what they must show.
+        scratch: a folder for uploads that are not checked yet.
+    """
+    api = _Api(office, scratch)
+    routes = [
+        Route("/depot/{name:path}", api.depot, methods=["GET"]),
+        Route("/api/v1/health", api.health, methods=["GET"]),
+        Route("/api/v1/bundles", api.take_bundle, methods=["POST"]),
+        Route("/api/v1/bundles", api.bundles, methods=["GET"]),
+        Route("/api/v1/devices", api.enrol, methods=["POST"]),
+        Route("/api/v1/devices", api.devices, methods=["GET"]),
+        Route("/api/v1/devices/{name}", api.device, methods=["GET"]),
+        Route("/api/v1/rollouts", api.start, methods=["POST"]),
+        Route("/api/v1/rollouts", api.rollouts, methods=["GET"]),
+        Route("/api/v1/rollouts/{name}", api.rollout, methods=["GET"]),
+        Route("/api/v1/rollouts/{name}/abort", api.abort, methods=["POST"]),
+        Route("/api/v1/events", api.events, methods=["GET"]),
+        *monitor_api.routes(office.store),
+    ]
+    handlers: dict[Any, Callable[[Request, Exception], Response]] = {WherryError: _on_error}
+    return _Guard(Starlette(routes=routes, exception_handlers=handlers), token)
+
+
+def _on_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, WherryError)  # noqa: S101 - registered for this class alone
+    return error_response(error)
+
+
+class _Api:
+    """One method for each route."""
+
+    def __init__(self, office: Office, scratch: Path) -> None:
+        self._office = office
+        self._store = office.store
+        self._scratch = scratch
+
+    # --- for devices --------------------------------------------------------------------
+
+    def depot(self, request: Request) -> Response:
+        path = self._store.depot.served(request.path_params["name"])
+        if path is None:
+            return Response("there is no such blob\n", HTTPStatus.NOT_FOUND)
+        # content-addressed: what has this name never changes
+        headers = {"Cache-Control": "public, max-age=31536000, immutable"}
+        return FileResponse(path, media_type="application/octet-stream", headers=headers)
+
+    def health(self, _: Request) -> Response:
+        return JSONResponse({"schema": "wherry/health/1", "ready": True, "version": __version__})
+
+    # --- bundles ------------------------------------------------------------------------
+
+    async def take_bundle(self, request: Request) -> Response:
+        with tempfile.TemporaryFile(dir=self._scratch) as stream:
+            size = 0
+            try:
+                async for chunk in request.stream():
+                    size += len(chunk)
+                    if size > BUNDLE_LIMIT_BYTES:
+                        raise BundleError("B02", f"at most {BUNDLE_LIMIT_BYTES} bytes are taken")
+                    await run_in_threadpool(stream.write, chunk)
+            except ClientDisconnect as error:
+                raise BundleError("B01", f"the upload was cut off at {size} bytes") from error
+            except OSError as error:
+                raise as_store_error(error, "upload") from error
+            row = await run_in_threadpool(self._office.take_bundle, stream)
+        return JSONResponse({"schema": "wherry/bundle-row/1"} | views.bundle_view(row))
+
+    def bundles(self, _: Request) -> Response:
+        rows = [views.bundle_view(row) for row in self._store.bundles()]
+        return JSONResponse({"schema": "wherry/bundles/1", "bundles": rows})
+
+    # --- devices ------------------------------------------------------------------------
+
+    async def enrol(self, request: Request) -> Response:
+        body = await _body(request)
+        labels = body.mapping("labels", {})
+        if not all(isinstance(value, str) for value in labels.values()):
+            raise body.error("labels", "strings by name")
+        again = body.flag("again", default=False)
+        words = (body.text("device", limit=63), body.text("family", limit=63), labels)
+        places = (body.text("listen", "", limit=256), body.text("state_dir", "", limit=1024))
+        papers = await run_in_threadpool(self._office.enrol, *words, *places, again=again)
+        return JSONResponse({"schema": "wherry/papers/1"} | papers.__dict__)
+
+    def devices(self, request: Request) -> Response:
+        rows = self._store.devices(_select(request))
+        shown = [views.device_view(row) for row in rows]
+        return JSONResponse({"schema": "wherry/devices/1", "devices": shown})
+
+    def device(self, request: Request) -> Response:
+        row = self._store.device(request.path_params["name"])
+        events = self._store.events(device=row.device, limit=50)
+        incidents = [item for item in self._store.incidents() if item.device == row.device]
+        document = views.device_view(row) | {
+            "schema": "wherry/device/1",
+            "lost_messages": self._store.lost(row.device),
+            "events": [views.event_view(item) for item in events],
+            "incidents": [views.incident_view(item) for item in incidents],
+        }
+        return JSONResponse(document)
+
+    # --- rollouts -----------------------------------------------------------------------
+
+    async def start(self, request: Request) -> Response:
+        body = await _body(request)
+        digest, select = body.text("bundle", limit=80), body.mapping("select", {})
+        if not all(isinstance(value, str) for value in select.values()):
+            raise body.error("select", "strings by name")
+        dry = body.flag("dry_run", default=False)
+        policy = _policy(body)
+        if dry:
+            plan = await run_in_threadpool(self._office.plan, digest, select, policy)
+            waves = [list(wave) for wave in plan.waves]
+            document = {"bundle": views.bundle_view(plan.bundle), "waves": waves}
+            return JSONResponse({"schema": "wherry/rollout-plan/1"} | document)
+        row = await run_in_threadpool(self._office.start, digest, select, policy)
+        return JSONResponse({"schema": "wherry/rollout/1"} | views.rollout_view(row))
+
+    def rollouts(self, _: Request) -> Response:
+        rows = [views.rollout_view(row) for row in self._store.rollouts()]
+        return JSONResponse({"schema": "wherry/rollouts/1", "rollouts": rows})
+
+    def rollout(self, request: Request) -> Response:
+        row = self._store.ledger.rollout(request.path_params["name"])
+        phases = {
+            device.device: device.state.phase
+            for device in self._store.enrolled(item.device for item in row.devices).values()
+            if device.state
+        }
+        document = views.rollout_view(row)
+        for item in document["devices"]:
+            item["phase"] = phases.get(item["device"], "")
+        return JSONResponse({"schema": "wherry/rollout/1"} | document)
+
+    async def abort(self, request: Request) -> Response:
+        why = (await _body(request)).text("why", "", limit=200)
+        row = await run_in_threadpool(self._office.abort, request.path_params["name"], why)
+        return JSONResponse({"schema": "wherry/rollout/1"} | views.rollout_view(row))
+
+    # --- what devices said --------------------------------------------------------------
+
+    def events(self, request: Request) -> Response:
+        asked = request.query_params
+        limit = asked.get("limit", "100")
+        if not limit.isascii() or not limit.isdigit() or int(limit) > _MOST_ITEMS:
+            raise RolloutError("R06", f"limit should be a number up to {_MOST_ITEMS}")
+        rows = self._store.events(
+            device=asked.get("device"), rollout=asked.get("rollout"), limit=int(limit)
+        )
+        document = {
+            "events": [views.event_view(row) for row in rows],
+            "incidents": [views.incident_view(row) for row in self._store.incidents()],
+            "counters": self._store.counters(),
+        }
+        return JSONResponse({"schema": "wherry/events/1"} | document)
+
+
+async def _body(request: Request) -> Fields:
+    data = b""
+    try:
+        async for chunk in request.stream():
+            data += chunk
+            if len(data) > _BODY_LIMIT_BYTES:
+                break
+    except ClientDisconnect as error:
+        raise RolloutError("R06", "the request was cut off") from error
+    document = parse_json(data, limit=_BODY_LIMIT_BYTES, what="request", domain=REQUEST)
+    return Fields(document, "request", REQUEST)
+
+
+def _policy(body: Fields) -> Policy:
+    plain = Policy()
+    policy = Policy(
+        shares=body.texts("waves", list(plain.shares), limit=32),
+        soak_rows=body.integer("soak_rows", plain.soak_rows, low=-1),
+        soak_seconds=body.integer("soak_seconds", plain.soak_seconds, low=-1),
+        max_failures=body.integer("max_failures", plain.max_failures),
+        silent_seconds=body.number("silent_seconds", plain.silent_seconds),
+        hold_seconds=body.number("hold_seconds", plain.hold_seconds),
+    )
+    if body.rest():
+        raise body.error(min(body.rest()), "a name that this server knows")
+    return policy
+
+
+def _select(request: Request) -> dict[str, str]:
+    """Labels of the query, as ``?select=site=paris&select=group=b``."""
+    found = {}
+    for text in request.query_params.getlist("select"):
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise RolloutError("R06", f"select {text[:80]!r} should be like site=paris")
+        found[name] = value
+    return found

@@ -1,0 +1,287 @@
+"""Carries rollouts on: looks, lets the planner decide, records, signs, publishes.
+
+What a look changes is one transaction with its signed orders, and only then is anything
+published: a server that is killed in between publishes the very same orders when it is
+back, and a device takes an order once.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Final
+
+from wherry_contract.assignment import Assignment
+from wherry_contract.errors import WherryError
+from wherry_contract.messages import wrap_assignment
+from wherry_contract.states import RolloutState as R
+
+from .ledger import Change
+from .orders import VALID_SECONDS, AssignmentSigner
+from .rollout import (
+    TABLE,
+    UNDECIDED,
+    E,
+    Look,
+    Policy,
+    Report,
+    echoes,
+    has_switched,
+    judge,
+    settle,
+    way_back,
+)
+from .rows import Decision, DeviceRow, Exposure, Order, RolloutRow
+from .store import Store
+
+LOG: Final = logging.getLogger("wherry.server")
+_EVENTS: Final = 1_000_000  # of one rollout; a device writes a dozen
+_REPEAT_SECONDS: Final = 30.0
+_JUMP_SECONDS: Final = 60.0
+
+
+@dataclass(frozen=True)
+class Radio:
+    """The link as the driver sees it: since when it hears all devices, and how to speak."""
+
+    listening_since: Callable[[], float | None]
+    publish: Callable[[str, str, bytes], None]
+
+
+class Driver:
+    """Looks at rollouts now and then, and at once when there is news; lives in one thread."""
+
+    def __init__(
+        self, store: Store, signer: AssignmentSigner, *, retain_days: float = 400.0
+    ) -> None:
+        """Take what it works with.
+
+        Args:
+            store: windows and events older than `retain_days` are dropped from it.
+            signer: signs orders.
+            retain_days: must exceed what a device's outbox keeps, so that nothing comes twice.
+        """
+        self._store = store
+        self._signer = signer
+        self._radio = Radio(lambda: None, lambda _device, _channel, _payload: None)
+        self._retain_seconds = retain_days * 86_400
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="driver", daemon=True)
+        self._published: dict[str, tuple[int, float]] = {}
+        self._everything = False
+        self._purge_at = 0.0
+        self._clocks = (time.time(), time.monotonic())
+        self._set_at = 0.0
+
+    def start(self, radio: Radio) -> None:
+        """Start the thread; from now on `radio` reaches devices."""
+        self._radio = radio
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End it after the present look."""
+        self._stop.set()
+        self._wake.set()
+        self._thread.join(10.0)
+
+    def news(self) -> None:
+        """Ask for a look soon."""
+        self._wake.set()
+
+    def connected(self) -> None:
+        """Publish every order anew: the broker may have forgotten them."""
+        self._everything = True
+        self._wake.set()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self.look()
+            except WherryError as error:
+                LOG.error("rollouts wait: %s", error)  # noqa: TRY400 - the error says it all
+                self._stop.wait(1.0)
+            self._wake.wait(1.0)
+            self._wake.clear()
+            self._stop.wait(0.05)  # let what belongs together arrive
+
+    def look(self) -> None:
+        """Look once at everything.
+
+        Raises:
+            WherryError: the store could not be read or written; what was decided stands.
+        """
+        now = self._now()
+        devices = {row.device: row for row in self._store.devices()}
+        for row in self._store.ledger.rollouts(running=True):
+            self._advance(row, self._look_at(row, devices, now))
+        self._repeat(devices, now)
+        if now >= self._purge_at:
+            self._purge_at = now + 3600
+            self._store.purge(now - self._retain_seconds)
+
+    def _now(self) -> float:
+        """The time; when the clock was set, nobody is silent until they had a chance to speak."""
+        wall, steady = time.time(), time.monotonic()
+        if abs((wall - self._clocks[0]) - (steady - self._clocks[1])) > _JUMP_SECONDS:
+            self._set_at = wall
+        self._clocks = (wall, steady)
+        return wall
+
+    def _look_at(self, row: RolloutRow, devices: dict[str, DeviceRow], now: float) -> Look:
+        reports: dict[str, Report] = {}
+        undecided = set()
+        for stored in self._store.events(rollout=row.id, limit=_EVENTS):
+            event = stored.event
+            if event.bundle != row.bundle:
+                continue
+            if event.outcome:
+                reports[stored.device] = Report(event.outcome, event.code, event.text)
+            elif event.code == UNDECIDED:
+                undecided.add(stored.device)
+        since = self._radio.listening_since()
+        return Look(
+            now=now,
+            listening_since=None if since is None else max(since, self._set_at),
+            keyid=self._signer.public.keyid,
+            devices=devices,
+            reports=reports,
+            undecided=frozenset(undecided),
+        )
+
+    # --- one rollout --------------------------------------------------------------------
+
+    def _advance(self, row: RolloutRow, look: Look) -> None:
+        policy = Policy.from_dict(row.policy)
+        settled = tuple(
+            settle(item, row.bundle, look, policy.silent_seconds) for item in row.devices
+        )
+        verdict = judge(replace(row, devices=settled), look)
+        after = TABLE[R(row.state), verdict.event]
+        wave = row.wave + (verdict.event == E.PASSED)
+        exposures, orders = self._orders(
+            replace(row, devices=settled, state=str(after), wave=wave), look
+        )
+        changed = tuple(
+            item for item, before in zip(exposures, row.devices, strict=True) if item != before
+        )
+        moved = after != row.state or wave != row.wave
+        if not moved and not changed:
+            return
+        decision = None
+        if moved:
+            figures, reason = verdict.figures, verdict.reason
+            event = str(verdict.event)
+            decision = Decision(look.now, row.state, event, str(after), wave, figures, reason)
+            LOG.info("%s: %s -> %s: %s", row.id, row.state, after, reason)
+        change = Change(look.now, str(after), wave, decision, changed, tuple(orders))
+        self._store.ledger.apply(row.id, change)
+        self._publish(orders, look.now)
+        if moved:
+            self._wake.set()
+
+    def _orders(self, row: RolloutRow, look: Look) -> tuple[list[Exposure], list[Order]]:
+        """Who gets an order now, and what it says."""
+        if row.state in (R.CANARY, R.WAVE):
+            due = [item for item in row.devices if item.wave <= row.wave and not item.offered_at]
+        elif row.state == R.REVERTING:
+            due = way_back(row.devices)
+        else:
+            due = []
+        known = self._store.ledger.orders([item.device for item in due]) if due else {}
+        new: dict[str, Exposure] = {}
+        orders = []
+        for item in due:
+            device = look.devices.get(item.device)
+            digest = row.bundle if row.state != R.REVERTING else self._back_to(row, item, device)
+            order = self._order(row, item.device, digest, known.get(item.device), device, look.now)
+            orders.append(order)
+            new[item.device] = _ordered(item, row, order, device, look.now)
+        return [new.get(item.device, item) for item in row.devices], orders
+
+    def _back_to(self, row: RolloutRow, item: Exposure, device: DeviceRow | None) -> str:
+        """The bundle to go back to; "" withdraws the order from who has not switched."""
+        if item.previous in ("", row.bundle) or not has_switched(device, item, row.bundle):
+            return ""
+        return item.previous if self._store.depot.holds(item.previous) else ""
+
+    def _order(  # noqa: PLR0917 - an order is made of these
+        self,
+        row: RolloutRow,
+        name: str,
+        digest: str,
+        last: Order | None,
+        device: DeviceRow | None,
+        now: float,
+    ) -> Order:
+        keyid = self._signer.public.keyid
+        seen = device.state.sequences.get(keyid, 0) if device and device.state else 0
+        sequence = max(seen, last.sequence if last and last.keyid == keyid else 0) + 1
+        policy = Policy.from_dict(row.policy)
+        back = digest != row.bundle  # what served before has soaked before
+        order = Assignment(
+            device=name,
+            rollout=row.id,
+            family=row.family,
+            digest=digest,
+            size=self._store.bundle(digest).size if digest else 0,
+            sequence=sequence,
+            issued_at=now,
+            expires=now + VALID_SECONDS,
+            soak_rows=0 if back else policy.soak_rows,
+            soak_seconds=0 if back else policy.soak_seconds,
+        )
+        envelope = self._signer.sign(order)
+        return Order(name, keyid, sequence, row.id, digest, now, envelope)
+
+    # --- orders that are out ------------------------------------------------------------
+
+    def _publish(self, orders: Iterable[Order], now: float) -> None:
+        for order in orders:
+            self._radio.publish(order.device, "assignment", wrap_assignment(order.envelope))
+            self._published[order.device] = (order.sequence, now)
+
+    def _repeat(self, devices: dict[str, DeviceRow], now: float) -> None:
+        """Publish what is not echoed again, and everything to a broker that is new."""
+        if self._radio.listening_since() is None:
+            return
+        everything, self._everything = self._everything, False
+        due = []
+        for order in self._store.ledger.orders().values():
+            device = devices.get(order.device)
+            if device is None:
+                continue
+            missing = not echoes(device, order.keyid, order.sequence)
+            if missing and now - order.issued_at > VALID_SECONDS / 2:
+                due.append(self._sign_again(order, device, now))
+            elif everything or (missing and self._is_due(order, now)):
+                due.append(order)
+        self._publish(due, now)
+
+    def _is_due(self, order: Order, now: float) -> bool:
+        sequence, at = self._published.get(order.device, (0, 0.0))
+        return sequence != order.sequence or not 0 <= now - at < _REPEAT_SECONDS
+
+    def _sign_again(self, order: Order, device: DeviceRow, now: float) -> Order:
+        row = self._store.ledger.rollout(order.rollout)
+        fresh = self._order(row, order.device, order.digest, order, device, now)
+        exposures = tuple(
+            replace(item, sequence=fresh.sequence)
+            for item in row.devices
+            if item.device == order.device
+        )
+        change = Change(row.changed_at, row.state, row.wave, None, exposures, (fresh,))
+        self._store.ledger.apply(row.id, change)
+        return fresh
+
+
+def _ordered(
+    item: Exposure, row: RolloutRow, order: Order, device: DeviceRow | None, now: float
+) -> Exposure:
+    if row.state == R.REVERTING:
+        return replace(item, reverted_at=now, sequence=order.sequence)
+    previous = device.state.bundle if device and device.state else ""
+    return replace(item, offered_at=now, sequence=order.sequence, previous=previous)

@@ -1,0 +1,185 @@
+"""What the ingest hands to the store: one transaction takes all of it, or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert
+
+from wherry_contract.messages import Event, Place, State, Window
+
+from . import database as db
+from .rows import Incident
+
+INCIDENTS_KEPT: Final = 1000
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the ingest hands over at once; one transaction takes all of it or nothing.
+
+    Attributes:
+        received_at: by the server's clock, Unix seconds.
+        windows: messages with the payload that they came in.
+        events: likewise.
+        states: the last report of each device.
+        presence: online and session by device.
+        incidents: what was not taken.
+    """
+
+    received_at: float
+    windows: Sequence[tuple[Window, bytes]] = ()
+    events: Sequence[tuple[Event, bytes]] = ()
+    states: Mapping[str, State] = field(default_factory=dict)
+    presence: Mapping[str, tuple[bool, str]] = field(default_factory=dict)
+    incidents: Sequence[Incident] = ()
+
+    @property
+    def places(self) -> list[Place]:
+        """Where its windows and events stand."""
+        return [
+            *(window.place for window, _ in self.windows),
+            *(event.place for event, _ in self.events),
+        ]
+
+
+def take(connection: sa.Connection, batch: Batch) -> int:
+    """Write a batch; returns how many of its messages had been stored before."""
+    floors = _note_spools(connection, batch)
+    windows = [
+        _window_row(window, payload, batch.received_at)
+        for window, payload in batch.windows
+        if window.place.seq > floors[window.place.device, window.place.spool]
+    ]
+    events = [
+        _event_row(event, payload, batch.received_at)
+        for event, payload in batch.events
+        if event.place.seq > floors[event.place.device, event.place.spool]
+    ]
+    new_windows = _insert_new(connection, db.window, windows)
+    new_events = _insert_new(connection, db.event, events)
+    _note_devices(connection, batch)
+    _note_incidents(connection, batch.incidents)
+    twice = len(batch.windows) + len(batch.events) - new_windows - new_events
+    for name, more in (
+        ("windows", new_windows),
+        ("events", new_events),
+        ("duplicates", twice),
+        ("incidents", len(batch.incidents)),
+    ):
+        _count(connection, name, more)
+
+    return twice
+
+
+def _note_spools(connection: sa.Connection, batch: Batch) -> dict[tuple[str, str], int]:
+    """Keep the range of each outbox that is named; returns what retention took, by outbox."""
+    seen: dict[tuple[str, str], tuple[int, int]] = {}
+    for place in batch.places:
+        oldest, newest = seen.get((place.device, place.spool), (0, 0))
+        seen[place.device, place.spool] = (max(oldest, place.oldest), max(newest, place.seq))
+    if not seen:
+        return {}
+    add = insert(db.spool)
+    kept = add.on_conflict_do_update(
+        index_elements=["device", "spool"],
+        set_={
+            name: sa.func.max(db.spool.c[name], add.excluded[name]) for name in ("oldest", "newest")
+        },
+    )
+    connection.execute(
+        kept,
+        [
+            {"device": device, "spool": spool, "oldest": oldest, "newest": newest}
+            for (device, spool), (oldest, newest) in seen.items()
+        ],
+    )
+    floors = connection.execute(
+        sa.select(db.spool.c.device, db.spool.c.spool, db.spool.c.floor).where(
+            db.spool.c.device.in_({device for device, _ in seen})
+        )
+    )
+    return {(row.device, row.spool): row.floor for row in floors}
+
+
+def _note_devices(connection: sa.Connection, batch: Batch) -> None:
+    heard = {place.device for place in batch.places}
+    heard |= set(batch.states) | {name for name, (on, _) in batch.presence.items() if on}
+    which = db.device.c.id == sa.bindparam("name")
+    if heard:
+        connection.execute(
+            sa.update(db.device).where(which).values(seen_at=batch.received_at),
+            [{"name": name} for name in sorted(heard)],
+        )
+    if batch.states:
+        connection.execute(
+            sa.update(db.device).where(which),
+            [
+                {"name": name, "labels": dict(state.labels), "state": state.to_bytes()}
+                for name, state in batch.states.items()
+            ],
+        )
+    if batch.presence:
+        connection.execute(
+            sa.update(db.device).where(which),
+            [
+                {"name": name, "online": online, "session": session}
+                for name, (online, session) in batch.presence.items()
+            ],
+        )
+
+
+def _note_incidents(connection: sa.Connection, incidents: Sequence[Incident]) -> None:
+    if not incidents:
+        return
+    connection.execute(
+        db.incident.insert(), [dict(item.__dict__) for item in incidents[-INCIDENTS_KEPT:]]
+    )
+    newest = connection.scalar(sa.select(sa.func.max(db.incident.c.id))) or 0
+    connection.execute(db.incident.delete().where(db.incident.c.id <= newest - INCIDENTS_KEPT))
+
+
+def _window_row(window: Window, payload: bytes, at: float) -> dict[str, Any]:
+    place = window.place
+    return {
+        "device": place.device,
+        "spool": place.spool,
+        "seq": place.seq,
+        "received_at": at,
+        "closed": window.closed,
+        "bundle": window.bundle,
+        "rows": window.rows,
+        "payload": payload,
+    }
+
+
+def _event_row(event: Event, payload: bytes, at: float) -> dict[str, Any]:
+    place = event.place
+    return {
+        "device": place.device,
+        "spool": place.spool,
+        "seq": place.seq,
+        "received_at": at,
+        "code": event.code,
+        "rollout": event.rollout,
+        "payload": payload,
+    }
+
+
+def _insert_new(connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]]) -> int:
+    if not rows:
+        return 0
+    return connection.execute(insert(table).on_conflict_do_nothing(), rows).rowcount
+
+
+def _count(connection: sa.Connection, name: str, more: int) -> None:
+    if more:
+        add = insert(db.counter).values(name=name, value=more)
+        connection.execute(
+            add.on_conflict_do_update(
+                index_elements=["name"], set_={"value": db.counter.c.value + more}
+            )
+        )

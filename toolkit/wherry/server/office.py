@@ -1,0 +1,218 @@
+"""What an operator may ask of the server: take a bundle, enrol a device, start and stop rollouts.
+
+Plain calls on the store; `api` makes HTTP of them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO, Final
+from urllib.parse import urlsplit
+
+from wherry_contract.errors import RolloutError, TrustError
+from wherry_contract.manifest import SLUG
+from wherry_contract.signature import AssignmentKey, FamilyTrust, PublicKey, TrustRoot
+from wherry_contract.states import RolloutState
+
+from .rollout import Candidate, Policy, plan_waves
+from .rows import BundleRow, DeviceRow, Exposure, RolloutRow
+from .store import Store
+
+LABEL: Final = r"[A-Za-z0-9][A-Za-z0-9 ._/-]{0,62}"
+_KEY_SECONDS: Final = 10 * 365 * 86_400.0
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where devices find us.
+
+    Attributes:
+        url: of the HTTP server.
+        fleet: the fleet's name.
+        broker: gives the broker's URL with a device's own credentials.
+        admit: lets newly enrolled devices in at the broker.
+    """
+
+    url: str
+    fleet: str
+    broker: Callable[[str], str]
+    admit: Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Papers:
+    """What an enrolled device is given: two files."""
+
+    agent_toml: str
+    trust_json: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Who would be in which wave of a rollout of a bundle."""
+
+    bundle: BundleRow
+    waves: tuple[tuple[str, ...], ...]
+
+
+class Office:
+    """Acts on the store for an operator."""
+
+    def __init__(
+        self,
+        store: Store,
+        site: Site,
+        assignment_key: PublicKey,
+        clock: Callable[[], float],
+        news: Callable[[], None],
+    ) -> None:
+        """Take the store, the site, the key of orders, the clock, and whom to tell of news."""
+        self.store = store
+        self.site = site
+        self._key = assignment_key
+        self._clock = clock
+        self._news = news
+
+    def take_bundle(self, stream: BinaryIO) -> BundleRow:
+        """Put a bundle file into the depot.
+
+        Raises:
+            BundleError, ManifestError, InputError, TrustError, StoreError: it was not taken.
+        """
+        row = self.store.depot.add(stream)
+        self.store.add_bundle(row)
+        return row
+
+    def enrol(
+        self,
+        device: str,
+        family: str,
+        labels: Mapping[str, str],
+        listen: str = "",
+        state_dir: str = "",
+        *,
+        again: bool = False,
+    ) -> Papers:
+        """Take a device into the fleet and make its papers.
+
+        Raises:
+            RolloutError: R06 a word is not allowed, R08 it is enrolled already.
+            TrustError: T10, no key that may sign bundles is known yet.
+        """
+        _check_words(device, family, labels)
+        trust = self._trust(family)
+        now = self._clock()
+        self.store.enrol(DeviceRow(device, family, labels, now), again=again)
+        self.site.admit()
+        broker = self.site.broker(device)
+        lines = [
+            f'device = "{device}"',
+            f'fleet = "{self.site.fleet}"',
+            f'family = "{family}"',
+            *([f"state_dir = {_quoted(state_dir)}"] if state_dir else []),
+            "",
+            "[broker]",
+            f'url = "{broker}"',
+            "",
+            "[depot]",
+            f'url = "{self.site.url}/depot"',
+            *(["", "[serving]", f"listen = {_quoted(listen)}"] if listen else []),
+            *(["", "[labels]"] if labels else []),
+            *(f"{_quoted(name)} = {_quoted(value)}" for name, value in sorted(labels.items())),
+        ]
+        return Papers("\n".join(lines) + "\n", trust.to_bytes().decode())
+
+    def _trust(self, family: str) -> TrustRoot:
+        keys = self.store.depot.trusted()
+        if not keys:
+            raise TrustError(
+                "T10",
+                "the server knows no key that may sign bundles",
+                cure="put NAME.pub.json of `wherry key generate` into the keys folder of --data",
+            )
+        orders = AssignmentKey(self._key.keyid, 0.0, self._clock() + _KEY_SECONDS)
+        return TrustRoot(
+            keys | {self._key.keyid: self._key}, {family: FamilyTrust(tuple(keys))}, (orders,)
+        )
+
+    def plan(self, digest: str, select: Mapping[str, str], policy: Policy) -> Plan:
+        """Who would be in which wave.
+
+        Raises:
+            RolloutError: R02 no device matches, R04 no such bundle, R06 a wave is wrong.
+        """
+        bundle = self.store.bundle(digest)
+        if not self.store.depot.holds(digest):
+            raise RolloutError("R04", digest)
+        rows = [row for row in self.store.devices(select) if row.family == bundle.family]
+        if not rows:
+            wanted = ", ".join(f"{name}={value}" for name, value in select.items()) or "any label"
+            raise RolloutError("R02", f"family {bundle.family}, {wanted}")
+        candidates = [Candidate(row.device, row.labels, away=not row.online) for row in rows]
+        return Plan(bundle, plan_waves(candidates, policy.shares, seed=digest))
+
+    def start(self, digest: str, select: Mapping[str, str], policy: Policy) -> RolloutRow:
+        """Start a rollout.
+
+        Raises:
+            RolloutError: R02, R03 another one is running there, R04, R06.
+        """
+        plan = self.plan(digest, select, policy)
+        bundle, now = plan.bundle, self._clock()
+        row = RolloutRow(
+            id=re.sub(r"[^a-z0-9]+", "-", f"{bundle.name}-{bundle.version}".lower()).strip("-"),
+            bundle=digest,
+            name=bundle.name,
+            version=bundle.version,
+            family=bundle.family,
+            state=str(RolloutState.CANARY),
+            wave=0,
+            waves=len(plan.waves),
+            select=dict(select),
+            policy=policy.to_dict(),
+            created_at=now,
+            changed_at=now,
+            devices=_exposures(plan.waves),
+        )
+        name = self.store.ledger.create(row)
+        self._news()
+        return self.store.ledger.rollout(name)
+
+    def abort(self, name: str, why: str) -> RolloutRow:
+        """Ask for the end of a rollout.
+
+        Raises:
+            RolloutError: R01, R09.
+        """
+        self.store.ledger.stop(name, why or "abort")
+        self._news()
+        return self.store.ledger.rollout(name)
+
+
+def _exposures(waves: Sequence[Sequence[str]]) -> tuple[Exposure, ...]:
+    return tuple(Exposure(name, wave) for wave, names in enumerate(waves) for name in names)
+
+
+def _check_words(device: str, family: str, labels: Mapping[str, str]) -> None:
+    for what, word in (("device", device), ("family", family)):
+        if not re.fullmatch(SLUG, word):
+            raise RolloutError("R06", f"{what} {word[:80]!r} should be like {SLUG}")
+    for name, value in labels.items():
+        for word in (name, value):
+            if not re.fullmatch(LABEL, word):
+                raise RolloutError("R06", f"label {word[:80]!r} should be a short word")
+
+
+def _quoted(text: str) -> str:
+    """A TOML string."""
+    if any(ord(sign) < 32 or ord(sign) == 127 for sign in text):
+        raise RolloutError("R06", f"{text[:80]!r} has control characters")
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def with_credentials(url: str, name: str, password: str) -> str:
+    """A broker's URL with an account; ids and our passwords need no quoting."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{name}:{password}@{parts.netloc}"

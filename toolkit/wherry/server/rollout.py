@@ -1,0 +1,395 @@
+"""The rollout's planner: who goes first, and what follows from what devices report. Pure.
+
+    CANARY -> WAVE ... -> DONE        a wave passes on committed and healthy
+    CANARY, WAVE -> HOLD              a soak is undecided; it goes on when that is settled
+    CANARY, WAVE, HOLD -> ABORTED -> REVERTING -> REVERTED
+
+`judge` turns what is known of the devices into one event with its figures; `TABLE` alone
+says what follows. Nothing here touches a clock, a disk or a network: `driver` carries the
+decisions out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any, Final
+
+from wherry_contract.errors import RolloutError
+from wherry_contract.states import AFTER_SWITCH, Outcome, SlotTrust, UpdateState
+from wherry_contract.states import RolloutState as R
+
+from .rows import DeviceRow, Exposure, RolloutRow
+
+SILENT: Final = "silent"
+_FAILED: Final = (Outcome.REFUSED, Outcome.REVERTED, SILENT)
+_REPLACED: Final = "U02"  # a newer order came: says nothing about the bundle
+UNDECIDED: Final = "U10"  # the code of an event that says so
+
+
+class E(StrEnum):
+    """What a look at the devices may say."""
+
+    WAITING = "waiting"  # nothing to decide yet
+    PASSED = "passed"  # the wave did well, and there is another one
+    FINISHED = "finished"  # the last wave did well
+    UNDECIDED = "undecided"  # a soak had too little traffic for too long
+    FAILED = "failed"  # more devices failed than may
+    STOPPED = "stopped"  # an operator wants the end
+    RETURNING = "returning"  # devices are on their way back
+    RETURNED = "returned"  # nobody is left who could be brought back now
+
+
+_ENDING: Final = (R.ABORTED, R.REVERTING)
+TABLE: Final[Mapping[tuple[R, E], R]] = MappingProxyType(
+    {
+        (R.CANARY, E.WAITING): R.CANARY,
+        (R.CANARY, E.PASSED): R.WAVE,
+        (R.CANARY, E.FINISHED): R.DONE,
+        (R.CANARY, E.UNDECIDED): R.HOLD,
+        (R.CANARY, E.FAILED): R.ABORTED,
+        (R.CANARY, E.STOPPED): R.ABORTED,
+        (R.WAVE, E.WAITING): R.WAVE,
+        (R.WAVE, E.PASSED): R.WAVE,
+        (R.WAVE, E.FINISHED): R.DONE,
+        (R.WAVE, E.UNDECIDED): R.HOLD,
+        (R.WAVE, E.FAILED): R.ABORTED,
+        (R.WAVE, E.STOPPED): R.ABORTED,
+        # an undecided wave never passes; it goes on when its devices have decided
+        (R.HOLD, E.WAITING): R.HOLD,
+        (R.HOLD, E.UNDECIDED): R.HOLD,
+        (R.HOLD, E.PASSED): R.WAVE,
+        (R.HOLD, E.FINISHED): R.DONE,
+        (R.HOLD, E.FAILED): R.ABORTED,
+        (R.HOLD, E.STOPPED): R.ABORTED,
+        (R.ABORTED, E.RETURNING): R.REVERTING,
+        (R.ABORTED, E.RETURNED): R.REVERTED,
+        (R.REVERTING, E.RETURNING): R.REVERTING,
+        (R.REVERTING, E.RETURNED): R.REVERTED,
+    }
+)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How a rollout was ordered.
+
+    Attributes:
+        shares: ends of the waves, counted over all devices: ``1``, ``10%``, ``100%``.
+        soak_rows: replaces the bundle's own soak if not negative.
+        soak_seconds: likewise.
+        max_failures: devices that may fail in a wave after the canary; in the canary, none.
+        silent_seconds: without a word for so long after its switch, a device has failed.
+        hold_seconds: an order that is not settled for so long is undecided.
+    """
+
+    shares: tuple[str, ...] = ("1", "100%")
+    soak_rows: int = -1
+    soak_seconds: int = -1
+    max_failures: int = 0
+    silent_seconds: float = 900.0
+    hold_seconds: float = 90_000.0
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Policy:
+        """Read what `to_dict` wrote."""
+        return replace(cls(**document), shares=tuple(document["shares"]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        return asdict(self) | {"shares": list(self.shares)}
+
+
+# --- who goes when ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A device that a rollout may reach; those that are away come last."""
+
+    device: str
+    labels: Mapping[str, str]
+    away: bool = False
+
+
+def wave_ends(shares: Sequence[str], devices: int) -> tuple[int, ...]:
+    """How many devices each wave reaches in all.
+
+    Args:
+        shares: counts like ``1`` or shares like ``10%``, ascending; all devices come last
+            in any case.
+        devices: how many there are.
+
+    Raises:
+        RolloutError: R06, a share cannot be read or does not ascend.
+    """
+    ends: list[int] = []
+    for share in (*shares, "100%"):
+        number, percent = share.removesuffix("%"), share.endswith("%")
+        try:
+            value = float(number) if percent else int(number)
+        except ValueError as error:
+            raise RolloutError("R06", f"wave {share[:20]!r}") from error
+        if not math.isfinite(value) or value <= 0 or (percent and value > 100):
+            raise RolloutError("R06", f"wave {share[:20]!r}")
+        end = math.ceil(value / 100 * devices) if percent else min(int(value), devices)
+        if ends and end < ends[-1]:
+            raise RolloutError("R06", f"wave {share} is smaller than the one before it")
+        if not ends or end > ends[-1]:
+            ends.append(end)
+    return tuple(ends)
+
+
+def plan_waves(
+    candidates: Iterable[Candidate], shares: Sequence[str], seed: str
+) -> tuple[tuple[str, ...], ...]:
+    """Who is in which wave: every group of equal labels in proportion, at every length.
+
+    Within a group a hash decides; between groups the seats go by the divisor method of
+    Sainte-Lague, so that the waves of any shares are beginnings of one and the same order.
+
+    Args:
+        candidates: in any order, which does not matter.
+        shares: as `wave_ends` takes them.
+        seed: another one gives another order.
+
+    Raises:
+        RolloutError: R06.
+    """
+    strata: dict[tuple[Any, ...], list[str]] = defaultdict(list)
+    for item in candidates:
+        strata[item.away, *sorted(item.labels.items())].append(item.device)
+    order = [
+        (stratum[0], (2 * rank + 1) / (2 * len(names)), _hash(seed, name), name)
+        for stratum, names in strata.items()
+        for rank, name in enumerate(sorted(names, key=lambda name: _hash(seed, name)))
+    ]
+    names = [entry[-1] for entry in sorted(order)]
+    ends = wave_ends(shares, len(names))
+    starts = (0, *ends[:-1])
+    return tuple(tuple(names[a:b]) for a, b in zip(starts, ends, strict=True) if b > a)
+
+
+def _hash(seed: str, name: str) -> str:
+    return hashlib.sha256(f"{seed}\n{name}".encode()).hexdigest()
+
+
+# --- what a device's words mean ---------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Report:
+    """How a device's update ended, by its own event."""
+
+    outcome: str
+    code: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is known at one moment.
+
+    Attributes:
+        now: Unix seconds.
+        listening_since: since when the server hears devices without a gap; nothing while it
+            does not. Nobody is silent while nobody listens.
+        keyid: of the key that signs assignments.
+        devices: by id.
+        reports: of this rollout's bundle, by device.
+        undecided: devices whose soak ended undecided.
+    """
+
+    now: float
+    listening_since: float | None
+    keyid: str
+    devices: Mapping[str, DeviceRow]
+    reports: Mapping[str, Report]
+    undecided: frozenset[str] = frozenset()
+
+
+def settle(item: Exposure, bundle: str, look: Look, silent_seconds: float) -> Exposure:
+    """A device's part, with the outcome that it has by now; what has settled stays.
+
+    A report is believed when it says "failed". "Committed" must also be seen in the reported
+    state: serving this bundle, proven, and not by the fallback rule.
+    """
+    if item.outcome in (*_FAILED, Outcome.COMMITTED, Outcome.WITHDRAWN) or not item.offered_at:
+        return item
+    row, report = look.devices.get(item.device), look.reports.get(item.device)
+    found: Report | None = None
+    if report and report.outcome in _FAILED:
+        replaced = report.code == _REPLACED
+        found = Report(str(Outcome.WITHDRAWN), report.code, report.detail) if replaced else report
+    elif row and _healthy(row, bundle):
+        found = Report(str(Outcome.COMMITTED))
+    elif row and _is_silent(row, item, look, silent_seconds):
+        found = Report(SILENT, "", f"last heard of in {row.state.phase if row.state else ''}")
+    if found is None:
+        return item
+    return replace(
+        item,
+        outcome=found.outcome,
+        code=found.code,
+        detail=found.detail[:500],
+        settled_at=look.now,
+    )
+
+
+def _healthy(row: DeviceRow, bundle: str) -> bool:
+    state = row.state
+    return bool(
+        state
+        and state.bundle == bundle
+        and state.trust == SlotTrust.GOOD
+        and state.phase == UpdateState.IDLE
+        and not state.fallback
+    )
+
+
+def _is_silent(row: DeviceRow, item: Exposure, look: Look, seconds: float) -> bool:
+    if row.online or look.listening_since is None or not row.state:
+        return False
+    switched = row.state.phase in AFTER_SWITCH and echoes(row, look.keyid, item.sequence)
+    heard = max(row.seen_at, look.listening_since, item.offered_at)
+    return switched and look.now - heard > seconds
+
+
+def echoes(row: DeviceRow, keyid: str, sequence: int) -> bool:
+    """Whether a device has reported this order's sequence, or a later one."""
+    return bool(row.state and row.state.sequences.get(keyid, 0) >= sequence > 0)
+
+
+# --- what follows -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One event, the figures it was made from, and the same for people."""
+
+    event: E
+    figures: Mapping[str, Any]
+    reason: str
+
+
+def judge(row: RolloutRow, look: Look) -> Verdict:
+    """What the devices say about a rollout now.
+
+    Args:
+        row: the rollout; its devices' parts are settled.
+        look: what is known.
+    """
+    if row.state in _ENDING:
+        return _judge_return(row.devices, look, row.bundle)
+    if row.stopped:
+        figures = _figures(row.devices, row.wave, look)
+        return Verdict(E.STOPPED, figures, f"an operator said: {row.stopped}")
+    return _judge_wave(row, Policy.from_dict(row.policy), look)
+
+
+def _judge_wave(row: RolloutRow, policy: Policy, look: Look) -> Verdict:
+    wave, exposures = row.wave, row.devices
+    figures = _figures(exposures, wave, look)
+    allowed = policy.max_failures if wave else 0
+    figures["allowed_failures"] = allowed
+    failed = [item for item in exposures if item.wave == wave and item.outcome in _FAILED]
+    if len(failed) > allowed:
+        first = failed[0]
+        why = f"{first.device} {first.outcome} {first.code} {first.detail}".strip()
+        return Verdict(E.FAILED, figures, f"{len(failed)} failed, {allowed} may: {why}"[:600])
+    if figures["open"] or not figures["settled"]:
+        late = figures["undecided"] or _is_late(wave, exposures, policy, look)
+        if late and figures["open"]:
+            return Verdict(E.UNDECIDED, figures, "a soak is undecided: too little traffic")
+        return Verdict(E.WAITING, figures, "devices are under way")
+    if not figures["committed"]:
+        return Verdict(E.WAITING, figures, "no device of this wave has committed")
+    reason = f"{figures['committed']} committed and healthy, {figures['away']} away"
+    return Verdict(E.FINISHED if wave + 1 >= row.waves else E.PASSED, figures, reason)
+
+
+def _figures(exposures: Sequence[Exposure], wave: int, look: Look) -> dict[str, Any]:
+    """Counts over the wave; a device that was away before it took the order is neutral."""
+    mine = [item for item in exposures if item.wave == wave]
+    unsettled = [item for item in mine if not item.outcome]
+    away = [item for item in unsettled if _is_neutral(item, look)]
+    return {
+        "devices": len(mine),
+        "committed": sum(item.outcome == Outcome.COMMITTED for item in mine),
+        "failed": sum(item.outcome in _FAILED for item in mine),
+        "replaced": sum(item.outcome == Outcome.WITHDRAWN for item in mine),
+        "settled": sum(bool(item.outcome) for item in mine),
+        "away": len(away),
+        "open": len(unsettled) - len(away),
+        "undecided": sum(item.device in look.undecided for item in unsettled),
+    }
+
+
+def _is_neutral(item: Exposure, look: Look) -> bool:
+    row = look.devices.get(item.device)
+    return row is None or not (row.online or echoes(row, look.keyid, item.sequence))
+
+
+def _is_late(wave: int, exposures: Sequence[Exposure], policy: Policy, look: Look) -> bool:
+    return any(
+        item.wave == wave
+        and not item.outcome
+        and item.offered_at
+        and look.now - item.offered_at > policy.hold_seconds
+        and not _is_neutral(item, look)
+        for item in exposures
+    )
+
+
+def _judge_return(exposures: Sequence[Exposure], look: Look, bundle: str) -> Verdict:
+    exposed = [item for item in exposures if item.offered_at]
+    unordered = [item for item in exposed if not item.reverted_at]
+    back = [item for item in exposed if item.reverted_at and _is_back(item, look)]
+    away = [
+        item
+        for item in exposed
+        if item.reverted_at and item not in back and not _is_online(item, look)
+    ]
+    figures = {
+        "exposed": len(exposed),
+        "back": len(back),
+        "away": len(away),
+        "still_on_it": sum(_serves(item, look, bundle) for item in exposed),
+    }
+    if unordered or len(back) + len(away) < len(exposed):
+        return Verdict(E.RETURNING, figures, f"{len(back)} of {len(exposed)} are back")
+    reason = f"{len(back)} are back, {len(away)} are away and will find their order"
+    return Verdict(E.RETURNED, figures, reason)
+
+
+def _is_online(item: Exposure, look: Look) -> bool:
+    row = look.devices.get(item.device)
+    return bool(row and row.online)
+
+
+def _is_back(item: Exposure, look: Look) -> bool:
+    row = look.devices.get(item.device)
+    done = row and row.state and row.state.phase == UpdateState.IDLE
+    return bool(row and done and echoes(row, look.keyid, item.sequence))
+
+
+def _serves(item: Exposure, look: Look, bundle: str) -> bool:
+    row = look.devices.get(item.device)
+    return bool(row and row.state and row.state.bundle == bundle)
+
+
+def has_switched(row: DeviceRow | None, item: Exposure, bundle: str) -> bool:
+    """Whether a device serves, or may serve, the rollout's bundle, so that it must go back."""
+    if item.outcome == Outcome.COMMITTED or row is None or row.state is None:
+        return item.outcome == Outcome.COMMITTED
+    return row.state.bundle == bundle or row.state.phase in AFTER_SWITCH
+
+
+def way_back(exposures: Sequence[Exposure]) -> list[Exposure]:
+    """Devices that were given the order, the last of them first."""
+    return [item for item in reversed(exposures) if item.offered_at and not item.reverted_at]

@@ -1,0 +1,105 @@
+"""Rows as the HTTP interface and `--json` show them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from wherry_contract.messages import State
+from wherry_contract.when import to_text
+
+from .rows import BundleRow, Decision, DeviceRow, Exposure, Incident, RolloutRow, StoredEvent
+
+
+def moment(seconds: float) -> str | None:
+    """A time as text; nothing for one that never was."""
+    return to_text(seconds) if seconds else None
+
+
+def device_view(row: DeviceRow) -> dict[str, Any]:
+    """A device in a list."""
+    state = row.state
+    return {
+        "device": row.device,
+        "family": row.family,
+        "labels": dict(row.labels),
+        "online": row.online,
+        "seen_at": moment(row.seen_at),
+        "enrolled_at": moment(row.enrolled_at),
+        "state": _state_view(state) if state else None,
+    }
+
+
+def _state_view(state: State) -> dict[str, Any]:
+    return {
+        "phase": state.phase,
+        "rollout": state.rollout,
+        "bundle": state.bundle,
+        "bundle_name": state.bundle_name,
+        "bundle_version": state.bundle_version,
+        "active": state.active,
+        "trust": state.trust,
+        "fallback": state.fallback,
+        "agent": state.agent,
+        "runtime": f"{state.runtime} {state.runtime_version}",
+        "architecture": state.architecture,
+        "sequences": dict(state.sequences),
+        "started_at": moment(state.started_at),
+        "reported_at": moment(state.reported_at),
+    }
+
+
+def event_view(row: StoredEvent) -> dict[str, Any]:
+    """An event."""
+    event = row.event
+    return {
+        "device": row.device,
+        "received_at": moment(row.received_at),
+        "at": moment(event.at),
+        "code": event.code,
+        "severity": event.severity,
+        "text": event.text,
+        "rollout": event.rollout,
+        "bundle": event.bundle,
+        "outcome": event.outcome,
+    }
+
+
+def incident_view(row: Incident) -> dict[str, Any]:
+    """A message that was not taken."""
+    return row.__dict__ | {"at": moment(row.at)}
+
+
+def bundle_view(row: BundleRow) -> dict[str, Any]:
+    """A bundle."""
+    return row.__dict__ | {"added_at": moment(row.added_at)}
+
+
+def rollout_view(row: RolloutRow) -> dict[str, Any]:
+    """A rollout with its devices and decisions."""
+    return {
+        "id": row.id,
+        "bundle": row.bundle,
+        "name": row.name,
+        "version": row.version,
+        "family": row.family,
+        "state": row.state,
+        "wave": row.wave,
+        "waves": row.waves,
+        "select": dict(row.select),
+        "policy": dict(row.policy),
+        "created_at": moment(row.created_at),
+        "changed_at": moment(row.changed_at),
+        "stopped": row.stopped,
+        "devices": [_exposure_view(item) for item in row.devices],
+        "decisions": [_decision_view(item) for item in row.decisions],
+    }
+
+
+def _exposure_view(item: Exposure) -> dict[str, Any]:
+    return item.__dict__ | {
+        name: moment(getattr(item, name)) for name in ("offered_at", "reverted_at", "settled_at")
+    }
+
+
+def _decision_view(item: Decision) -> dict[str, Any]:
+    return item.__dict__ | {"at": moment(item.at), "figures": dict(item.figures)}
