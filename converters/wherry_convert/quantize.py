@@ -30,6 +30,7 @@ from .to_onnx import SCORE, Converted, runtime_needs
 
 CALIBRATION_ROWS: Final = 4096
 _LAYERS: Final = ("MatMul", "Gemm")
+_LEAVE_OUT: Final = "leave [quantize] out for this model"
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,9 @@ class Quantized:
 def quantize(converted: Converted, calibration: Tensor, *, threshold: float = 0.5) -> Quantized:
     """Quantize a neural net to int8.
 
-    Of the variants that are smaller than the float file, the one with the fewest flipped
-    decisions is kept; of several, the smallest; of those, the first tried.
+    A variant counts if it is smaller than the float file. Of those that keep at least half
+    of the float model's distinct scores (of all, if none does), the one with the fewest
+    flipped decisions is kept; of several, the smallest.
 
     Args:
         converted: a model of family ``neural``.
@@ -82,18 +84,9 @@ def quantize(converted: Converted, calibration: Tensor, *, threshold: float = 0.
         threshold: the operating threshold.
 
     Raises:
-        ConvertError: K03 it is a tree model, K02 there is nothing to gain, K07 no rows.
+        ConvertError: K03 it is a tree model, K02 there is nothing to gain, K07 no rows that fit.
     """
-    if converted.family == "trees":
-        raise ConvertError("K03", "its thresholds and leaves are no matrix products")
-    features = len(converted.encoder.contract.names)
-    if calibration.ndim != 2 or calibration.shape[1] != features or not len(calibration):
-        raise ConvertError("K07", f"calibration rows of shape {calibration.shape} do not fit")
-    layers = [node.name for node in parse(converted.model).graph.node if node.op_type in _LAYERS]
-    if not layers:
-        raise ConvertError(
-            "K02", "it has no layers to quantize", cure="leave [quantize] out for this model"
-        )
+    layers = _layers(converted, calibration)
     reference = _scores(converted, calibration)
     tried = []
     for words, floats in _choices(layers):
@@ -105,9 +98,9 @@ def quantize(converted: Converted, calibration: Tensor, *, threshold: float = 0.
         raise ConvertError(
             "K02",
             f"every int8 file is larger than the float one of {len(converted.model)} bytes",
-            cure="leave [quantize] out for this model",
+            cure=_LEAVE_OUT,
         )
-    kept, model = min(smaller, key=lambda pair: (pair[0].difference.flips, pair[0].bytes))
+    kept, model = min(smaller, key=lambda pair: _rank(pair[0]))
     note = f"static int8, in float: {kept.floats}"
     return Quantized(
         replace(model, notes=(*converted.notes, note)),
@@ -115,6 +108,23 @@ def quantize(converted: Converted, calibration: Tensor, *, threshold: float = 0.
         kept,
         tuple(variant for variant, _ in tried),
     )
+
+
+def _layers(converted: Converted, calibration: Tensor) -> list[str]:
+    if converted.family == "trees":
+        raise ConvertError("K03", "its thresholds and leaves are no matrix products")
+    if converted.family != "neural":
+        raise ConvertError("K02", f"a {converted.family} model is small as it is", cure=_LEAVE_OUT)
+    features = len(converted.encoder.contract.names)
+    if calibration.ndim != 2 or calibration.shape[1] != features or not len(calibration):
+        raise ConvertError("K07", f"calibration rows of shape {calibration.shape} do not fit")
+    return [node.name for node in parse(converted.model).graph.node if node.op_type in _LAYERS]
+
+
+def _rank(variant: Variant) -> tuple[bool, int, int]:
+    found = variant.difference
+    coarse = found.distinct_found * 2 < found.distinct_reference
+    return coarse, found.flips, variant.bytes
 
 
 def _choices(layers: list[str]) -> list[tuple[str, list[str]]]:

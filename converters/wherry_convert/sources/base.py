@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from wherry_contract.encoder import Step
 from wherry_contract.features import InputContract, RawMatrix
-
 from wherry_convert.forest import Forest
 
 Scores = NDArray[np.float64]

@@ -1,20 +1,23 @@
-"""Linear models and multilayer perceptrons of scikit-learn, by skl2onnx.
+"""Linear models and multilayer perceptrons of scikit-learn.
 
-Only the estimator itself goes through skl2onnx. A scaler before it is split: the part that
+Only the perceptron itself goes through skl2onnx. A scaler before it is split: the part that
 needs double precision, x minus its centre, is the encoder's; the factor that is left is
-one multiplication in the graph. So a column of epoch seconds keeps its last digit.
+one multiplication in the graph. So a column of epoch seconds keeps its last digit. The last
+sigmoid is in double precision, since the fused one of linear classifiers and the float32
+one lose small probabilities (microsoft/onnxruntime#26281).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
 
 from wherry_contract.encoder import Step
 from wherry_contract.errors import ConvertError
-
 from wherry_convert.forest import OPSETS
+
 from .base import Lowered, Network
 from .sklearn_columns import Column, Columns, shared_steps
 
@@ -43,10 +46,10 @@ def lower_dense(model: Any, columns: Columns, order: tuple[str, ...]) -> Lowered
     steps = shared_steps(columns) + tuple(
         Step("offset", name, {"value": value}) for name, value in offsets.items() if value
     )
-    proto = _by_skl2onnx(model)
+    proto, tensor = _BUILDERS[type(model).__name__](model)
     slots = [order.index(column.feature.name) for column in columns]
     _put_before(proto, slots, [factor for _, factor in pairs], len(order))
-    return Lowered(steps, Network(proto.SerializeToString(), "probabilities", 1))
+    return Lowered(steps, Network(proto.SerializeToString(), tensor, -1))
 
 
 def _offset_and_factor(column: Column) -> tuple[float, float]:
@@ -78,18 +81,61 @@ def _check_magnitude(column: Column, offset: float) -> None:
         )
 
 
-def _by_skl2onnx(model: Any) -> Any:
+def _perceptron(model: Any) -> tuple[Any, str]:
     try:
         from skl2onnx import to_onnx
         from skl2onnx.common.data_types import FloatTensorType
     except ImportError as error:
         raise ConvertError("K06", "pip install 'wherry[sklearn]'") from error
-    return to_onnx(
+    proto = to_onnx(
         model,
         initial_types=[("input", FloatTensorType([None, model.n_features_in_]))],
         target_opset=dict(OPSETS),
         options={id(model): {"zipmap": False}},
     )
+    return proto, _widen_the_sigmoid(proto.graph)
+
+
+def _widen_the_sigmoid(graph: Any) -> str:
+    """Put the last sigmoid into double precision and make it the one output."""
+    from onnx import TensorProto, helper
+
+    last = [node for node in graph.node if node.op_type == "Sigmoid"][-1]
+    place = list(graph.node).index(last)
+    wide = helper.make_node("Cast", [last.input[0]], ["wherry_wide"], to=TensorProto.DOUBLE)
+    graph.node.insert(place, wide)
+    last.input[0] = "wherry_wide"
+    tensor = str(last.output[0])
+    del graph.output[:]
+    graph.output.append(helper.make_tensor_value_info(tensor, TensorProto.DOUBLE, [None, 1]))
+    return tensor
+
+
+def _logistic(model: Any) -> tuple[Any, str]:
+    from onnx import TensorProto, helper, numpy_helper
+
+    constants = [
+        numpy_helper.from_array(model.coef_.T.astype(np.float32), "weights"),
+        numpy_helper.from_array(model.intercept_.astype(np.float64), "intercept"),
+    ]
+    nodes = [
+        helper.make_node("MatMul", ["input", "weights"], ["product"]),
+        helper.make_node("Cast", ["product"], ["wide"], to=TensorProto.DOUBLE),
+        helper.make_node("Add", ["wide", "intercept"], ["decision"]),
+        helper.make_node("Sigmoid", ["decision"], ["probability"]),
+    ]
+    features = model.n_features_in_
+    inputs = [helper.make_tensor_value_info("input", TensorProto.FLOAT, [None, features])]
+    outputs = [helper.make_tensor_value_info("probability", TensorProto.DOUBLE, [None, 1])]
+    graph = helper.make_graph(nodes, "wherry", inputs, outputs, constants)
+    opsets = [helper.make_opsetid("", OPSETS[""])]
+    return helper.make_model(graph, opset_imports=opsets), "probability"
+
+
+_BUILDERS: Final[dict[str, Callable[[Any], tuple[Any, str]]]] = {
+    "MLPClassifier": _perceptron,
+    "LogisticRegression": _logistic,
+}
 
 
 def _put_before(proto: Any, slots: list[int], factors: list[float], features: int) -> None:

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from wherry_contract.encoder import MAX_EDGES, Step
 from wherry_contract.errors import ConvertError
 from wherry_contract.features import LARGEST
-
 from wherry_convert.forest import (
     LEAF,
     MAX_NODES,
@@ -30,6 +29,7 @@ from wherry_convert.forest import (
     ranks,
     raw_cuts,
 )
+
 from .base import Lowered
 from .sklearn_columns import Column, Columns, shared_steps
 
