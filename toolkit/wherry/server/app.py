@@ -343,3 +343,4 @@ def set_up_logging(*, verbose: bool) -> None:
         level=logging.INFO if verbose else logging.WARNING,
         format="%(asctime)s %(levelname)s %(message)s",
     )
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)

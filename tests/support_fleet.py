@@ -1,0 +1,442 @@
+"""What tests of the fleet's server share: a real server, and devices that speak its protocol.
+
+A simulated device scores nothing: it reads its own agent.toml and trust.json, verifies its
+orders, and reports, sends and sends again as SPEC-mqtt.md wants it, over real MQTT.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion
+from support import wait_for
+from support_agent import keys, public_key
+
+from wherry.client import Client
+from wherry.server.database import Database
+from wherry.server.depot import Depot
+from wherry.server.rows import DeviceRow
+from wherry.server.store import Store
+from wherry_agent.config import load_config
+from wherry_contract.assignment import Assignment, open_assignment
+from wherry_contract.errors import WherryError
+from wherry_contract.histograms import LATENCY_BINS, SCORE_BINS
+from wherry_contract.messages import (
+    Ack,
+    Event,
+    Place,
+    Presence,
+    State,
+    Window,
+    unwrap_assignment,
+)
+from wherry_contract.profile import FeatureCounts
+from wherry_contract.signature import TrustRoot
+from wherry_contract.topics import Topic
+
+FAMILY = "fraud"
+BUNDLE = "sha256:" + "b" * 64
+EDGES = "sha256:" + "e" * 64
+
+
+# --- messages -------------------------------------------------------------------------------
+
+
+def window(device: str, seq: int, *, spool: str = "0" * 16, oldest: int = 1, **more: Any) -> Window:
+    """A plausible window of 10 rows."""
+    rows = 10
+    counts = FeatureCounts((4, 6))
+    values: dict[str, Any] = {
+        "bundle": BUNDLE,
+        "edges": EDGES,
+        "opened": 1.7e9,
+        "closed": 1.7e9 + 60,
+        "rows": rows,
+        "flagged": 1,
+        "fallback": 0,
+        "errors": {},
+        "features": {"AMOUNT": counts},
+        "scores": (rows,) + (0,) * (SCORE_BINS - 1),
+        "latency": (rows,) + (0,) * (LATENCY_BINS - 1),
+        "reason": "rows",
+    }
+    return Window(Place(device, spool, seq, oldest), **(values | more))
+
+
+def event(device: str, seq: int, *, spool: str = "0" * 16, **more: Any) -> Event:
+    """A plain event."""
+    values: dict[str, Any] = {"code": "update.fetch", "text": "", "at": 1.7e9}
+    return Event(Place(device, spool, seq, 1), **(values | more))
+
+
+def state(device: str, **more: Any) -> State:
+    """A plain report."""
+    values: dict[str, Any] = {
+        "agent": "0.1.0",
+        "runtime": "onnxruntime",
+        "runtime_version": "1.27.0",
+        "architecture": "x86_64",
+        "labels": {},
+        "session": "1" * 16,
+        "spool": "0" * 16,
+        "phase": "idle",
+        "rollout": "",
+        "sequences": {},
+        "active": "",
+        "bundle": "",
+        "bundle_name": "",
+        "bundle_version": "",
+        "trust": "empty",
+        "fallback": False,
+        "started_at": 1.7e9,
+        "reported_at": 1.7e9,
+    }
+    return State(device=device, **(values | more))
+
+
+@contextmanager
+def open_store(folder: Path, *devices: str) -> Iterator[Store]:
+    """A store with these devices enrolled."""
+    store = Store(Database(folder / "fleet.sqlite"), Depot(folder / "depot", folder / "keys"))
+    for name in devices:
+        store.enrol(DeviceRow(name, FAMILY, {}, 1.0))
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+# --- a server -------------------------------------------------------------------------------
+
+
+class Server:
+    """`wherry serve` as a process of its own."""
+
+    def __init__(self, data: Path, *arguments: str) -> None:
+        self.data = data
+        self._arguments = arguments
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it says where it is."""
+        self.data.mkdir(parents=True, exist_ok=True)
+        trust_keys(self.data)
+        (self.data / "server.json").unlink(missing_ok=True)
+        command = [sys.executable, "-m", "wherry", "-v", "serve", "--data", str(self.data)]
+        with (self.data / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [*command, *self._arguments], stdout=log, stderr=log, start_new_session=True
+            )
+        wait_for(self._is_ready, what="wherry serve")
+
+    def _is_ready(self) -> bool:
+        assert self._process
+        assert self._process.poll() is None, (self.data / "log").read_text()
+        return (self.data / "server.json").exists()
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What it wrote into server.json."""
+        found: dict[str, Any] = json.loads((self.data / "server.json").read_text())
+        return found
+
+    @property
+    def client(self) -> Client:
+        """Its client, with the token."""
+        return Client(self.facts["url"], (self.data / "token").read_text())
+
+    @property
+    def pid(self) -> int:
+        """Of the server's process."""
+        assert self._process
+        return self._process.pid
+
+    def kill(self) -> None:
+        """Kill it without a word."""
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def stop(self, which: signal.Signals = signal.SIGTERM) -> int:
+        """Ask it to end; returns its exit code."""
+        assert self._process
+        self._process.send_signal(which)
+        code = self._process.wait(15)
+        self._process = None
+        return code
+
+    def children(self) -> list[int]:
+        """Processes that it started, the broker among them."""
+        found = Path(f"/proc/{self.pid}/task").glob("*/children")
+        return [int(pid) for path in found for pid in path.read_text().split()]
+
+
+@contextmanager
+def running_server(data: Path, *arguments: str) -> Iterator[Server]:
+    """A server for the length of a block."""
+    server = Server(data, *arguments)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+def trust_keys(data: Path) -> None:
+    """Let the tests' bundle key sign for this server."""
+    folder = data / "keys"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "tests.pub.json").write_text(json.dumps(public_key(keys().bundle).to_dict()))
+
+
+def wherry(data: Path, *arguments: str, ok: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run a command against the server of a data folder; checks its exit code."""
+    found = subprocess.run(
+        [sys.executable, "-m", "wherry", *arguments],
+        env=os.environ | {"WHERRY_HOME": str(data), "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    assert found.returncode == ok, found.stdout + found.stderr
+    return found
+
+
+# --- devices --------------------------------------------------------------------------------
+
+
+@dataclass
+class Behaviour:
+    """What a simulated device does with an order.
+
+    Attributes:
+        ends: ``committed``, ``refused`` or ``reverted``, by bundle digest; committed else.
+        stays: the phase in which it stays; "" for none.
+        vanishes: the phase in which its power is cut; "" for none.
+    """
+
+    ends: dict[str, str] = field(default_factory=dict)
+    stays: str = ""
+    vanishes: str = ""
+
+
+class Device(threading.Thread):
+    """A light device: orders in, reports, windows and events out, until acknowledged."""
+
+    def __init__(self, config: Path, behaviour: Behaviour | None = None) -> None:
+        found = load_config(config)
+        super().__init__(name=found.device, daemon=True)
+        assert found.broker
+        self.config = found
+        self.behaviour = behaviour or Behaviour()
+        self.session, self.spool = secrets.token_hex(8), secrets.token_hex(8)
+        self.outbox: dict[int, tuple[str, bytes]] = {}
+        self.taken: list[Assignment] = []
+        self.heard: list[bytes] = []
+        self.refused: dict[int, str] = {}
+        self.bundle, self.proven, self.phase, self.rollout = "", "empty", "idle", ""
+        self.sequences: dict[str, int] = {}
+        self._root = TrustRoot.from_bytes(found.trust.read_bytes())
+        self._seq = 0
+        self._sent: dict[int, float] = {}
+        self._stopped = threading.Event()
+        self._cut = False
+        self._orders: list[bytes] = []
+        self._client: paho.Client | None = None
+
+    # what happens to it
+
+    def cut(self) -> None:
+        """Pull its plug: no farewell."""
+        self._cut = True
+        self.stop()
+
+    def stop(self) -> None:
+        """End it."""
+        self._stopped.set()
+        if self.is_alive() and threading.current_thread() is not self:
+            self.join(5)
+
+    def send(self, channel: str, payload: bytes, seq: int) -> None:
+        """Put a message into the outbox."""
+        self.outbox[seq] = (channel, payload)
+
+    def place(self) -> Place:
+        """The next place."""
+        self._seq += 1
+        return Place(self.config.device, self.spool, self._seq, 1)
+
+    # its life
+
+    def run(self) -> None:
+        """Connect, and connect again, until stopped."""
+        while not self._stopped.is_set():
+            with suppress(OSError):
+                self._session()
+            self._stopped.wait(0.1)
+
+    def _session(self) -> None:
+        broker = self.config.broker
+        assert broker
+        name = f"{self.config.device}-{self.session}"
+        client = paho.Client(CallbackAPIVersion.VERSION2, client_id=name, clean_session=True)
+        if broker.username:
+            client.username_pw_set(broker.username, broker.password)
+        client.will_set(self._topic("presence"), self._presence(online=False), 1, retain=True)
+        client.on_connect = self._on_connect
+        client.on_message = self._on_message
+        self._client, self._sent = client, {}
+        client.connect(broker.host, broker.port, 10)
+        while not self._stopped.is_set():
+            if client.loop(0.02) != 0:
+                return
+            if client.is_connected():
+                self._work()
+        if self._cut:
+            client.socket().close()  # type: ignore[union-attr]  # connected a moment ago
+            return
+        client.publish(self._topic("presence"), self._presence(online=False), 1, retain=True)
+        client.loop(0.05)
+        client.disconnect()
+
+    def _topic(self, channel: str) -> str:
+        return str(Topic(self.config.fleet, self.config.device, channel))
+
+    def _presence(self, *, online: bool) -> bytes:
+        return Presence(self.config.device, online, self.session).to_bytes()
+
+    def _on_connect(self, client: paho.Client, *_: object) -> None:
+        client.subscribe([(self._topic(channel), 0) for channel in ("assignment", "ack")])
+        client.publish(self._topic("presence"), self._presence(online=True), 1, retain=True)
+        self._report()
+
+    def _on_message(self, _client: object, _data: object, message: paho.MQTTMessage) -> None:
+        payload = bytes(message.payload)
+        if message.topic.endswith("/ack"):
+            ack = Ack.from_bytes(payload)
+            if ack.spool == self.spool:
+                self.refused |= dict(ack.refused)
+                done = [s for s in self.outbox if any(a <= s <= b for a, b in ack.stored)]
+                for seq in [*done, *self.refused]:
+                    self.outbox.pop(seq, None)
+        elif payload:
+            self.heard.append(payload)
+            self._orders.append(payload)
+
+    def _report(self) -> None:
+        now = time.time()
+        found = state(
+            self.config.device,
+            labels=dict(self.config.labels),
+            session=self.session,
+            spool=self.spool,
+            phase=self.phase,
+            rollout=self.rollout,
+            sequences=dict(self.sequences),
+            active="a" if self.bundle else "",
+            bundle=self.bundle,
+            bundle_name="fraud" if self.bundle else "",
+            bundle_version="1",
+            trust=self.proven,
+            started_at=now,
+            reported_at=now,
+        )
+        assert self._client
+        self._client.publish(self._topic("state"), found.to_bytes(), 1, retain=True)
+
+    def _work(self) -> None:
+        assert self._client
+        now = time.monotonic()
+        for seq, (channel, payload) in list(self.outbox.items()):
+            if now - self._sent.get(seq, -99) > 1.0:
+                self._client.publish(self._topic(channel), payload, 1)
+                self._sent[seq] = now
+        while self._orders and not self._stopped.is_set():
+            with suppress(WherryError):
+                order = open_assignment(unwrap_assignment(self._orders.pop(0)), self._root)
+                if order.sequence > self.sequences.get(order.keyid, 0):
+                    self._obey(order)
+
+    def _obey(self, order: Assignment) -> None:
+        self.taken.append(order)
+        self.sequences[order.keyid] = order.sequence
+        self.rollout = order.rollout
+        if not order.digest:
+            self._end(order, "withdrawn")
+        elif order.digest == self.bundle and self.proven == "good":
+            self._end(order, "committed")
+        else:
+            self._install(order)
+
+    def _install(self, order: Assignment) -> None:
+        before = (self.bundle, self.proven)
+        end = self.behaviour.ends.get(order.digest, "committed")
+        path = ["fetch", "probe"] if end == "refused" else ["fetch", "probe", "switch", "soak"]
+        for phase in path:
+            self.phase = phase
+            if phase == "switch":
+                self.bundle, self.proven = order.digest, "unproven"
+            self._report()
+            if phase == self.behaviour.vanishes:
+                self._cut = True
+                self._stopped.set()
+                return
+            if phase == self.behaviour.stays:
+                return
+        if end == "committed":
+            self.proven = "good"
+        else:
+            self.bundle, self.proven = before
+        self._end(order, end)
+
+    def _end(self, order: Assignment, outcome: str) -> None:
+        self.phase = "idle"
+        place = self.place()
+        code = {"refused": "P01", "reverted": "U06"}.get(outcome, f"update.{outcome}")
+        found = Event(
+            place,
+            code,
+            "golden vectors disagree" if code == "P01" else outcome,
+            time.time(),
+            rollout=order.rollout,
+            bundle=order.digest,
+            outcome=outcome,
+        )
+        self.send("event", found.to_bytes(), place.seq)
+        self._report()
+
+
+def enrol(server: Server, name: str, **labels: str) -> Path:
+    """Enrol a device; returns its agent.toml."""
+    folder = server.data.parent / f"device-{name}"
+    words: Sequence[str] = [f"--label={key}={value}" for key, value in labels.items()]
+    wherry(server.data, "device", "enrol", name, "--family", FAMILY, *words, "--out", str(folder))
+    return folder / "agent.toml"
+
+
+@contextmanager
+def running_devices(*devices: Device) -> Iterator[None]:
+    """Devices for the length of a block."""
+    for device in devices:
+        device.start()
+    try:
+        yield
+    finally:
+        for device in devices:
+            device.stop()
