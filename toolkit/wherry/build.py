@@ -1,0 +1,301 @@
+"""From a project file to a signed bundle: convert, quantize, gate, profile, pack, sign."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from wherry_contract.bundle import CARD_FILE, Parts
+from wherry_contract.errors import ConvertError
+from wherry_contract.features import RawMatrix
+from wherry_contract.manifest import Manifest, Output
+from wherry_contract.profile import build_profile
+from wherry_convert.parity import row_classes
+from wherry_convert.quantize import Quantized, quantize
+from wherry_convert.scoring import Scored
+from wherry_convert.sources import SourceModel, load_source
+from wherry_convert.to_onnx import Converted, convert
+
+from . import __version__
+from .card import model_card
+from .data import Rows, read_rows
+from .gate import BudgetExceededError, GateReport, judge, operating_threshold
+from .pack import check_graph, pack, write_parts
+from .project import Project
+from .vectors import choose_vectors
+
+if TYPE_CHECKING:
+    from securesystemslib.signer import CryptoSigner
+
+Progress = Callable[[str], None]
+_LIBRARIES: Final = ("onnx", "onnxruntime", "numpy", "protobuf")
+
+
+def _silent(_step: str) -> None:
+    """Nobody wants to know."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Everything that is known about a project before it is packed.
+
+    Attributes:
+        source: the trained model.
+        converted: what goes into the bundle.
+        quantized: what quantization tried and cost; None without.
+        reference: the rows of training.
+        check: the other rows.
+        classes: check rows, and rows made from them to be hard.
+        report: what the gate says; its threshold is the bundle's.
+    """
+
+    source: SourceModel
+    converted: Converted
+    quantized: Quantized | None
+    reference: Rows
+    check: Rows
+    classes: Mapping[str, RawMatrix]
+    report: GateReport
+
+    @property
+    def scorer(self) -> Scored:
+        """Scores raw rows as a device will."""
+        return _scorer(self.converted)
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """A bundle that was made.
+
+    Attributes:
+        path: its file.
+        digest: of its OCI manifest: its identity.
+        size: of the file, in bytes.
+        model_bytes: of the graph.
+        report: what the gate said.
+        notes: what was done that a reader of the report should know.
+        signed_by: key ids.
+        quantized: what quantization tried and cost; None without.
+    """
+
+    path: Path
+    digest: str
+    size: int
+    model_bytes: int
+    report: GateReport
+    notes: tuple[str, ...]
+    signed_by: tuple[str, ...]
+    quantized: Quantized | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        return {
+            "bundle": str(self.path),
+            "digest": self.digest,
+            "size": self.size,
+            "model_bytes": self.model_bytes,
+            "signed_by": list(self.signed_by),
+            "notes": list(self.notes),
+            "gate": self.report.to_dict(),
+        } | quantized_dict(self.quantized)
+
+
+def quantized_dict(quantized: Quantized | None) -> dict[str, Any]:
+    """The JSON form of what quantization tried; empty without."""
+    if quantized is None:
+        return {}
+    variants = [
+        {
+            "in_float": variant.floats,
+            "bytes": variant.bytes,
+            "flips": variant.difference.flips,
+            "kept": variant == quantized.kept,
+        }
+        for variant in quantized.variants
+    ]
+    return {"quantized": {"bytes_before": quantized.bytes_before, "variants": variants}}
+
+
+def check(
+    project: Project, *, bundle: Parts | None = None, progress: Progress = _silent
+) -> Checked:
+    """Convert and compare, and stop before packing.
+
+    Args:
+        project: see `load_project`.
+        bundle: compare this one instead of what the project converts to.
+        progress: is told each step, in words.
+
+    Raises:
+        WherryError: files, data or model are not what the project says; a gate that says no
+            raises nothing, see `GateReport.failures`.
+    """
+    progress(f"reading {project.source.path.name}")
+    source = load_source(project.source.kind, project.source.path, trusted=project.source.trusted)
+    progress(f"reading {project.data.reference.name} and {project.data.check.name}")
+    reference = read_rows(project.data.reference, project.input, project.data)
+    rows = read_rows(project.data.check, project.input, project.data)
+    progress(f"scoring {len(reference)} reference rows with the source model")
+    reference_scores = source.scores(reference.raw, project.input)
+    threshold = operating_threshold(project.threshold, reference_scores)
+    progress("converting to ONNX")
+    converted, quantized = convert(source, project.input), None
+    if project.quantize and not bundle:
+        progress("quantizing to int8")
+        calibration = converted.encoder.encode(reference.raw)
+        quantized = quantize(converted, calibration, threshold=threshold)
+    cuts = converted.cuts
+    if quantized:
+        converted = quantized.converted
+    if bundle:
+        converted = _of_bundle(bundle, converted)
+        threshold = bundle.manifest.output.threshold
+    progress(f"comparing decisions on {len(rows)} check rows, and on rows made to be hard")
+    classes = row_classes(rows.raw, project.input, cuts=cuts)
+    report = judge(
+        lambda raw: source.scores(raw, project.input),
+        _scorer(converted).scores,
+        classes,
+        check=rows,
+        threshold=threshold,
+        budgets=project.gates,
+        heuristic=project.fallback.flags(rows.raw, project.input) if project.fallback else None,
+    )
+    return Checked(source, converted, quantized, reference, rows, classes, report)
+
+
+def _scorer(converted: Converted) -> Scored:
+    return Scored(
+        converted.model, converted.needs, converted.encoder, converted.tensor, converted.column
+    )
+
+
+def _of_bundle(parts: Parts, converted: Converted) -> Converted:
+    manifest = parts.manifest
+    if manifest.input.digest != converted.encoder.contract.digest:
+        raise ConvertError(
+            "K07",
+            "the bundle has another input contract than the project",
+            cure="check it against the project file that it was made from",
+        )
+    output = manifest.output
+    return Converted(
+        parts.model,
+        manifest.runtime,
+        manifest.encoder,
+        output.tensor,
+        output.column,
+        converted.family,
+    )
+
+
+def build(
+    project: Project,
+    *,
+    out: Path | None = None,
+    signers: Sequence[CryptoSigner] = (),
+    parts_folder: Path | None = None,
+    progress: Progress = _silent,
+) -> BuildResult:
+    """Make a bundle. The same inputs give the same bytes.
+
+    Args:
+        project: see `load_project`.
+        out: the file; the project's if it is left out.
+        signers: who signs; nobody for an unsigned bundle.
+        parts_folder: write the bundle's parts there too, as `wherry pack` takes them.
+        progress: is told each step, in words.
+
+    Raises:
+        BudgetExceededError: Q01, a budget is exceeded; nothing is packed.
+        WherryError: files, data or model are not what the project says.
+    """
+    checked = check(project, progress=progress)
+    if checked.report.failures:
+        raise BudgetExceededError(checked.report)
+    progress("profiling the reference, choosing golden vectors")
+    parts = make_parts(project, checked)
+    path = out or project.bundle
+    progress(f"packing {path.name}" + (", signing" if signers else ""))
+    if parts_folder:
+        write_parts(parts, parts_folder)
+    layout = pack(parts, path, counter=project.counter, signers=signers)
+    return BuildResult(
+        path=path,
+        digest=layout.digest,
+        size=path.stat().st_size,
+        model_bytes=len(parts.model),
+        report=checked.report,
+        notes=checked.converted.notes,
+        signed_by=tuple(signer.public_key.keyid for signer in signers),
+        quantized=checked.quantized,
+    )
+
+
+def make_parts(project: Project, checked: Checked) -> Parts:
+    """The parts of the bundle, from what was checked.
+
+    Raises:
+        ProbeError: P01, the runtime here does not repeat its own scores.
+        SetupError: H10, no row can be a golden vector.
+    """
+    scorer, threshold = checked.scorer.scores, checked.report.threshold
+    manifest = _manifest(project, checked)
+    reference = checked.reference.raw
+    rows = {"reference": len(checked.reference), "check": len(checked.check)}
+    parts = Parts(
+        manifest=manifest,
+        model=checked.converted.model,
+        profile=build_profile(project.input, reference, scorer(reference), threshold),
+        golden=choose_vectors(
+            checked.classes, scorer, project.input, threshold=threshold, settings=project.golden
+        ),
+        documents={CARD_FILE: model_card(manifest, project.card, checked.report, rows=rows)},
+    )
+    check_graph(parts)
+    return parts
+
+
+def _manifest(project: Project, checked: Checked) -> Manifest:
+    converted = checked.converted
+    return Manifest(
+        name=project.name,
+        version=project.version,
+        family=project.family,
+        runtime=converted.needs,
+        board=project.board,
+        input=project.input,
+        encoder=converted.encoder,
+        output=Output(
+            tensor=converted.tensor,
+            column=converted.column,
+            threshold=checked.report.threshold,
+            positive=project.threshold.positive,
+        ),
+        soak=project.soak,
+        fallback=project.fallback,
+        provenance=_provenance(project, checked),
+    )
+
+
+def _provenance(project: Project, checked: Checked) -> dict[str, Any]:
+    """Digests, versions and measured figures; no date and no path, so that it can be made again."""
+    report = checked.report
+    tools = {name: version(name) for name in _LIBRARIES} | dict(checked.source.versions)
+    return {
+        "source": {"kind": project.source.kind, "digest": checked.source.digest},
+        "data": {
+            "reference": {"digest": checked.reference.digest, "rows": len(checked.reference)},
+            "check": {"digest": checked.check.digest, "rows": len(checked.check)},
+        },
+        "tools": tools | {"wherry": __version__},
+        "notes": list(checked.converted.notes),
+        "measured": {
+            "flips": report.flips,
+            "edge_flips": report.edge_flips,
+            "metrics": {name: found.to_dict() for name, found in report.metrics.items()},
+        },
+    }
