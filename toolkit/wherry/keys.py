@@ -12,6 +12,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -35,9 +36,16 @@ def key_folder() -> Path:
 
 
 def key_path(key: str, folder: Path | None = None) -> Path:
-    """The file of a key that is given by its name or its path."""
+    """The file of a key that is given by its name or its path.
+
+    Raises:
+        TrustError: T10, it is neither.
+    """
     if re.fullmatch(SLUG, key):
         return (folder or key_folder()) / f"{key}.key"
+    if "/" not in key and not key.endswith((".key", ".pem")):
+        detail = f"{key[:64]!r} is neither a key's name nor the path of its file"
+        raise TrustError("T10", detail, cure="names have lower-case letters, digits and -")
     return Path(key)
 
 
@@ -135,7 +143,7 @@ def load_named(keys: Sequence[str], folder: Path | None = None) -> list[CryptoSi
 
     Raises:
         TrustError: T10.
-        SetupError: H06.
+        SetupError: H06, cryptography is missing.
     """
     passphrase = os.environ.get(PASSPHRASE, "")
     return [load_signer(key_path(key, folder), passphrase=passphrase) for key in keys]
@@ -206,8 +214,21 @@ def read_public(path: Path) -> PublicKey:
     return PublicKey.from_fields(Fields(document, path.name, TRUST))
 
 
-def list_keys(folder: Path) -> list[tuple[str, PublicKey, str]]:
-    """The keys in a folder: name, public key, and ``private``, ``encrypted`` or ``public only``.
+@dataclass(frozen=True)
+class ListedKey:
+    """A key in a folder; `state` is ``private``, ``encrypted`` or ``public only``."""
+
+    name: str
+    public: PublicKey
+    state: str
+
+    def to_dict(self) -> dict[str, str]:
+        """The JSON form."""
+        return {"name": self.name, "keyid": self.public.keyid, "state": self.state}
+
+
+def list_keys(folder: Path) -> list[ListedKey]:
+    """The keys in a folder, by name.
 
     Raises:
         TrustError: T09, a file is damaged.
@@ -215,13 +236,12 @@ def list_keys(folder: Path) -> list[tuple[str, PublicKey, str]]:
     found = []
     for path in sorted(folder.glob("*.pub.json")):
         name = path.name.removesuffix(".pub.json")
-        private = path.with_name(f"{name}.key")
-        found.append((name, read_public(path), _state(private)))
+        found.append(ListedKey(name, read_public(path), _state(path.with_name(f"{name}.key"))))
     return found
 
 
 def _state(private: Path) -> str:
     if not private.is_file():
         return "public only"
-    head = private.read_bytes()[:64]
-    return "encrypted" if b"ENCRYPTED" in head else "private"
+    with private.open("rb") as stream:
+        return "encrypted" if b"ENCRYPTED" in stream.read(64) else "private"

@@ -1,0 +1,164 @@
+"""`wherry build`, `check` and `pack`: from a project file to a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .output import json_option, say, show, table
+
+if TYPE_CHECKING:
+    from wherry.build import BuildResult
+    from wherry.gate import GateReport
+
+_file = click.Path(dir_okay=False, path_type=Path)
+_folder = click.Path(file_okay=False, path_type=Path)
+
+
+@click.command
+@click.argument("project", type=_file)
+@click.option("--out", type=_file, help="The bundle's file, instead of the project's [out].")
+@click.option(
+    "--key", "keys", multiple=True, help="Sign with this key (name or file), instead of [sign]."
+)
+@click.option("--unsigned", is_flag=True, help="Sign with no key.")
+@click.option("--parts", type=_folder, help="Write the parts to this folder too, for `pack`.")
+@json_option
+def build(
+    project: Path,
+    *,
+    out: Path | None,
+    keys: tuple[str, ...],
+    unsigned: bool,
+    parts: Path | None,
+    as_json: bool,
+) -> None:
+    """Make a signed bundle from a project file.
+
+    Converts the source model, compares its decisions with the source's on raw data, and
+    packs and signs only if no budget of the project is exceeded (exit code 1 if one is).
+
+    Example: wherry build examples/fraud_terminals/project.toml
+    """
+    from wherry.build import build as make
+    from wherry.gate import BudgetExceededError
+    from wherry.keys import load_named
+    from wherry.project import load_project
+
+    loaded = load_project(project)
+    named = () if unsigned else keys or tuple(filter(None, [loaded.key]))
+    signers = load_named(named)
+    try:
+        result = make(loaded, out=out, signers=signers, parts_folder=parts, progress=_tell())
+    except BudgetExceededError as error:
+        _show_report(error.report, as_json=as_json)
+        raise
+    if not signers:
+        say("nobody signed it: no device takes it before `wherry sign`")
+    show("wherry/build/1", result.to_dict(), _build_lines(result), as_json=as_json)
+
+
+@click.command
+@click.argument("project", type=_file)
+@click.option("--bundle", type=_file, help="Check this bundle, not what the project makes now.")
+@json_option
+def check(project: Path, *, bundle: Path | None, as_json: bool) -> None:
+    """Compare decisions with the source model.
+
+    As `build`, but nothing is packed; exit code 1 if a budget is exceeded.
+
+    Example: wherry check examples/fraud_terminals/project.toml
+    """
+    from wherry.build import check as compare
+    from wherry.bundle_view import look
+    from wherry.gate import BudgetExceededError
+    from wherry.project import load_project
+
+    loaded = load_project(project)
+    parts = look(bundle).parts if bundle else None
+    report = compare(loaded, bundle=parts, progress=_tell()).report
+    _show_report(report, as_json=as_json)
+    if report.failures:
+        raise BudgetExceededError(report)
+
+
+@click.command
+@click.argument("folder", type=_folder)
+@click.option("--out", required=True, type=_file, help="The bundle's file.")
+@click.option("--key", "keys", multiple=True, help="Sign with this key, a name or a file.")
+@click.option(
+    "--counter", type=click.IntRange(1), help="Release counter that is signed; with --key."
+)
+def pack(folder: Path, *, out: Path, keys: tuple[str, ...], counter: int | None) -> None:
+    """Put model, profile and golden vectors into a bundle.
+
+    FOLDER holds model.onnx, wherry.json, profile.json, golden.json and perhaps
+    model-card.md, as `wherry build --parts FOLDER` writes them. The graph is compared with
+    the manifest, and the golden vectors are scored here, before anything is packed.
+
+    Example: wherry pack parts --out fraud-1.0.0.wherry --key release --counter 1
+    """
+    from wherry.keys import load_named
+    from wherry.pack import pack as write
+    from wherry.pack import read_parts
+
+    if keys and counter is None:
+        raise click.UsageError("--key needs --counter")
+    signers = load_named(keys)
+    say(f"reading {folder}, scoring its golden vectors")
+    layout = write(read_parts(folder), out, counter=counter or 0, signers=signers)
+    say(f"packed {out}" + (f", signed by {len(signers)}" if signers else ", signed by nobody"))
+    click.echo(layout.digest)
+
+
+def _tell() -> Callable[[str], None]:
+    return lambda step: say(f"  {step}")
+
+
+def _show_report(report: GateReport, *, as_json: bool) -> None:
+    show("wherry/check/1", report.to_dict(), _report_lines(report), as_json=as_json)
+
+
+def _build_lines(result: BuildResult) -> Iterator[str]:
+    yield from _report_lines(result.report)
+    yield ""
+    yield from _quantized_lines(result.quantized)
+    yield from (f"note: {note}" for note in result.notes)
+    yield f"bundle  {result.path}"
+    yield f"digest  {result.digest}"
+    yield f"size    {result.size:,} bytes, of which model {result.model_bytes:,}"
+    yield f"signed  {', '.join(keyid[:12] for keyid in result.signed_by) or 'by nobody'}"
+
+
+def _quantized_lines(quantized: Any) -> Iterable[str]:
+    if quantized is None:
+        return []
+    rows = [
+        [
+            variant.floats,
+            variant.bytes,
+            variant.difference.flips,
+            "kept" if variant == quantized.kept else "",
+        ]
+        for variant in quantized.variants
+    ]
+    return [
+        f"int8: {quantized.bytes_before:,} bytes before, {quantized.bytes_after:,} after",
+        *table(("layers in float", "bytes", "flips on reference", ""), rows),
+        "",
+    ]
+
+
+def _report_lines(report: GateReport) -> Iterator[str]:
+    from wherry.card import CLASS_HEADS, class_rows, metric_rows
+
+    if report.metrics:
+        yield from table(("metric", *report.metrics), metric_rows(report.metrics))
+        yield ""
+    yield from table(CLASS_HEADS, class_rows(report))
+    yield f"threshold {report.threshold:.9g}"
+    for failure in report.failures:
+        yield f"too much: {failure}"

@@ -1,0 +1,206 @@
+"""`wherry bundle`, `sign` and `key`: look into bundles, and say who stands behind them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .output import json_option, say, show, table
+
+if TYPE_CHECKING:
+    from wherry_contract.signature import TrustRoot
+
+_file = click.Path(dir_okay=False, path_type=Path)
+_folder_option = click.option(
+    "--dir",
+    "folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of keys; default $WHERRY_HOME/keys, or .wherry/keys here.",
+)
+
+
+@click.group
+def bundle() -> None:
+    """Inspect, verify and compare bundles."""
+
+
+@bundle.command
+@click.argument("path", metavar="BUNDLE", type=_file)
+@json_option
+def inspect(path: Path, *, as_json: bool) -> None:
+    """Show what is in a bundle.
+
+    Everything is checked on the way but the signatures; see `verify` for those.
+
+    Example: wherry bundle inspect fraud-1.0.0.wherry
+    """
+    from wherry.bundle_view import lines, look
+
+    view = look(path)
+    show("wherry/bundle-inspect/1", view.to_dict(), lines(view), as_json=as_json)
+
+
+@bundle.command
+@click.argument("path", metavar="BUNDLE", type=_file)
+@click.option("--trust", type=_file, help="Whom to trust: a device's trust.json.")
+@click.option("--key", "keys", type=_file, multiple=True, help="Whom to trust: a .pub.json file.")
+@click.option("--probe", is_flag=True, help="Score the golden vectors with the runtime here, too.")
+@_folder_option
+@json_option
+def verify(
+    path: Path,
+    *,
+    trust: Path | None,
+    keys: tuple[Path, ...],
+    probe: bool,
+    folder: Path | None,
+    as_json: bool,
+) -> None:
+    """Check a bundle, and that somebody trusted signed it.
+
+    Without --trust and --key, the public keys in the folder of keys are trusted. Exit code
+    1 if it is not trusted.
+
+    Example: wherry bundle verify fraud-1.0.0.wherry --key .wherry/keys/release.pub.json
+    """
+    from wherry.bundle_view import look
+    from wherry.bundle_view import verify as check_signatures
+    from wherry.pack import check_graph, check_scores
+
+    if trust and keys:
+        raise click.UsageError("--trust and --key exclude each other")
+    view = look(path)
+    root = _trusted(trust, keys, folder, view.parts.manifest.family)
+    statement = check_signatures(view, root)
+    largest = None
+    if probe:
+        check_graph(view.parts)
+        largest = check_scores(view.parts)
+    answer = {
+        "trusted": True,
+        "digest": view.digest,
+        "family": statement.family,
+        "counter": statement.counter,
+        "signed_by": list(view.signers),
+        "largest_difference": largest,
+    }
+    said = [f"trusted: {statement.name} {statement.version}, release {statement.counter}"]
+    if largest is not None:
+        said.append(f"golden vectors agree here; the largest difference is {largest:.2g}")
+    show("wherry/bundle-verify/1", answer, said, as_json=as_json)
+
+
+def _trusted(
+    trust: Path | None, keys: tuple[Path, ...], folder: Path | None, family: str
+) -> TrustRoot:
+    from wherry.bundle_view import read_trust, trusting
+    from wherry.keys import key_folder, list_keys, read_public
+    from wherry_contract.errors import TrustError
+
+    if trust:
+        return read_trust(trust)
+    folder = folder or key_folder()
+    public = [read_public(key) for key in keys] or [key.public for key in list_keys(folder)]
+    if not public:
+        raise TrustError("T10", f"none in {folder}", cure="say --key, --trust or --dir")
+    return trusting(public, family)
+
+
+@bundle.command
+@click.argument("before", type=_file)
+@click.argument("after", type=_file)
+@json_option
+def diff(before: Path, after: Path, *, as_json: bool) -> int:
+    """Show what differs between two bundles; exit code 1 if anything does.
+
+    Example: wherry bundle diff fraud-1.0.0.wherry fraud-1.1.0.wherry
+    """
+    from wherry.bundle_view import differences, look
+
+    changes = differences(look(before), look(after))
+    rows = [[change.what, _cut(change.before), _cut(change.after)] for change in changes]
+    said: Iterable[str] = table(("what", before.name, after.name), rows) if rows else ["the same"]
+    answer = {"same": not changes, "changes": [change.to_dict() for change in changes]}
+    show("wherry/bundle-diff/1", answer, said, as_json=as_json)
+    return 1 if changes else 0
+
+
+def _cut(text: str, most: int = 60) -> str:
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
+@click.command
+@click.argument("path", metavar="BUNDLE", type=_file)
+@click.option(
+    "--key", "keys", multiple=True, required=True, help="Sign with this key, a name or a file."
+)
+@click.option(
+    "--counter",
+    type=click.IntRange(1),
+    help="Release counter; grows with every release. Needed for the first signature.",
+)
+@_folder_option
+def sign(path: Path, *, keys: tuple[str, ...], counter: int | None, folder: Path | None) -> None:
+    """Sign a bundle.
+
+    Adds signatures beside the bundle's content, so that its digest stays what it is.
+
+    Example: wherry sign fraud-1.0.0.wherry --key release --counter 1
+    """
+    from wherry.keys import load_named
+    from wherry.pack import sign_bundle
+
+    signers = load_named(keys, folder)
+    statement = sign_bundle(path, signers, counter=counter)
+    for signer in signers:
+        say(f"signed by {signer.public_key.keyid[:12]} as release {statement.counter}")
+    click.echo(statement.digest)
+
+
+@click.group
+def key() -> None:
+    """Make and list signing keys."""
+
+
+@key.command("generate")
+@click.argument("name")
+@_folder_option
+def generate(name: str, *, folder: Path | None) -> None:
+    """Make a signing key.
+
+    Writes NAME.key, which only its owner can read, and NAME.pub.json, which fleets are told
+    to trust. With $WHERRY_KEY_PASSPHRASE set the private key is encrypted with it.
+
+    Example: wherry key generate release
+    """
+    from wherry.keys import PASSPHRASE, key_path, public_path
+    from wherry.keys import generate as make
+
+    path = key_path(name, folder)
+    passphrase = os.environ.get(PASSPHRASE, "")
+    public = make(path, passphrase=passphrase)
+    say(f"private key: {path}" + ("" if passphrase else f" (not encrypted; see ${PASSPHRASE})"))
+    say(f"public key:  {public_path(path)}")
+    click.echo(public.keyid)
+
+
+@key.command("list")
+@_folder_option
+@json_option
+def list_(*, folder: Path | None, as_json: bool) -> None:
+    """List signing keys.
+
+    Example: wherry key list
+    """
+    from wherry.keys import key_folder, list_keys
+
+    folder = folder or key_folder()
+    found = list_keys(folder)
+    answer = {"folder": str(folder), "keys": [item.to_dict() for item in found]}
+    rows = [[item.name, item.state, item.public.keyid] for item in found]
+    said = table(("name", "state", "key id"), rows) if rows else [f"no keys in {folder}"]
+    show("wherry/key-list/1", answer, said, as_json=as_json)
