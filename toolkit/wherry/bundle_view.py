@@ -129,8 +129,9 @@ def lines(view: View) -> Iterator[str]:
     yield from _measured_lines(measured)
     yield from _signature_lines(view)
     yield f"  input      {manifest.input.name} {manifest.input.version}"
+    width = max(map(len, manifest.input.names))
     for feature in manifest.input.features:
-        yield "    " + "  ".join(filter(None, _feature_words(feature.to_dict())))
+        yield "    " + "  ".join(filter(None, _feature_words(feature.to_dict(), width)))
     yield "  blobs"
     for layer in view.layers:
         yield f"    {layer.file_name:<16}{layer.size:>12,}  {layer.digest[7 : 7 + _SHOWN]}"
@@ -142,7 +143,10 @@ def _measured_lines(measured: object) -> Iterator[str]:
     metrics = measured.get("metrics")
     for name, found in (metrics if isinstance(metrics, dict) else {}).items():
         if isinstance(found, dict) and {"auc", "average_precision"} <= found.keys():
-            yield f"  {name:<10} AUC {found['auc']}, average precision {found['average_precision']}"
+            figures = [found["auc"], found["average_precision"]]
+            if all(isinstance(figure, float) for figure in figures):
+                auc, precision = figures
+                yield f"  {name:<10} AUC {auc:.4f}, average precision {precision:.4f}"
     yield f"  flips      {measured.get('flips')} on check rows, {measured.get('edge_flips')} on hard"
 
 
@@ -154,12 +158,12 @@ def _signature_lines(view: View) -> Iterator[str]:
     yield f"  signed by  {names} as release {view.statement.counter} (not verified here)"
 
 
-def _feature_words(feature: Mapping[str, Any]) -> list[str]:
+def _feature_words(feature: Mapping[str, Any], width: int) -> list[str]:
     low, high = feature.get("minimum"), feature.get("maximum")
     span = f"{'' if low is None else f'{low:g}'}..{'' if high is None else f'{high:g}'}"
     categories = feature.get("categories", ())
     return [
-        f"{feature['name']:<32}",
+        f"{feature['name']:<{width}}",
         f"{feature['dtype']:<8}",
         span if span != ".." else "",
         str(feature.get("unit", "")),
@@ -283,7 +287,7 @@ def _sections(view: View) -> dict[str, str]:
 
 def _words(value: object) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{name} {_words(inner)}" for name, inner in value.items())
+        return ", ".join(f"{name or 'ai.onnx'} {_words(inner)}" for name, inner in value.items())
     if isinstance(value, list | tuple):
         return ", ".join(map(_words, value)) or "none"
     return str(value)

@@ -2,7 +2,7 @@
 
 Chosen without chance: on both sides of the operating threshold, but not so close that the
 tolerance could flip them; rows with gaps, unseen categories, values out of range and values
-one float step beside a model's cut; and the rest spread evenly over the scores.
+one float step beside a model's cut; and the rest spread evenly over log-odds and ranks.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from .project import Golden
 
 _PER_CLASS: Final = 64  # candidates of each made class
 _LEAST_MARGIN: Final = 1e-9
+_LEAST_SCORE: Final = 1e-6
 
 Scorer = Callable[[RawMatrix], NDArray[np.float64]]
 
@@ -102,12 +103,16 @@ def _near(
 
 
 def _spread(scores: NDArray[np.float64], safe: NDArray[np.int64], count: int) -> list[int]:
+    """Rows even in log-odds from the lowest score to the highest, then even in rank."""
     values, first = np.unique(scores[safe], return_index=True)
     if not len(values):
         return []
-    even = np.unique(np.linspace(0, len(values) - 1, count).astype(np.int64))
-    # far ends first, then the middle, so that a cut-off list is still spread
-    return [int(safe[first[place]]) for place in _halving(even)]
+    bounded = np.clip(values, _LEAST_SCORE, 1 - _LEAST_SCORE)
+    odds = np.log(bounded / (1 - bounded))
+    even = np.linspace(odds[0], odds[-1], count // 2)
+    by_value = np.unique(np.searchsorted(odds, even).clip(0, len(values) - 1))
+    by_rank = np.unique(np.linspace(0, len(values) - 1, count).astype(np.int64))
+    return [int(safe[first[place]]) for place in [*_halving(by_value), *_halving(by_rank)]]
 
 
 def _halving(places: NDArray[np.int64]) -> list[int]:

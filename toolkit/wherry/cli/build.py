@@ -54,7 +54,8 @@ def build(
     try:
         result = make(loaded, out=out, signers=signers, parts_folder=parts, progress=_tell())
     except BudgetExceededError as error:
-        _show_report(error.report, as_json=as_json)
+        answer = {"bundle": None, "gate": error.report.to_dict()}
+        show("wherry/build/1", answer, _report_lines(error.report), as_json=as_json)
         raise
     if not signers:
         say("nobody signed it: no device takes it before `wherry sign`")
@@ -80,7 +81,7 @@ def check(project: Path, *, bundle: Path | None, as_json: bool) -> None:
     loaded = load_project(project)
     parts = look(bundle).parts if bundle else None
     report = compare(loaded, bundle=parts, progress=_tell()).report
-    _show_report(report, as_json=as_json)
+    show("wherry/check/1", report.to_dict(), _report_lines(report), as_json=as_json)
     if report.failures:
         raise BudgetExceededError(report)
 
@@ -116,10 +117,6 @@ def pack(folder: Path, *, out: Path, keys: tuple[str, ...], counter: int | None)
 
 def _tell() -> Callable[[str], None]:
     return lambda step: say(f"  {step}")
-
-
-def _show_report(report: GateReport, *, as_json: bool) -> None:
-    show("wherry/check/1", report.to_dict(), _report_lines(report), as_json=as_json)
 
 
 def _build_lines(result: BuildResult) -> Iterator[str]:
