@@ -28,7 +28,7 @@ GOLDEN_FILE: Final = "golden.json"
 CARD_FILE: Final = "model-card.md"
 STATEMENT_FILE: Final = "statement.dsse.json"
 
-LIMIT_BYTES: Final = 512 * 2**20  # of the file
+LIMIT_BYTES: Final = oci.TOTAL_BYTES + 2**20  # of the file
 MODEL_LIMIT_BYTES: Final = 256 * 2**20
 PART_LIMIT_BYTES: Final = 4 * 2**20  # of every part but the model
 STATEMENT_LIMIT_BYTES: Final = 64 * 1024
@@ -190,6 +190,7 @@ class Bundle:
     def __init__(self, stream: BinaryIO, files: Mapping[str, tar.Entry]) -> None:
         self._stream = stream
         self._files = files
+        oci.check_layout(self._read("oci-layout", oci.LIMIT_BYTES))
         index = oci.read_index(self._read("index.json", oci.LIMIT_BYTES))
         self.manifest = self._blob(index, oci.LIMIT_BYTES)
         self.digest = index.digest
@@ -209,7 +210,7 @@ class Bundle:
     def _read(self, name: str, limit: int) -> bytes:
         entry = self._files.get(name)
         if entry is None:
-            raise BundleError("B03" if name == "index.json" else "B08", f"{name} is not there")
+            raise BundleError("B08" if "/" in name else "B03", f"{name} is not there")
         if entry.size > limit:
             raise BundleError("B02", f"{name} has {entry.size} bytes, at most {limit} are read")
         self._stream.seek(entry.offset)

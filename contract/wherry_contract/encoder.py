@@ -162,12 +162,18 @@ class Encoder:
         """
         steps = tuple(Step.from_fields(item) for item in items)
         kinds = {feature.name: feature for feature in contract.features}
+        seen: set[str] = set()
         for step in steps:
             feature = kinds.get(step.feature)
             if feature is None:
                 raise owner.error("encoder", f"about features; {step.feature!r} is none")
-            if step.op == "codes" and len(step.settings["values"]) != len(feature.categories):
-                raise owner.error("encoder", f"one code for each category of {step.feature!r}")
+            if step.op == "codes":
+                # it reads the value as an index, so nothing may have changed that before
+                if feature.dtype != "category" or step.feature in seen:
+                    raise owner.error("encoder", f"codes first, on a category: {step.feature!r}")
+                if len(step.settings["values"]) != len(feature.categories):
+                    raise owner.error("encoder", f"one code for each category of {step.feature!r}")
+            seen.add(step.feature)
         return cls(contract, steps)
 
     def to_list(self) -> list[dict[str, Any]]:
@@ -188,9 +194,8 @@ class Encoder:
         Returns:
             float32, shape (rows, features), C-contiguous.
         """
-        if not self._plan:
-            return raw.astype(np.float32)
-        table = raw.copy()
+        table = raw.copy() if self._plan else raw
         for place, apply in self._plan:
             table[:, place] = apply(table[:, place])
-        return table.astype(np.float32)
+        with np.errstate(over="ignore"):  # beyond float32 is infinity, as the cast has it
+            return table.astype(np.float32)

@@ -81,8 +81,8 @@ class Feature:
         return feature
 
     def _check(self, fields: Fields) -> None:
-        if self.dtype == "category" and not self.categories:
-            raise fields.error("categories", "the list of a category's names")
+        if (self.dtype == "category") != bool(self.categories):
+            raise fields.error("categories", "the list of a category's names, and of no number's")
         if len(set(self.categories)) != len(self.categories):
             raise fields.error("categories", "a list without repeats")
         if (

@@ -7,10 +7,12 @@ it twice, late or with gaps changes nothing.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from .features import NAME
 from .histograms import LATENCY_BINS, SCORE_BINS
 from .manifest import SLUG
 from .oci import DIGEST
@@ -63,7 +65,7 @@ class Presence:
         fields = _open(data, "presence")
         return cls(
             device=fields.text("device", pattern=SLUG),
-            online=fields.flag("online", default=False),
+            online=fields.flag("online"),
             session=fields.text("session", pattern=SPOOL),
             extra=fields.rest(),
         )
@@ -97,7 +99,6 @@ class State:
         fallback: whether the fallback rule answers.
         started_at: of this start, Unix seconds.
         reported_at: of this report, Unix seconds.
-        features: what the application declares that it supplies; empty if undeclared.
     """
 
     device: str
@@ -132,7 +133,7 @@ class State:
         labels, sequences = fields.mapping("labels", {}), fields.mapping("sequences", {})
         if not all(isinstance(value, str) for value in labels.values()):
             raise fields.error("labels", "strings by name")
-        if not all(type(value) is int for value in sequences.values()):
+        if not all(_is_count(value) for value in sequences.values()):
             raise fields.error("sequences", "integers by key id")
         return cls(
             device=fields.text("device", pattern=SLUG),
@@ -288,7 +289,8 @@ class Window:
         errors: refused or failed rows by error code; they are not among `rows`.
         features: counts by feature name.
         scores: 64 log-odds bins of what the model scored.
-        latency: 40 bins of the time from request to answer.
+        latency: 40 bins of the time from request to answer: one count for each answered
+            request, however many rows it had, so they need not add up to `rows`.
         reason: what closed it: ``rows``, ``time``, ``switch`` or ``stop``.
     """
 
@@ -316,7 +318,7 @@ class Window:
         """
         fields = _open(data, "window")
         features, errors = fields.table("features"), fields.mapping("errors", {})
-        if not all(type(value) is int and value >= 0 for value in errors.values()):
+        if not all(_is_count(value) for value in errors.values()):
             raise fields.error("errors", "counts by code")
         window = cls(
             place=Place.from_fields(fields),
@@ -347,6 +349,8 @@ class Window:
             raise fields.error("features", "counts that add up to rows")
         if sum(self.scores) + self.fallback != self.rows or self.flagged > self.rows:
             raise fields.error("scores", "counts that add up to rows")
+        if not all(re.fullmatch(NAME, name) for name in (*self.features, *self.errors)):
+            raise fields.error("features", f"by names like {NAME}, and errors too")
         if self.closed < self.opened:
             raise fields.error("closed", "not before opened")
 
@@ -394,9 +398,9 @@ class Ack:
         spool = fields.text("spool", pattern=SPOOL)
         stored = fields.items("stored", [], limit=_MOST_RANGES)
         refused = fields.items("refused", [], limit=_MOST_RANGES)
-        if not all(_is_pair(item, int) and item[0] <= item[1] for item in stored):
+        if not all(_is_pair(item) and _is_seq(item[1]) and item[0] <= item[1] for item in stored):
             raise fields.error("stored", "pairs of first and last sequence")
-        if not all(_is_pair(item, str) for item in refused):
+        if not all(_is_pair(item) and isinstance(item[1], str) for item in refused):
             raise fields.error("refused", "pairs of sequence and code")
         return cls(
             spool,
@@ -415,14 +419,17 @@ class Ack:
         return _close("ack", document, self.extra)
 
 
-def _is_pair(item: object, second: type) -> bool:
-    return (
-        isinstance(item, list)
-        and len(item) == 2
-        and type(item[0]) is int
-        and item[0] >= 1
-        and type(item[1]) is second
-    )
+def _is_pair(item: object) -> bool:
+    return isinstance(item, list) and len(item) == 2 and _is_seq(item[0])
+
+
+def _is_seq(value: object) -> bool:
+    return _is_count(value) and value != 0
+
+
+def _is_count(value: object) -> bool:
+    # what every JSON reader holds exactly, and every database as an integer
+    return type(value) is int and 0 <= value < 2**53
 
 
 def ranges(sequences: Iterable[int]) -> tuple[tuple[int, int], ...]:

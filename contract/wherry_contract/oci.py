@@ -29,6 +29,8 @@ DIGEST: Final = r"sha256:[0-9a-f]{64}"
 FILE_NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 LIMIT_BYTES: Final = 64 * 1024  # of an OCI manifest, an index or a config
 MAX_LAYERS: Final = 32
+TOTAL_BYTES: Final = 512 * 2**20  # of all that a manifest names, a blob named twice counted twice
+_LAYOUT_VERSION: Final = "1.0.0"
 
 OCI: Final = Domain(BundleError, "B09", "B02", "B09", "B09")
 
@@ -128,6 +130,11 @@ class OciManifest:
             raise fields.error("layers", f"each annotated with a plain {FILEPATH}")
         if len(set(names)) != len(names):
             raise BundleError("B10", f"files {sorted(names)}")
+        total = sum(blob.size for blob in self.blobs)
+        if total > TOTAL_BYTES:
+            raise BundleError(
+                "B02", f"its parts have {total} bytes, at most {TOTAL_BYTES} are taken"
+            )
 
     def to_bytes(self) -> bytes:
         """The canonical JSON form."""
@@ -170,6 +177,16 @@ def model_config(
             "config": {"format": "onnx", "precision": precision},
         }
     )
+
+
+def check_layout(data: bytes) -> None:
+    """Check the file `oci-layout`.
+
+    Raises:
+        BundleError: B02 or B09.
+    """
+    document = parse_json(data, limit=LIMIT_BYTES, what="oci-layout", domain=OCI)
+    Fields(document, "oci-layout", OCI).choice("imageLayoutVersion", (_LAYOUT_VERSION,))
 
 
 def read_index(data: bytes) -> Descriptor:

@@ -14,6 +14,7 @@ Bin i of a number holds the values in (edge[i-1], edge[i]].
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -98,6 +99,7 @@ class FeatureProfile:
     name: str
     edges: tuple[float, ...]
     counts: FeatureCounts
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 def quantile_edges(
@@ -228,7 +230,9 @@ class ReferenceProfile:
     def to_bytes(self) -> bytes:
         """The canonical JSON form."""
         features = [
-            {"name": item.name, "edges": list(item.edges)} | item.counts.to_dict()
+            {"name": item.name, "edges": list(item.edges)}
+            | item.counts.to_dict()
+            | dict(item.extra)
             for item in self.features
         ]
         return canonical(
@@ -250,9 +254,16 @@ class ReferenceProfile:
 
     @cached_property
     def edges_id(self) -> str:
-        """Names the edges, not the counts: windows that share it can be added up."""
+        """Names the edges, not the counts: windows that share it can be added up.
+
+        Edges stand in it as their bits, since every language prints doubles its own way.
+        """
         features = [
-            {"name": item.name, "edges": list(item.edges), "bins": len(item.counts.bins)}
+            {
+                "name": item.name,
+                "edges": [struct.pack(">d", edge + 0.0).hex() for edge in item.edges],
+                "bins": len(item.counts.bins),
+            }
             for item in self.features
         ]
         return sha256_digest(
@@ -280,16 +291,19 @@ class ReferenceProfile:
         if ours != theirs:
             raise ManifestError("M08", "the profile was made for another input contract")
         for item, feature in zip(self.features, contract.features, strict=True):
-            bins = len(feature.categories) if feature.categories else len(item.edges) + 1
-            if len(item.counts.bins) != bins:
+            bins = len(feature.categories) or len(item.edges) + 1
+            if len(item.counts.bins) != bins or (feature.categories and item.edges):
                 raise ManifestError("M08", f"the profile's bins of {item.name} do not fit")
+            if item.counts.rows != self.rows:
+                raise ManifestError("M08", f"the profile counts other rows of {item.name}")
 
 
 def _read_feature(fields: Fields) -> FeatureProfile:
     edges = fields.numbers("edges", [], limit=MAX_BINS)
     if any(b <= a for a, b in pairwise(edges)):
         raise fields.error("edges", "an ascending list")
-    return FeatureProfile(fields.text("name"), edges, FeatureCounts.from_fields(fields))
+    name, counts = fields.text("name"), FeatureCounts.from_fields(fields)
+    return FeatureProfile(name, edges, counts, fields.rest())
 
 
 def build_profile(

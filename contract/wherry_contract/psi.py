@@ -78,7 +78,7 @@ class PsiResult:
         n: rows of the window.
         m: rows of the reference.
         slots: K.
-        needed: rows below which the answer is "not enough data".
+        needed: rows, of either side, below which the answer is "not enough data".
     """
 
     psi: float
@@ -94,7 +94,7 @@ class PsiResult:
     @property
     def enough(self) -> bool:
         """Whether there are rows enough to judge."""
-        return self.n >= self.needed
+        return min(self.n, self.m) >= self.needed
 
     def p_material(self, delta: float) -> float:
         """The chance of so large a value if the true PSI were `delta` (Potgieter 2023)."""

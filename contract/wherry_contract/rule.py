@@ -37,19 +37,19 @@ class Condition:
     feature: str
     op: str
     value: float | str
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_fields(cls, fields: Fields) -> Condition:
         """Read one condition."""
         feature, op = fields.text("feature"), fields.choice("op", tuple(_COMPARE))
-        value = fields.rest().get("value")
-        if isinstance(value, str):
-            return cls(feature, op, fields.text("value"))
-        return cls(feature, op, fields.number("value"))
+        is_name = isinstance(fields.rest().get("value"), str)
+        value = fields.text("value", limit=256) if is_name else fields.number("value")
+        return cls(feature, op, value, fields.rest())
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
-        return {"feature": self.feature, "op": self.op, "value": self.value}
+        return {"feature": self.feature, "op": self.op, "value": self.value} | dict(self.extra)
 
     def __str__(self) -> str:
         value = f"{self.value:g}" if isinstance(self.value, float) else self.value
@@ -85,10 +85,11 @@ class Rule:
     def _cell(self, condition: Condition, contract: InputContract) -> tuple[int, float]:
         for place, feature in enumerate(contract.features):
             if feature.name == condition.feature:
-                if isinstance(condition.value, float):
-                    return place, condition.value
-                if condition.value in feature.categories:
-                    return place, float(feature.categories.index(condition.value))
+                value, listed = condition.value, feature.categories
+                if not isinstance(value, str) and feature.dtype == "number":
+                    return place, float(value)
+                if isinstance(value, str) and value in listed and condition.op == "==":
+                    return place, float(listed.index(value))
         raise ManifestError("M08", f"the fallback rule's {condition} does not fit the input")
 
     def flags(self, raw: RawMatrix, contract: InputContract) -> Flags:

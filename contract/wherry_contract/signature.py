@@ -198,6 +198,7 @@ class FamilyTrust:
     keys: tuple[str, ...]
     threshold: int = 1
     min_counter: int = 0
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -207,6 +208,7 @@ class AssignmentKey:
     keyid: str
     not_before: float
     not_after: float
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -238,6 +240,11 @@ class TrustRoot:
         fields = Fields(document, "trust.json", TRUST)
         fields.schema(cls.SCHEMA)
         keys = [PublicKey.from_fields(item) for item in fields.tables("keys", limit=256)]
+        if len({key.keyid for key in keys}) != len(keys) or len(
+            {key.public for key in keys}
+        ) != len(keys):
+            # one key under two ids would count as two signers
+            raise fields.error("keys", "a list without repeats")
         families = fields.mapping("families")
         return cls(
             keys={key.keyid: key for key in keys},
@@ -250,6 +257,7 @@ class TrustRoot:
                     item.text("keyid", pattern=KEY_ID),
                     item.number("not_before"),
                     item.number("not_after"),
+                    item.rest(),
                 )
                 for item in fields.tables("assignment_keys", limit=64)
             ),
@@ -264,10 +272,12 @@ class TrustRoot:
                 "threshold": family.threshold,
                 "min_counter": family.min_counter,
             }
+            | dict(family.extra)
             for name, family in self.families.items()
         }
         assignment_keys = [
             {"keyid": key.keyid, "not_before": key.not_before, "not_after": key.not_after}
+            | dict(key.extra)
             for key in self.assignment_keys
         ]
         return canonical(
@@ -313,4 +323,5 @@ def _read_family(fields: Fields) -> FamilyTrust:
         keys=fields.texts("keys", limit=64),
         threshold=fields.integer("threshold", 1, low=1, high=16),
         min_counter=fields.integer("min_counter", 0),
+        extra=fields.rest(),
     )

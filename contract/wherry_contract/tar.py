@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -20,7 +21,9 @@ from .errors import BundleError
 BLOCK: Final = 512
 _PAX_LIMIT: Final = 4096
 _PLAIN = (b"0", b"\0")
-_PAX_RECORDS_IGNORED = (b" mtime=", b" atime=", b" ctime=")
+_FOLDER = re.compile(r"blobs(?:/sha256)?/?")  # all the folders of a layout
+_PAX_TIME = re.compile(rb"\d{1,3} [mac]time=[0-9.-]+")
+_END_LIMIT: Final = 64 * 1024  # zeros behind the last entry; tar pads to 10 KiB
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ def entries(stream: BinaryIO, *, most: int) -> Iterator[Entry]:
         if len(header) < BLOCK:
             raise BundleError("B01" if headers else "B03", f"it ends at byte {end} inside a header")
         if header == bytes(BLOCK):
+            _check_end(stream, end - place)
             return
         headers += 1
         if headers > most:
@@ -74,6 +78,8 @@ def entries(stream: BinaryIO, *, most: int) -> Iterator[Entry]:
             yield entry
         elif kind != b"5":
             raise BundleError("B06", f"{entry.name[:80]!r} has type {kind!r}")
+        elif not _FOLDER.fullmatch(entry.name):
+            raise BundleError("B05", f"folder {entry.name[:80]!r}")
         place = entry.offset + -(-entry.size // BLOCK) * BLOCK
 
 
@@ -105,5 +111,11 @@ def _check_pax(stream: BinaryIO, entry: Entry) -> None:
         raise BundleError("B06", "an extended header is too large")
     stream.seek(entry.offset)
     for record in stream.read(entry.size).split(b"\n"):
-        if record and not any(word in record[:16] for word in _PAX_RECORDS_IGNORED):
+        if record and not _PAX_TIME.fullmatch(record):
             raise BundleError("B06", "an extended header says more than a time")
+
+
+def _check_end(stream: BinaryIO, left: int) -> None:
+    """Let the padding of an archive pass, and nothing that hides behind its end."""
+    if left > _END_LIMIT or stream.read(left).strip(b"\0"):
+        raise BundleError("B07", "something stands behind the end of the archive")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from itertools import zip_longest
 
-_CLAUSE = re.compile(r"(>=|<=|==|!=|<|>)(\d{1,6}(?:\.\d{1,6}){0,3})")
+_NUMBERS = r"[0-9]{1,6}(?:\.[0-9]{1,6}){0,3}"
+_CLAUSE = re.compile(rf"(>=|<=|==|!=|<|>)({_NUMBERS})")
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    match = re.match(r"\d{1,6}(?:\.\d{1,6}){0,3}", version)
+    match = re.match(_NUMBERS, version)
     if not match:
         raise ValueError(f"{version[:40]!r} is not a version")
     return tuple(int(part) for part in match[0].split("."))

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
@@ -18,7 +20,11 @@ from typing import Any, Final, NoReturn
 from .errors import ManifestError, MessageError, SetupError, TrustError, WherryError
 
 MAX_DEPTH: Final = 24  # levels of nesting; our deepest own document has 7
-_DEPTH_SCAN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
+# possessive, so that a string which never ends costs one pass and no more
+_DEPTH_SCAN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[{]|[\]}]', re.DOTALL)
+# what could become infinite as a double, and halves of surrogate pairs: looked at more closely
+_MAY_OVERFLOW = re.compile(rb"[eE]\+?\d\d|\d{300}")
+_MAY_BE_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 @dataclass(frozen=True)
@@ -75,10 +81,28 @@ def _no_constant(name: str) -> NoReturn:
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the name {twice!r} occurs twice")
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"the name {twice[:64]!r} occurs twice")
     return found
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text[:40]} is too large")
+    return number
+
+
+def _load(data: bytes) -> Any:
+    document = json.loads(
+        data.decode(),
+        object_pairs_hook=_no_duplicates,
+        parse_constant=_no_constant,
+        parse_float=_finite if _MAY_OVERFLOW.search(data) else None,
+    )
+    if _MAY_BE_HALF.search(data):
+        json.dumps(document, ensure_ascii=False).encode()  # half a pair cannot be written back
+    return document
 
 
 def parse_json(data: bytes, *, limit: int, what: str, domain: Domain = MANIFEST) -> dict[str, Any]:
@@ -98,9 +122,7 @@ def parse_json(data: bytes, *, limit: int, what: str, domain: Domain = MANIFEST)
     if _depth(data) > MAX_DEPTH:
         raise domain.leaf(domain.limit, f"{what} is nested more than {MAX_DEPTH} levels deep")
     try:
-        document = json.loads(
-            data.decode(), object_pairs_hook=_no_duplicates, parse_constant=_no_constant
-        )
+        document = _load(data)
     except (ValueError, RecursionError) as error:
         raise domain.leaf(domain.malformed, f"{what}: {error}") from error
     if not isinstance(document, dict):
@@ -166,9 +188,9 @@ class Fields:
             raise self.error(name, "a finite number or null")
         return float(value)
 
-    def flag(self, name: str, *, default: bool) -> bool:
+    def flag(self, name: str, *, default: bool | None = None) -> bool:
         """True or false."""
-        value = self._take(name, default)
+        value = self._take(name, _REQUIRED if default is None else default)
         if not isinstance(value, bool):
             raise self.error(name, "true or false")
         return value
@@ -229,7 +251,7 @@ class Fields:
             WherryError: `domain.newer` for a later version of the same schema.
         """
         value = self._take("schema", _REQUIRED)
-        match = re.fullmatch(r"([a-z/-]+)/(\d{1,6})(?:\+[a-z]+)?", str(value))
+        match = re.fullmatch(r"([a-z/-]+)/([1-9][0-9]{0,5})(?:\+[a-z]+)?", str(value))
         if not match or match[1] != name:
             raise self.error("schema", f"{name}/1")
         if int(match[2]) != 1:
