@@ -190,6 +190,7 @@ _ROWS: tuple[tuple[str, str, str], ...] = (
     ),
     ("D05", "telemetry was dropped because the outbox was full", "connect the device more often"),
     ("D06", "the disk cannot be read or written", "check the medium and the folder's owner"),
+    ("D07", "a helper process could not do its work", "free some memory; it is tried again"),
     # Conversion
     (
         "K01",
@@ -334,3 +335,32 @@ class RolloutError(WherryError):
 
 class SetupError(WherryError):
     """This machine lacks something, or a setting is wrong."""
+
+
+_LEAVES: Mapping[str, type[WherryError]] = MappingProxyType(
+    {
+        "B": BundleError,
+        "M": ManifestError,
+        "C": InputError,
+        "T": TrustError,
+        "G": MessageError,
+        "U": UpdateError,
+        "P": ProbeError,
+        "S": ServingError,
+        "L": LinkError,
+        "D": StoreError,
+        "K": ConvertError,
+        "Q": GateError,
+        "R": RolloutError,
+        "H": SetupError,
+    }
+)
+
+
+def coded_error(code: str, detail: str = "") -> WherryError:
+    """The error that a code stands for, as when it comes from another process.
+
+    Raises:
+        KeyError: nobody knows the code.
+    """
+    return _LEAVES[code[:1]](code, detail)
