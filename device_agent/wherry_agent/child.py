@@ -15,17 +15,16 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
-from wherry_contract.errors import CODES, WherryError
+from wherry_contract.errors import CODES, StoreError, WherryError, coded_error
 
 _ANSWER_LIMIT_BYTES: Final = 1 << 20
 _PR_SET_PDEATHSIG: Final = 1
 _STDERR_SHOWN: Final = 300  # characters
+_PARENT: Final = "parent"
 
 
-@dataclass(frozen=True)
 class ChildFailure(Exception):  # noqa: N818 - the caller turns it into a coded error
     """A child that gave no answer.
 
@@ -35,9 +34,11 @@ class ChildFailure(Exception):  # noqa: N818 - the caller turns it into a coded 
         detail: the end of what it said.
     """
 
-    timed_out: bool
-    signal: int
-    detail: str
+    def __init__(self, detail: str = "", *, timed_out: bool = False, ended_by: int = 0) -> None:
+        super().__init__(detail, timed_out, ended_by)
+        self.detail = detail
+        self.timed_out = timed_out
+        self.signal = ended_by
 
     def __str__(self) -> str:
         if self.timed_out:
@@ -51,60 +52,63 @@ def run_child(module: str, request: Mapping[str, Any], *, seconds: float) -> dic
 
     Raises:
         ChildFailure: it crashed, hung or said nothing sensible.
+        StoreError: D07, the board could not even start it.
         WherryError: the child reports a coded error.
     """
-    environment = dict(os.environ) | {"ORT_DISABLE_TELEMETRY": "1"}
-    with tempfile.TemporaryDirectory(prefix="wherry-") as nowhere:
-        process = subprocess.Popen(
-            [sys.executable, "-m", module],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=nowhere,
-            env=environment,
-            start_new_session=True,
-        )
-        try:
-            output, errors = process.communicate(json.dumps(request).encode(), seconds)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            raise ChildFailure(timed_out=True, signal=0, detail="") from None
-        except BaseException:
-            process.kill()
-            process.wait()
-            raise
-    return _answer(output, process.returncode, errors.decode(errors="replace"))
+    try:
+        with tempfile.TemporaryDirectory(prefix="wherry-") as nowhere:
+            output, errors, returned = _run(module, dict(request), nowhere, seconds)
+    except OSError as error:
+        raise StoreError("D07", f"{module}: {error.strerror or error}") from error
+    return _answer(output, returned, errors.decode(errors="replace"))
+
+
+def _run(
+    module: str, request: dict[str, Any], folder: str, seconds: float
+) -> tuple[bytes, bytes, int]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", module],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=folder,
+        env=dict(os.environ) | {"ORT_DISABLE_TELEMETRY": "1"},
+        start_new_session=True,
+    )
+    asked = json.dumps(request | {_PARENT: os.getpid()}).encode()
+    try:
+        output, errors = process.communicate(asked, seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        raise ChildFailure(timed_out=True) from None
+    except BaseException:
+        process.kill()
+        process.communicate()
+        raise
+    return output, errors, process.returncode
 
 
 def _answer(output: bytes, returned: int, errors: str) -> dict[str, Any]:
     detail = " ".join(errors.split())[-_STDERR_SHOWN:]
-    ended_by = -returned if returned < 0 else 0
     try:
         answer = json.loads(output) if 0 < len(output) <= _ANSWER_LIMIT_BYTES else None
-    except ValueError:
+    except ValueError:  # no JSON, or no UTF-8
         answer = None
-    if not isinstance(answer, dict) or ended_by:
-        raise ChildFailure(timed_out=False, signal=ended_by, detail=detail)
+    if not isinstance(answer, dict) or returned:
+        raise ChildFailure(detail, ended_by=max(0, -returned))
     error = answer.get("error")
     if isinstance(error, dict) and error.get("code") in CODES:
-        raise _leaf(error["code"])(error["code"], str(error.get("detail", "")))
+        raise coded_error(error["code"], str(error.get("detail", "")))
     return answer
-
-
-def _leaf(code: str) -> type[WherryError]:
-    leaves = {
-        leaf.__name__[0] if leaf.__name__ != "MessageError" else "G": leaf
-        for leaf in WherryError.__subclasses__()
-        if leaf.__name__ in ("BundleError", "ManifestError", "TrustError", "ProbeError")
-    }
-    return leaves.get(code[0], WherryError)
 
 
 def child_main(work: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> int:
     """The other side: read the request, do the work, write the answer."""
     die_with_parent()
     request = json.load(sys.stdin)
+    if request.pop(_PARENT) != os.getppid():  # it died before it could be watched
+        return 1
     try:
         answer = work(request)
     except WherryError as error:

@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from wherry_contract.errors import SetupError
 from wherry_contract.manifest import SLUG
 from wherry_contract.wire import SETTINGS, Fields
 
 _LIMIT_BYTES: Final = 64 * 1024
+_LARGEST: Final = 2**31
 _LABEL: Final = r"[A-Za-z0-9][A-Za-z0-9 ._/-]{0,62}"
 
 
@@ -42,10 +43,11 @@ class Limits:
         """Read the limits; each must be positive."""
         found: dict[str, float] = {}
         for name, default in cls().__dict__.items():
-            value = fields.number(name, default)
-            if value <= 0:
-                raise fields.error(name, "above 0")
-            found[name] = int(value) if isinstance(default, int) else value
+            number = fields.number(name, default)
+            found[name] = int(number) if isinstance(default, int) else number
+            if found[name] <= 0 or number > _LARGEST:
+                raise fields.error(name, f"above 0, and at most {_LARGEST}")
+        _refuse_unknown(fields)
         return cls(**found)  # type: ignore[arg-type]  # int stays int, float stays float
 
 
@@ -78,8 +80,8 @@ class Broker:
             parts.hostname,
             port or (8883 if tls else 1883),
             tls,
-            parts.username or "",
-            parts.password or "",
+            unquote(parts.username or ""),
+            unquote(parts.password or ""),
         )
 
 
@@ -132,25 +134,48 @@ def load_config(path: Path) -> AgentConfig:
 
 
 def _read(fields: Fields, folder: Path) -> AgentConfig:
-    labels = fields.mapping("labels", {})
-    for name, value in labels.items():
-        if not isinstance(value, str) or not re.fullmatch(_LABEL, value):
-            raise fields.error(f"labels.{name}", "a short word")
-    broker = fields.table("broker", {}).text("url", "")
-    serving = fields.table("serving", {})
+    broker, depot = fields.table("broker", {}), fields.table("depot", {})
+    serving, application = fields.table("serving", {}), fields.table("application", {})
+    url = broker.text("url", "")
     config = AgentConfig(
         device=fields.text("device", pattern=SLUG),
         fleet=fields.text("fleet", pattern=SLUG),
         family=fields.text("family", pattern=SLUG),
         state_dir=folder / fields.text("state_dir", "state"),
         trust=folder / fields.text("trust", "trust.json"),
-        broker=Broker.from_url(broker) if broker else None,
-        depot=fields.table("depot", {}).text("url", "").rstrip("/"),
+        broker=Broker.from_url(url) if url else None,
+        depot=_depot_url(depot),
         listen=serving.text("listen", "127.0.0.1:8600"),
-        labels=labels,
-        features=frozenset(fields.table("application", {}).texts("features", [])),
+        labels=_labels(fields),
+        features=frozenset(application.texts("features", [])),
         limits=Limits.from_fields(fields.table("limits", {})),
     )
+    for part in (broker, depot, serving, application, fields):
+        _refuse_unknown(part)
+    return config
+
+
+def _refuse_unknown(fields: Fields) -> None:
     if fields.rest():
         raise fields.error(min(fields.rest()), "spelled as docs/agent.md has it; it is unknown")
-    return config
+
+
+def _labels(fields: Fields) -> dict[str, str]:
+    labels = fields.mapping("labels", {})
+    for name, value in labels.items():
+        right = isinstance(value, str) and re.fullmatch(_LABEL, value)
+        if not right or not re.fullmatch(_LABEL, name):
+            raise fields.error(f"labels.{name[:64]}", "a short word")
+    return labels
+
+
+def _depot_url(fields: Fields) -> str:
+    url = fields.text("url", "").rstrip("/")
+    try:
+        parts = urlsplit(url)
+        right = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        right = False
+    if url and not right:
+        raise fields.error("url", "like http://host:8700/depot")
+    return url

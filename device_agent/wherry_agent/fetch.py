@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import http.client
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -47,10 +48,16 @@ class Depot:
         return self._small(f"statements/{digest.partition(':')[2]}.dsse.json", limit)
 
     def _small(self, path: str, limit: int) -> bytes:
-        with self._open(path, 0) as response:
-            data = response.read(limit + 1)
-        if len(data) > limit:
-            raise LinkError("L06", f"{path} has more than {limit} bytes")
+        data, end = b"", time.monotonic() + 3 * self._seconds
+        with self._open(path, 0) as response, _told("it was cut off"):
+            for chunk in _chunks(response):
+                data += chunk
+                if len(data) > limit:
+                    raise LinkError("L06", f"{path} has more than {limit} bytes")
+                if time.monotonic() > end:
+                    raise LinkError("L04", f"{path} comes too slowly")
+            if response.length:
+                raise LinkError("L04", f"{path} was cut off, {response.length} bytes are missing")
         return data
 
     def fetch(self, wanted: Descriptor, store: BlobStore, stop: Callable[[], bool]) -> bool:
@@ -69,23 +76,27 @@ class Depot:
             StoreError: D01 or D06.
         """
         part = store.part(wanted.digest)
-        done = part.stat().st_size if part.exists() else 0
-        if done > wanted.size:
-            part.unlink()
-            done = 0
+        try:
+            done = part.stat().st_size if part.exists() else 0
+            if done > wanted.size:
+                part.unlink()
+                done = 0
+            if not wanted.size:
+                part.touch()
+        except OSError as error:
+            raise as_store_error(error, part.name) from error
         if done < wanted.size and not self._append(wanted, part, done, stop):
             return False
-        if not wanted.size:
-            part.touch()
         if not store.adopt(wanted.digest):
             raise LinkError("L06", f"{wanted.file_name or wanted.digest} has other content")
         return True
 
     def _append(self, wanted: Descriptor, part: Path, done: int, stop: Callable[[], bool]) -> bool:
         with self._open(blob_path(wanted.digest), done) as response:
-            start = _start(response, done)
+            start = _start(response, done, wanted.size)
             try:
-                with part.open("ab") as stream:
+                stream = part.open("ab")
+                with stream, _told(f"cut off after {start} bytes"):
                     stream.truncate(start)
                     for chunk in _chunks(response):
                         start += len(chunk)
@@ -95,13 +106,7 @@ class Depot:
                         stream.write(chunk)
                         if stop():
                             return False
-            except http.client.HTTPException as error:
-                raise LinkError("L04", f"cut off at {start} bytes: {error!r}") from error
-            except TimeoutError as error:
-                raise LinkError("L04", f"silent at {start} bytes") from error
             except OSError as error:
-                if error.errno is None or isinstance(error, ConnectionError):
-                    raise LinkError("L04", f"cut off at {start} bytes: {error}") from error
                 raise as_store_error(error, part.name) from error
         if start < wanted.size:
             raise LinkError("L04", f"cut off at {start} of {wanted.size} bytes")
@@ -144,16 +149,36 @@ def _check_status(response: http.client.HTTPResponse, path: str) -> None:
     raise LinkError("L05", f"{path}: HTTP {status}")
 
 
-def _start(response: http.client.HTTPResponse, done: int) -> int:
-    """Where the bytes that follow belong: a server may ignore Range and send everything."""
+def _start(response: http.client.HTTPResponse, done: int, size: int) -> int:
+    """Where the bytes that follow belong: a server may ignore Range and send everything.
+
+    What announces another length is refused before the part is touched: the page of a
+    captive portal must not cost what was already here.
+    """
     if response.status == HTTPStatus.OK:
+        if response.length not in (None, size):
+            raise LinkError("L06", f"{response.length} bytes come where {size} are wanted")
         return 0
     match = _CONTENT_RANGE.fullmatch(response.getheader("Content-Range", ""))
-    if not match or int(match[1]) != done:
+    if not match or int(match[1]) != done or match[3] not in ("*", str(size)):
         raise LinkError("L06", "it sent another range than was asked for")
     return done
 
 
 def _chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
-    while chunk := response.read(_CHUNK_BYTES):
+    """What has arrived, piece by piece, so that a slow line can be stopped in between."""
+    while chunk := response.read1(_CHUNK_BYTES):
         yield chunk
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Tell the network's failures from the disk's: a timeout, a reset, a broken chunk."""
+    try:
+        yield
+    except (http.client.HTTPException, ConnectionError, TimeoutError) as error:
+        raise LinkError("L04", f"{what}: {error or repr(error)}") from error
+    except OSError as error:
+        if error.errno is None:  # TLS has its own
+            raise LinkError("L04", f"{what}: {error}") from error
+        raise

@@ -34,6 +34,7 @@ _LOOP_SECONDS: Final = 0.2
 _RESEND_CEILING_SECONDS: Final = 900.0
 _RESUBSCRIBE_SECONDS: Final = 30.0
 _FAREWELL_SECONDS: Final = 3.0
+_HELD_SECONDS: Final = 30.0  # a connection that lasted so long ends the doubling of waits
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class _Sent:
     tries: int = 1
 
     def due(self, seconds: float) -> float:
-        return self.at + min(_RESEND_CEILING_SECONDS, seconds * (1 << self.tries - 1))
+        return self.at + min(_RESEND_CEILING_SECONDS, seconds * (1 << min(self.tries - 1, 16)))
 
 
 class Link:
@@ -80,6 +81,7 @@ class Link:
         self._cursor = 0
         self._unsubscribed = 0.0  # when to subscribe again; 0 if nothing was refused
         self._heartbeat = 0.0
+        self._held = 0.0  # when this connection will have lasted
         self.connected = False
 
     def changed(self) -> None:
@@ -115,15 +117,16 @@ class Link:
         self._sent, self._cursor, self._unsubscribed = {}, 0, 0.0
         try:
             client.connect(broker.host, broker.port, _KEEPALIVE_SECONDS)
+            while not self._stop.is_set():
+                if client.loop(_LOOP_SECONDS) != paho.MQTT_ERR_SUCCESS:
+                    return
+                if self.connected:
+                    self._attend()
+            self._farewell(client)
         except (OSError, ValueError) as error:
             raise LinkError("L01", f"{broker.host}:{broker.port}: {error}") from error
-        while not self._stop.is_set():
-            if client.loop(_LOOP_SECONDS) != paho.MQTT_ERR_SUCCESS:
-                self._sent = {}
-                return
-            if self.connected:
-                self._attend()
-        self._farewell(client)
+        finally:
+            client.disconnect()  # closes what a refusal or an error left open
 
     def _new_client(self, broker: Broker) -> paho.Client:
         client = paho.Client(
@@ -150,6 +153,8 @@ class Link:
 
     def _attend(self) -> None:
         now = self._clock.monotonic()
+        if now >= self._held:
+            self._attempts = 0
         if self._unsubscribed and now >= self._unsubscribed:
             self._subscribe()
         if self._changed.is_set() or now >= self._heartbeat:
@@ -215,7 +220,7 @@ class Link:
         if reason.is_failure:
             raise LinkError("L02", str(reason))
         self.connected = True
-        self._attempts = 0
+        self._held = self._clock.monotonic() + _HELD_SECONDS
         self._heartbeat = 0.0
         self._subscribe()
         client.publish(self._topic("presence"), self._presence(online=True), 1, retain=True)

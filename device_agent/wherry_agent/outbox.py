@@ -22,21 +22,34 @@ from typing import Final
 from wherry_contract.errors import StoreError
 from wherry_contract.messages import Ack, Place
 
-from .store import set_aside
+from .store import as_store_error, set_aside
 
 _FULL: Final = sqlite3.SQLITE_FULL
+# what the medium, the memory or another process is to blame for, and not the file's content
+_NOT_DAMAGE: Final = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_READONLY,
+    }
+)
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS message (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     kind TEXT NOT NULL,
-    key TEXT UNIQUE,
     at REAL NOT NULL,
     payload BLOB NOT NULL
 );
 CREATE TABLE IF NOT EXISTS fact (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS told (key TEXT PRIMARY KEY, at REAL NOT NULL);
 """
-_KEYS_KEPT: Final = 256
+_KEYS_KEPT: Final = 1024
+_CLOCK_IS_SET: Final = 1_767_225_600.0  # 2026: a board that thinks it is earlier has no clock
 
 
 @dataclass(frozen=True)
@@ -67,67 +80,66 @@ class Outbox:
         self._device = device
         self._limit_bytes = int(mib * 2**20)
         self._limit_seconds = days * 86_400
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self.damaged: Path | None = None
         self.dropped = 0
         try:
-            self._database = self._open()
-        except sqlite3.DatabaseError as error:
-            if _is_operational(error):
+            self._open()
+        except sqlite3.Error as error:
+            if _code(error) in _NOT_DAMAGE:
                 raise _store_error(error) from error
             self.damaged = self._set_aside()
-            self._database = self._open()
-        self._bytes = self._sum()
-        self.spool = self._fact("spool", secrets.token_hex(8))
-        self.dropped = int(self._fact("dropped", "0"))
-        self.newest = self._newest()
+            self._open_anew()
 
-    def _open(self) -> sqlite3.Connection:
+    def _open(self) -> None:
         database = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)
         try:
             database.execute("PRAGMA journal_mode=WAL")
             database.execute("PRAGMA synchronous=FULL")
             _check(database)
             database.executescript(_SCHEMA)
-        except sqlite3.DatabaseError:
+            self.spool = _fact(database, "spool", secrets.token_hex(8))
+            self.dropped = int(_fact(database, "dropped", "0"))
+            self._bytes, self.newest = _sums(database)
+        except sqlite3.Error:
             database.close()
             raise
-        return database
+        except ValueError as error:
+            database.close()
+            raise sqlite3.DatabaseError(str(error)) from error
+        self._database = database
+
+    def _open_anew(self) -> None:
+        try:
+            self._open()
+        except sqlite3.Error as error:
+            raise _store_error(error) from error
 
     def _set_aside(self) -> Path:
-        for suffix in ("-wal", "-shm"):
-            self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
-        return set_aside(self._path)
-
-    def _sum(self) -> int:
-        found = self._database.execute("SELECT sum(length(payload)) FROM message").fetchone()
-        return int(found[0] or 0)
-
-    def _newest(self) -> int:
-        found = self._database.execute("SELECT max(seq) FROM message").fetchone()
-        return int(found[0] or 0)
-
-    def _fact(self, name: str, default: str) -> str:
-        with self._writing() as database:
-            database.execute("INSERT OR IGNORE INTO fact VALUES (?, ?)", (name, default))
-            row = database.execute("SELECT value FROM fact WHERE name = ?", (name,)).fetchone()
-        return str(row[0])
+        try:
+            for suffix in ("-wal", "-shm"):
+                self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+            return set_aside(self._path)
+        except OSError as error:
+            raise as_store_error(error, "outbox") from error
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            try:
-                self._database.execute("BEGIN IMMEDIATE")
-                try:
-                    yield self._database
-                except BaseException:
-                    self._database.execute("ROLLBACK")
-                    raise
-                self._database.execute("COMMIT")
-            except sqlite3.Error as error:
-                if self._database.in_transaction:
-                    self._database.execute("ROLLBACK")
-                raise _store_error(error) from error
+        """A transaction; whoever opens it holds the lock, and goes on holding it for the sums."""
+        try:
+            self._database.execute("BEGIN IMMEDIATE")
+            yield self._database
+            self._database.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._roll_back()
+            raise _store_error(error) from error
+        except BaseException:
+            self._roll_back()
+            raise
+
+    def _roll_back(self) -> None:
+        if self._database.in_transaction:  # a full disk may have rolled it back already
+            self._database.execute("ROLLBACK")
 
     def add(
         self, kind: str, make: Callable[[Place], bytes], *, now: float, key: str | None = None
@@ -138,7 +150,8 @@ class Outbox:
             kind: ``window`` or ``event``.
             make: makes the payload for the place that it is given.
             now: Unix seconds.
-            key: a message with a key is stored once, however often it is added.
+            key: a message with a key is stored once, however often it is added (until a
+                thousand other keys came).
 
         Returns:
             The sequence; 0 if the key was there already.
@@ -146,40 +159,31 @@ class Outbox:
         Raises:
             StoreError: D01 or D06; nothing was stored.
         """
-        with self._writing() as database:
-            if key and database.execute("SELECT 1 FROM told WHERE key = ?", (key,)).fetchone():
-                return 0
-            cursor = database.execute(
-                "INSERT INTO message (kind, key, at, payload) VALUES (?, ?, ?, ?)",
-                (kind, key, now, b""),
-            )
-            seq = int(cursor.lastrowid or 0)
-            payload = make(Place(self._device, self.spool, seq, self._oldest(database)))
-            database.execute("UPDATE message SET payload = ? WHERE seq = ?", (payload, seq))
-            if key:
-                self._remember(database, key, now)
-            size, dropped = self._make_room(database, self._bytes + len(payload), now, seq)
-            if dropped:
-                self._count_dropped(database, dropped)
-        self._bytes = size
-        self.dropped += dropped
-        self.newest = seq
+        with self._lock:
+            with self._writing() as database:
+                if key and _is_told(database, key):
+                    return 0
+                cursor = database.execute(
+                    "INSERT INTO message (kind, at, payload) VALUES (?, ?, ?)", (kind, now, b"")
+                )
+                seq = int(cursor.lastrowid or 0)
+                payload = make(Place(self._device, self.spool, seq, _oldest(database)))
+                database.execute("UPDATE message SET payload = ? WHERE seq = ?", (payload, seq))
+                if key:
+                    _remember(database, key, now)
+                size, dropped = self._make_room(database, self._bytes + len(payload), now, seq)
+            self._bytes = size
+            self.dropped += dropped
+            self.newest = seq
         return seq
-
-    def _oldest(self, database: sqlite3.Connection) -> int:
-        return int(database.execute("SELECT min(seq) FROM message").fetchone()[0])
-
-    def _remember(self, database: sqlite3.Connection, key: str, now: float) -> None:
-        database.execute("INSERT INTO told VALUES (?, ?)", (key, now))
-        database.execute(
-            "DELETE FROM told WHERE rowid NOT IN (SELECT rowid FROM told ORDER BY rowid DESC LIMIT ?)",
-            (_KEYS_KEPT,),
-        )
 
     def _make_room(
         self, database: sqlite3.Connection, size: int, now: float, newest: int
     ) -> tuple[int, int]:
         """Drop the oldest windows, then the oldest events; returns bytes left and how many went."""
+        expired = now - self._limit_seconds
+        if size <= self._limit_bytes and _first_at(database) > expired:
+            return size, 0
         rows = database.execute(
             "SELECT seq, at, length(payload) FROM message WHERE seq < ?"
             " ORDER BY kind = 'event', seq",
@@ -187,16 +191,15 @@ class Outbox:
         )
         gone = []
         for seq, at, length in rows:
-            if now - at > self._limit_seconds or size > self._limit_bytes:
+            if size > self._limit_bytes or _CLOCK_IS_SET < at < expired:
                 gone.append((seq,))
                 size -= length
         database.executemany("DELETE FROM message WHERE seq = ?", gone)
-        return size, len(gone)
-
-    def _count_dropped(self, database: sqlite3.Connection, dropped: int) -> None:
         database.execute(
-            "UPDATE fact SET value = CAST(value AS INTEGER) + ? WHERE name = 'dropped'", (dropped,)
+            "UPDATE fact SET value = CAST(value AS INTEGER) + ? WHERE name = 'dropped'",
+            (len(gone),),
         )
+        return size, len(gone)
 
     def after(self, seq: int, most: int) -> list[Message]:
         """The next messages after a sequence, in order.
@@ -223,20 +226,29 @@ class Outbox:
         if ack.spool != self.spool:
             return 0
         ranges = [*ack.stored, *((seq, seq) for seq, _ in ack.refused)]
-        with self._writing() as database:
-            before = database.total_changes
-            for first, last in ranges:
-                database.execute("DELETE FROM message WHERE seq BETWEEN ? AND ?", (first, last))
-            gone = database.total_changes - before
-            size = self._sum()
-        self._bytes = size
+        with self._lock:
+            with self._writing() as database:
+                before = database.total_changes
+                for first, last in ranges:
+                    database.execute("DELETE FROM message WHERE seq BETWEEN ? AND ?", (first, last))
+                gone = database.total_changes - before
+                size, _ = _sums(database)
+            self._bytes = size
         return gone
 
     @property
     def waiting(self) -> int:
-        """How many messages are not acknowledged."""
+        """How many messages are not acknowledged.
+
+        Raises:
+            StoreError: D06.
+        """
         with self._lock:
-            return int(self._database.execute("SELECT count(*) FROM message").fetchone()[0])
+            try:
+                found = self._database.execute("SELECT count(*) FROM message").fetchone()
+            except sqlite3.Error as error:
+                raise _store_error(error) from error
+        return int(found[0])
 
     def close(self) -> None:
         """Close the file."""
@@ -250,11 +262,44 @@ def _check(database: sqlite3.Connection) -> None:
         raise sqlite3.DatabaseError(f"quick_check: {found[0]}")
 
 
-def _is_operational(error: sqlite3.DatabaseError) -> bool:
-    """Whether the medium failed; otherwise it is the file that is damaged."""
-    return isinstance(error, sqlite3.OperationalError)
+def _fact(database: sqlite3.Connection, name: str, default: str) -> str:
+    database.execute("INSERT OR IGNORE INTO fact VALUES (?, ?)", (name, default))
+    row = database.execute("SELECT value FROM fact WHERE name = ?", (name,)).fetchone()
+    return str(row[0])
+
+
+def _sums(database: sqlite3.Connection) -> tuple[int, int]:
+    """Bytes of all payloads, and the newest sequence; zeros if there is nothing."""
+    found = database.execute("SELECT sum(length(payload)), max(seq) FROM message").fetchone()
+    return int(found[0] or 0), int(found[1] or 0)
+
+
+def _oldest(database: sqlite3.Connection) -> int:
+    return int(database.execute("SELECT min(seq) FROM message").fetchone()[0])
+
+
+def _first_at(database: sqlite3.Connection) -> float:
+    """When the oldest message was added; messages come in the order of their sequence."""
+    found = database.execute("SELECT at FROM message ORDER BY seq LIMIT 1").fetchone()
+    return float(found[0])
+
+
+def _is_told(database: sqlite3.Connection, key: str) -> bool:
+    return database.execute("SELECT 1 FROM told WHERE key = ?", (key,)).fetchone() is not None
+
+
+def _remember(database: sqlite3.Connection, key: str, now: float) -> None:
+    database.execute("INSERT INTO told VALUES (?, ?)", (key, now))
+    database.execute(
+        "DELETE FROM told WHERE rowid NOT IN (SELECT rowid FROM told ORDER BY rowid DESC LIMIT ?)",
+        (_KEYS_KEPT,),
+    )
+
+
+def _code(error: sqlite3.Error) -> int:
+    """SQLite's primary result code; 0 if the error is Python's own."""
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
 
 
 def _store_error(error: sqlite3.Error) -> StoreError:
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    return StoreError("D01" if code == _FULL else "D06", f"outbox: {error}")
+    return StoreError("D01" if _code(error) == _FULL else "D06", f"outbox: {error}")

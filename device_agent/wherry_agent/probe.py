@@ -41,6 +41,7 @@ def probe(store: Path, digest: str, *, seconds: float, mib: int) -> dict[str, An
     Raises:
         ProbeError: P01 to P05.
         BundleError, ManifestError: what is in the store is no good bundle.
+        StoreError: D06 or D07; the bundle is not to blame.
     """
     request = {"store": str(store.absolute()), "digest": digest, "mib": mib}
     try:
@@ -56,8 +57,10 @@ def _work(request: Mapping[str, Any]) -> Mapping[str, Any]:
     _cap_memory(request["mib"])
     blobs = BlobStore(Path(request["store"]))
     try:
-        parts = load_parts(blobs.read(request["digest"]), lambda item: blobs.read(item.digest))
-        model = load_model(request["digest"], parts)
+        parts = load_parts(
+            blobs.read_whole(request["digest"]), lambda item: blobs.read(item.digest)
+        )
+        model = _load(request["digest"], parts)
         gap = _check_golden(model, parts)
         median, slow = _latency(model, parts)
     except MemoryError as error:
@@ -67,9 +70,18 @@ def _work(request: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _cap_memory(mib: int) -> None:
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    """Cap what may be written to: address space that is only reserved costs nothing."""
+    pages = int(Path("/proc/self/statm").read_text().split()[5])
     limit = pages * resource.getpagesize() + mib * 2**20
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
+def _load(digest: str, parts: Parts) -> Model:
+    try:
+        return load_model(digest, parts)
+    except ProbeError as error:
+        _refuse_hunger(error)
+        raise
 
 
 def _check_golden(model: Model, parts: Parts) -> float:
@@ -77,10 +89,15 @@ def _check_golden(model: Model, parts: Parts) -> float:
     try:
         scores = model.scores(raw)
     except Exception as error:
-        if "alloc" in str(error).lower():
-            raise MemoryError from error
+        _refuse_hunger(error)
         raise ProbeError("P04", " ".join(str(error).split())[:300]) from error
     return parts.golden.judge(scores, parts.manifest.output.threshold)
+
+
+def _refuse_hunger(error: Exception) -> None:
+    """A runtime tells of memory in words only: bad_alloc, bad allocation, failed to allocate."""
+    if "alloc" in str(error).lower():
+        raise MemoryError from error
 
 
 def _latency(model: Model, parts: Parts) -> tuple[float, float]:

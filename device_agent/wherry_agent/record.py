@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from wherry_contract.assignment import Assignment
+from wherry_contract.errors import WherryError
 from wherry_contract.states import SlotTrust
 from wherry_contract.wire import Fields
 
 SLOTS = ("a", "b")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,6 @@ class Update:
         transitions: steps taken, to stop what moves in circles.
         retries: of the present step.
         boots: starts of the agent since the switch, to stop a crash loop.
-        soak_since: when the soak began, Unix seconds.
         undecided: whether an undecided soak was reported.
         outcome: how it ended, an `Outcome`, or "".
         code: why, if it did not end well.
@@ -69,7 +70,6 @@ class Update:
     transitions: int = 0
     retries: int = 0
     boots: int = 0
-    soak_since: float = 0.0
     undecided: bool = False
     outcome: str = ""
     code: str = ""
@@ -84,7 +84,6 @@ class Update:
             transitions=fields.integer("transitions", 0),
             retries=fields.integer("retries", 0),
             boots=fields.integer("boots", 0),
-            soak_since=fields.number("soak_since", 0.0),
             undecided=fields.flag("undecided", default=False),
             outcome=fields.text("outcome", ""),
             code=fields.text("code", ""),
@@ -99,7 +98,6 @@ class Update:
             "transitions": self.transitions,
             "retries": self.retries,
             "boots": self.boots,
-            "soak_since": self.soak_since,
             "undecided": self.undecided,
             "outcome": self.outcome,
             "code": self.code,
@@ -115,6 +113,24 @@ def _read_assignment(fields: Fields, name: str) -> Assignment:
     stored = fields.table(name)
     payload = stored.text("payload", limit=64 * 1024)
     return Assignment.from_bytes(payload.encode(), stored.text("keyid"))
+
+
+def _known(read: Callable[[], T]) -> T | None:
+    """What was under way, or nothing if there was nothing or a newer agent wrote it.
+
+    The slots must not be lost over it: an update that cannot be read is rolled back.
+    """
+    try:
+        return read()
+    except WherryError:
+        return None
+
+
+def _read_denied(fields: Fields) -> tuple[tuple[str, str], ...]:
+    items = fields.items("denied", [])
+    if not all(isinstance(item, list) and [*map(type, item)] == [str, str] for item in items):
+        raise fields.error("denied", "pairs of rollout and digest")
+    return tuple((rollout, digest) for rollout, digest in items)
 
 
 @dataclass(frozen=True)
@@ -149,20 +165,23 @@ class DeviceRecord:
         """Read a saved record.
 
         Raises:
-            ManifestError, TrustError: it is whole but not of our making.
+            ManifestError: it is whole but not of our making.
         """
         fields = Fields(document, "state")
         slots = fields.table("slots", {})
         update, pending = fields.mapping("update", {}), fields.mapping("pending", {})
+        sequences = fields.mapping("sequences", {})
+        if not all(type(value) is int for value in sequences.values()):
+            raise fields.error("sequences", "integers by key id")
         return cls(
             state=fields.text("state", "idle"),
             active=fields.choice("active", ("", *SLOTS), ""),
             slots={name: Slot.from_fields(slots.table(name, {})) for name in SLOTS},
-            sequences=fields.mapping("sequences", {}),
+            sequences=sequences,
             rollout=fields.text("rollout", ""),
-            update=Update.from_fields(Fields(update, "update")) if update else None,
-            pending=_read_assignment(Fields({"a": pending}, "pending"), "a") if pending else None,
-            denied=tuple((rollout, digest) for rollout, digest in fields.items("denied", [])),
+            update=_known(lambda: Update.from_fields(Fields(update, "update"))),
+            pending=_known(lambda: _read_assignment(Fields({"a": pending}, "pending"), "a")),
+            denied=_read_denied(fields),
             runtime=fields.text("runtime", ""),
             extra=fields.rest(),
         )

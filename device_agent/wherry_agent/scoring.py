@@ -26,6 +26,7 @@ from .config import Limits
 from .inference import Answers, Model, rule_answer
 
 _BLOCK_ROWS: Final = 256
+_PLAUSIBLE: Final = (946_684_800.0, 4_102_444_800.0)  # 2000 to 2100, which the wire can say
 
 
 @dataclass(frozen=True)
@@ -103,12 +104,13 @@ class Counter:
         self._filled = end
 
     def refuse(self, code: str, rows: int, at: float) -> None:
-        """Count rows that could not be answered."""
-        self._see(at)
+        """Count rows that could not be answered; they stretch no window that has others."""
+        if self.empty:
+            self._first = self._last = at
         self._errors[code] = self._errors.get(code, 0) + rows
 
     def _see(self, at: float) -> None:
-        if self.empty:
+        if not self.rows:
             self._first = self._last = at
         self._first, self._last = min(self._first, at), max(self._last, at)
 
@@ -161,8 +163,16 @@ class Served:
 
 @dataclass(frozen=True)
 class Progress:
-    """How a soak is getting on, since the last swap."""
+    """How a soak is getting on, since the last swap.
 
+    Attributes:
+        since: monotonic seconds of that swap.
+        rows: scored, or tried.
+        failures: rows that the model did not score.
+        failure: the last reason, in words.
+    """
+
+    since: float = 0.0
     rows: int = 0
     failures: int = 0
     failure: str = ""
@@ -198,7 +208,7 @@ class Scorer:
                 Counter(served.digest, served.manifest, served.profile) if served else None
             )
             self._served = served
-            self._progress = Progress()
+            self._progress = Progress(self._clock.monotonic())
 
     def answer(
         self, raw: RawMatrix, served: Served, *, started: float, at: float | None
@@ -209,7 +219,8 @@ class Scorer:
             raw: float64, shape (rows, features), checked against `served`'s contract.
             served: what they were checked against; if it was swapped meanwhile, it still answers.
             started: monotonic seconds when the request began to be handled.
-            at: when the payments happened, Unix seconds; now if the application does not say.
+            at: when the payments happened, Unix seconds; now if the application does not say,
+                or says what cannot be.
 
         Raises:
             ServingError: S05, neither a model nor a rule can answer.
@@ -218,13 +229,16 @@ class Scorer:
         failure = answers if isinstance(answers, str) else ""
         if isinstance(answers, str):
             answers = self._by_rule(raw, served, answers)
+        moment = at if at is not None and _PLAUSIBLE[0] <= at < _PLAUSIBLE[1] else self._clock.now()
         with self._lock:
+            latency = (self._clock.monotonic() - started) * 1e6
             if served is self._served and self._counter:
-                latency = (self._clock.monotonic() - started) * 1e6
-                self._count(
-                    self._counter, raw, answers, self._clock.now() if at is None else at, latency
-                )
+                self._count(self._counter, raw, answers, moment, latency)
                 self._advance(len(raw), failure)
+            else:  # it was swapped while it answered: its rows get a window of their own
+                late = Counter(served.digest, served.manifest, served.profile)
+                late.add(raw, answers, moment, latency)
+                self._emit(late.close("switch"))
         return answers
 
     def _by_rule(self, raw: RawMatrix, served: Served, failure: str) -> Answers:
@@ -245,7 +259,7 @@ class Scorer:
     def _advance(self, rows: int, failure: str) -> None:
         done = self._progress
         failures = done.failures + (rows if failure else 0)
-        self._progress = Progress(done.rows + rows, failures, failure or done.failure)
+        self._progress = Progress(done.since, done.rows + rows, failures, failure or done.failure)
 
     def refuse(self, code: str, rows: int, failure: str = "") -> None:
         """Count rows that were not answered.

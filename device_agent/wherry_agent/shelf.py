@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from wherry_contract.bundle import MANIFEST_FILE, PROFILE_FILE, load_parts
-from wherry_contract.errors import WherryError
+from wherry_contract.bundle import MANIFEST_FILE, PROFILE_FILE, Parts, load_parts
+from wherry_contract.errors import BundleError, StoreError, WherryError
 from wherry_contract.manifest import Manifest
 from wherry_contract.oci import OciManifest
 from wherry_contract.profile import ReferenceProfile
@@ -15,7 +16,7 @@ from wherry_contract.states import SlotTrust
 from .config import Limits
 from .inference import load_model
 from .probe import probe
-from .record import DeviceRecord
+from .record import DeviceRecord, Slot
 from .scoring import Served
 from .store import BlobStore
 
@@ -43,13 +44,22 @@ class Shelf:
         self._blobs = blobs
         self._limits = limits
 
+    def parts(self, digest: str) -> Parts:
+        """Read a bundle's blobs and check all of them.
+
+        Raises:
+            WherryError: it is damaged or contradicts itself.
+        """
+        manifest = self._blobs.read_whole(digest)
+        return load_parts(manifest, lambda item: self._blobs.read(item.digest))
+
     def load(self, digest: str) -> Served:
         """Load a bundle into this process, ready to serve.
 
         Raises:
             WherryError: it is damaged, contradicts itself or cannot be loaded.
         """
-        parts = load_parts(self._blobs.read(digest), lambda item: self._blobs.read(item.digest))
+        parts = self.parts(digest)
         return Served.by_model(load_model(digest, parts))
 
     def rule(self, digest: str) -> Served:
@@ -58,7 +68,7 @@ class Shelf:
         Raises:
             WherryError: its manifest or profile is damaged.
         """
-        listed = OciManifest.from_bytes(self._blobs.read(digest))
+        listed = OciManifest.from_bytes(self._blobs.read_whole(digest))
         manifest = self._blobs.read(listed.layer(MANIFEST_FILE).digest)
         profile = self._blobs.read(listed.layer(PROFILE_FILE).digest)
         return Served(
@@ -87,12 +97,38 @@ class Shelf:
             digest = record.serving.digest
             try:
                 if probed or failures:
-                    self.probe(digest)
+                    self._probe_if_possible(digest)
                 return Choice(record, self.load(digest), tuple(failures))
             except WherryError as error:
                 failures.append((digest, error))
                 record = without_active(record)
         return Choice(record, self._any_rule(record), tuple(failures))
+
+    def _probe_if_possible(self, digest: str) -> None:
+        with suppress(StoreError):  # no fault of the bundle's; if it cannot be read, `load` says so
+            self.probe(digest)
+
+    def salvage(self, family: str) -> DeviceRecord:
+        """A record made from the bundles on disk, after the real one was lost.
+
+        Only what was fetched for a verified order is here. The oldest whole bundle that
+        passes its probe is taken: a younger one may be an update that was never proven.
+        """
+        for digest in self._blobs.manifests():
+            try:
+                parts = self.parts(digest)
+                if parts.manifest.family != family:
+                    continue
+                self.probe(digest)
+            except WherryError:  # no bundle, an unfinished one or a bad one: look at the next
+                continue
+            slot = slot_for(digest, parts.manifest, self._size(digest), SlotTrust.GOOD)
+            return DeviceRecord(active="a").with_slot("a", slot)
+        return DeviceRecord()
+
+    def _size(self, digest: str) -> int:
+        listed = OciManifest.from_bytes(self._blobs.read_whole(digest))
+        return sum(blob.size for blob in listed.blobs)
 
     def _any_rule(self, record: DeviceRecord) -> Served | None:
         for slot in record.slots.values():
@@ -104,13 +140,25 @@ class Shelf:
         return None
 
     def keep_only(self, digests: set[str]) -> int:
-        """Remove all blobs that these bundles do not need; returns how many went."""
+        """Remove all blobs that these bundles do not need; returns how many went.
+
+        Raises:
+            StoreError: D06.
+        """
         kept = set(digests)
         for digest in digests:
             if self._blobs.has(digest):
-                listed = OciManifest.from_bytes(self._blobs.read(digest))
+                try:
+                    listed = OciManifest.from_bytes(self._blobs.read_whole(digest))
+                except BundleError:  # what a damaged one needs is unknown, so nothing may go
+                    return 0
                 kept |= {blob.digest for blob in listed.blobs}
         return self._blobs.keep_only(kept)
+
+
+def slot_for(digest: str, manifest: Manifest, size: int, trust: SlotTrust) -> Slot:
+    """The slot that holds a bundle."""
+    return Slot(digest, size, manifest.name, manifest.version, trust)
 
 
 def without_active(record: DeviceRecord) -> DeviceRecord:

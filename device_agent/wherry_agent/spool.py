@@ -68,10 +68,15 @@ class Spool:
         with self._lock:
             self._waiting.append(item)
             if len(self._waiting) > _MOST_WAITING:
-                windows = (kept for kept in self._waiting if isinstance(kept, Tally))
-                self._waiting.remove(next(windows, self._waiting[0]))
-                self.lost += 1
+                self._lose_one()
         self.wake.set()
+
+    def _lose_one(self) -> None:
+        """Drop the oldest window, else the oldest event; the first may be on its way to disk."""
+        places = range(1, len(self._waiting))
+        windows = (place for place in places if isinstance(self._waiting[place], Tally))
+        del self._waiting[next(windows, 1)]
+        self.lost += 1
 
     def record(self, fact: Fact, *, key: str) -> None:
         """Store an event now; when this returns it is on the medium.
@@ -91,27 +96,30 @@ class Spool:
                 except StoreError:
                     return False
                 with self._lock:
-                    if self._waiting and self._waiting[0] is item:
-                        self._waiting.popleft()
+                    self._waiting.popleft()
             return self._tell_dropped()
 
-    def _store(self, item: Tally | tuple[Fact, float, str | None]) -> None:
+    def _store(self, item: Tally | tuple[Fact, float, str | None]) -> int:
         if isinstance(item, Tally):
-            self._outbox.add(
+            return self._outbox.add(
                 "window", lambda place: item.window(place).to_bytes(), now=self._clock.now()
             )
-            return
         fact, at, key = item
-        self._outbox.add("event", lambda place: fact.event(place, at).to_bytes(), now=at, key=key)
+        return self._outbox.add(
+            "event", lambda place: fact.event(place, at).to_bytes(), now=at, key=key
+        )
 
     def _tell_dropped(self) -> bool:
         dropped = self._outbox.dropped + self.lost
         if dropped <= self._told_dropped:
             return True
+        now = self._clock.now()
         fact = Fact("D05", f"{dropped} messages so far", "warning")
         try:
-            self._store((fact, self._clock.now(), None))
+            # once an hour: what says that there is no room must not fill it
+            told = self._store((fact, now, f"dropped:{int(now // 3600)}"))
         except StoreError:
             return False
-        self._told_dropped = dropped
+        if told:
+            self._told_dropped = dropped
         return True

@@ -9,19 +9,22 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
-import json
 import os
+import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, Final
 
-from wherry_contract.errors import StoreError
+from wherry_contract.errors import BundleError, StoreError, WherryError
+from wherry_contract.oci import LIMIT_BYTES as OCI_LIMIT
 from wherry_contract.oci import blob_path
-from wherry_contract.wire import compact, parse_json
+from wherry_contract.wire import Fields, compact, parse_json, sha256_digest
 
 _STATE_LIMIT_BYTES: Final = 1 << 20
+_SET_ASIDE_KEPT: Final = 8  # damaged files; a medium that goes bad must not fill itself
 
 
 def as_store_error(error: OSError, what: str) -> StoreError:
@@ -47,6 +50,8 @@ def durable_write(path: Path, data: bytes) -> None:
         temporary.replace(path)
         sync_folder(path.parent)
     except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)  # on a full disk, a part of a file is in the way
         raise as_store_error(error, path.name) from error
 
 
@@ -65,12 +70,31 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents durably.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    for place in reversed(missing):
+        place.mkdir(exist_ok=True)
+        sync_folder(place.parent)
+
+
 def set_aside(path: Path) -> Path:
-    """Move a damaged file out of the way, keeping it for analysis."""
+    """Move a damaged file out of the way, keeping it for analysis; the last few are kept.
+
+    Raises:
+        OSError: it cannot be moved.
+    """
     folder = path.parent / "set-aside"
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     place = folder / f"{path.name}.{time.time_ns():x}"
     path.replace(place)
+    for old in sorted(folder.iterdir(), key=lambda item: item.stat().st_mtime)[:-_SET_ASIDE_KEPT]:
+        old.unlink(missing_ok=True)
+    sync_folder(folder)
     sync_folder(path.parent)
     return place
 
@@ -83,7 +107,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
         StoreError: D03, another process holds it; D06, it cannot be made or opened.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise as_store_error(error, str(folder)) from error
@@ -91,6 +115,8 @@ def folder_lock(folder: Path) -> Iterator[None]:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(descriptor)
+        if not isinstance(error, BlockingIOError):
+            raise as_store_error(error, str(folder)) from error
         raise StoreError("D03", str(folder)) from error
     try:
         yield
@@ -110,16 +136,23 @@ class StatePair:
         self.damaged: tuple[Path, ...] = ()
 
     def load(self) -> dict[str, Any] | None:
-        """The newest whole record, or nothing; damaged files are set aside and listed."""
+        """The newest whole record, or nothing; damaged files are set aside and listed.
+
+        Raises:
+            StoreError: D06, the files belong to somebody else.
+        """
         found, damaged = [], []
         for path in self._paths:
             try:
-                data = path.read_bytes()
+                record = _open_record(_read_some(path, _STATE_LIMIT_BYTES + 1))
             except FileNotFoundError:
                 continue
-            record = _open_record(data)
+            except PermissionError as error:
+                raise as_store_error(error, str(path)) from error
+            except OSError:  # a bad block: the other file is there for this
+                record = None
             if record is None:
-                damaged.append(set_aside(path))
+                damaged.append(_out_of_the_way(path))
             else:
                 found.append(record)
         self.damaged = tuple(damaged)
@@ -141,20 +174,41 @@ class StatePair:
         self._generation = following
 
 
+def _read_some(path: Path, most: int) -> bytes:
+    with path.open("rb") as stream:
+        return stream.read(most)
+
+
+def _out_of_the_way(path: Path) -> Path:
+    try:
+        return set_aside(path)
+    except OSError:  # a full disk: it stays, and the next save replaces it
+        return path
+
+
 def _open_record(data: bytes) -> tuple[int, dict[str, Any]] | None:
     line, _, text = data.partition(b"\n")
     if len(data) > _STATE_LIMIT_BYTES or hashlib.sha256(text).hexdigest().encode() != line:
         return None
-    document = json.loads(text)
-    return int(document["generation"]), document["body"]
+    try:
+        fields = Fields(parse_json(text, limit=_STATE_LIMIT_BYTES, what="state"), "state")
+        return fields.integer("generation"), fields.mapping("body")
+    except WherryError:  # whole, but not written by `save`
+        return None
 
 
 class BlobStore:
     """Blobs by digest, each whole or not there; beside them the parts of unfinished ones."""
 
     def __init__(self, folder: Path) -> None:
+        """Open the store in a state folder.
+
+        Raises:
+            StoreError: D01 or D06.
+        """
         self._folder = folder
-        self._home.mkdir(parents=True, exist_ok=True)
+        with _coded("blobs"):
+            make_folder(self._home)
 
     @property
     def _home(self) -> Path:
@@ -179,10 +233,51 @@ class BlobStore:
         Raises:
             StoreError: D06.
         """
-        try:
+        with _coded(digest):
             return self.path(digest).read_bytes()
-        except OSError as error:
-            raise as_store_error(error, digest) from error
+
+    def read_whole(self, digest: str) -> bytes:
+        """A blob's bytes, checked against their digest.
+
+        Raises:
+            StoreError: D06.
+            BundleError: B04.
+        """
+        data = self.read(digest)
+        if sha256_digest(data) != digest:
+            raise BundleError("B04", f"it should be {digest}")
+        return data
+
+    def is_whole(self, digest: str) -> bool:
+        """Whether the blob is there with the right bytes; one that went bad is removed.
+
+        Raises:
+            StoreError: D06.
+        """
+        path = self.path(digest)
+        with _coded(digest):
+            if not path.exists():
+                return False
+            with suppress(OSError), path.open("rb") as stream:  # a bad block is a bad blob
+                if _digest_of(stream) == digest:
+                    return True
+            path.unlink(missing_ok=True)
+        return False
+
+    def manifests(self) -> list[str]:
+        """Digests of the whole blobs that may be OCI manifests, the oldest first.
+
+        Raises:
+            StoreError: D06.
+        """
+        with _coded("blobs"):
+            small = [
+                (path.stat().st_mtime_ns, path)
+                for path in self._home.iterdir()
+                if re.fullmatch(r"[0-9a-f]{64}", path.name) and path.stat().st_size <= OCI_LIMIT
+            ]
+        digests = [f"sha256:{path.name}" for _, path in sorted(small)]
+        return [digest for digest in digests if sha256_digest(self.read(digest)) == digest]
 
     def put(self, digest: str, data: bytes) -> None:
         """Store a small blob that was checked."""
@@ -195,35 +290,53 @@ class BlobStore:
             StoreError: D01 or D06.
         """
         part = self.part(digest)
-        try:
+        with _coded(digest):
             with part.open("rb") as stream:
-                found = "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()
+                found = _digest_of(stream)
                 os.fsync(stream.fileno())
             if found != digest:
                 part.unlink()
                 return False
             part.replace(self.path(digest))
             sync_folder(self._home)
-        except OSError as error:
-            raise as_store_error(error, digest) from error
         return True
 
     def keep_only(self, digests: set[str]) -> int:
-        """Remove every other blob and part; returns how many went."""
+        """Remove every other blob and part; returns how many went.
+
+        Raises:
+            StoreError: D06.
+        """
         kept = {self.path(digest).name for digest in digests}
-        gone = 0
-        for path in self._home.iterdir():
-            if path.name not in kept:
+        with _coded("blobs"):
+            others = [path for path in self._home.iterdir() if path.name not in kept]
+            for path in others:
                 path.unlink(missing_ok=True)
-                gone += 1
-        if gone:
-            sync_folder(self._home)
-        return gone
+            if others:
+                sync_folder(self._home)
+        return len(others)
 
     def free_bytes(self) -> int:
-        """How much an ordinary user may still write here."""
-        usage = os.statvfs(self._folder)
+        """How much an ordinary user may still write here.
+
+        Raises:
+            StoreError: D06.
+        """
+        with _coded("blobs"):
+            usage = os.statvfs(self._folder)
         return usage.f_bavail * usage.f_frsize
+
+
+def _digest_of(stream: BufferedReader) -> str:
+    return "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def _coded(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise as_store_error(error, what) from error
 
 
 def read_json(path: Path, limit: int) -> dict[str, Any]:

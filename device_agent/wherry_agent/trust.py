@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from wherry_contract.assignment import Assignment, open_assignment
-from wherry_contract.errors import TrustError
+from wherry_contract.errors import StoreError, TrustError
 from wherry_contract.signature import BundleStatement, TrustRoot
 
 from .child import ChildFailure, child_main, run_child
@@ -44,7 +44,8 @@ class PinnedTrust:
         """The order in a verified envelope.
 
         Raises:
-            TrustError: T01, T02, T08 or T09.
+            TrustError: T01, T02, T08 to T10.
+            StoreError: D07, the verifier did not do its work.
         """
         answer = self._ask({"envelope": _encode(envelope)})
         return Assignment.from_bytes(answer["payload"].encode(), answer["keyid"])
@@ -53,7 +54,8 @@ class PinnedTrust:
         """What the signers say of a bundle.
 
         Raises:
-            TrustError: T01 to T03, T06 to T09.
+            TrustError: T01 to T03, T06 to T10.
+            StoreError: D07, the verifier did not do its work.
         """
         answer = self._ask({"envelope": _encode(envelope), "family": family, "digest": digest})
         return BundleStatement.from_bytes(answer["payload"].encode())
@@ -63,7 +65,8 @@ class PinnedTrust:
         try:
             return run_child(__name__, dict(request) | trust, seconds=_SECONDS)
         except ChildFailure as failure:
-            raise TrustError("T09", f"the verifier failed: {failure}") from failure
+            # nobody's signature is to blame, so it is tried again
+            raise StoreError("D07", f"the verifier: {failure}") from failure
 
 
 def _encode(data: bytes) -> str:

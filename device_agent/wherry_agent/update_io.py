@@ -10,52 +10,41 @@ from __future__ import annotations
 import hashlib
 import random
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 from wherry_contract.assignment import Assignment
 from wherry_contract.bundle import (
     MANIFEST_FILE,
-    STATEMENT_LIMIT_BYTES,
-    check_size,
-    load_parts,
 )
 from wherry_contract.errors import (
-    BundleError,
-    InputError,
     LinkError,
-    ManifestError,
-    ProbeError,
     StoreError,
-    TrustError,
     UpdateError,
     WherryError,
 )
 from wherry_contract.manifest import Manifest, Soak
 from wherry_contract.messages import unwrap_assignment
-from wherry_contract.oci import LIMIT_BYTES as OCI_LIMIT_BYTES
-from wherry_contract.oci import Descriptor, OciManifest
+from wherry_contract.oci import OciManifest
 from wherry_contract.states import SlotTrust
 from wherry_contract.states import UpdateState as S
-from wherry_contract.wire import sha256_digest
 
-from .clock import Clock
 from .config import AgentConfig
-from .fetch import Depot
-from .record import DeviceRecord, Slot, Update
-from .scoring import Scorer
-from .shelf import Shelf, without_active
-from .spool import Fact, Spool
-from .store import BlobStore, StatePair
-from .trust import Trust
+from .intake import Board, Intake, Reach
+from .record import DeviceRecord, Update
+from .shelf import Choice, slot_for, without_active
+from .spool import Fact
+from .store import StatePair
 from .updater import (
+    RETRY_BUDGET,
+    TABLE,
     E,
     Result,
     accept,
     free_slot,
     is_new,
-    judge_offer,
     resume,
     retry_delay,
     step,
@@ -63,34 +52,9 @@ from .updater import (
 
 _DONE: Final = Result(E.DONE)
 _SOAK_LOOKS_SECONDS: Final = 1.0
+_IDLE_SECONDS: Final = 3600.0
+_MOST_OFFERS: Final = 8
 _LEAST_FAILURES: Final = 5  # so that one odd row among the first few ends no soak
-
-
-@dataclass(frozen=True)
-class Board:
-    """What this board is: found once, at start."""
-
-    architecture: str
-    runtime: str
-    runtime_version: str
-
-    @property
-    def runtime_id(self) -> str:
-        """Names the runtime and its version."""
-        return f"{self.runtime} {self.runtime_version}"
-
-
-@dataclass(frozen=True)
-class Reach:
-    """What the updater works with."""
-
-    blobs: BlobStore
-    shelf: Shelf
-    trust: Trust
-    depot: Depot
-    scorer: Scorer
-    spool: Spool
-    clock: Clock
 
 
 class Updater:
@@ -101,7 +65,9 @@ class Updater:
         self._board = board
         self._pair = pair
         self._reach = reach
-        self._offers: list[bytes] = []
+        self._intake = Intake(config, board, reach)
+        self._offers: deque[bytes] = deque(maxlen=_MOST_OFFERS)
+        self._offer_tries = 0
         self._lock = threading.Lock()
         self._seen = ""
         self._stopped = False
@@ -127,9 +93,9 @@ class Updater:
     # --- from outside -------------------------------------------------------------------
 
     def offer(self, payload: bytes) -> None:
-        """Take a payload of the assignment topic; only the latest is looked at."""
+        """Take a payload of the assignment topic; a few wait, so that garbage hides no order."""
         with self._lock:
-            self._offers[:] = [payload]
+            self._offers.append(payload)
         self.wake.set()
 
     def stop(self) -> None:
@@ -143,26 +109,41 @@ class Updater:
         Raises:
             StoreError: D06, the record cannot be read.
         """
+        self.record = self._remember()
+        self._serve_first()
+
+    def _remember(self) -> DeviceRecord:
         document = self._pair.load()
         for path in self._pair.damaged:
             self._tell(Fact("D02", f"{path.name} was set aside", "error"))
         if document is not None:
             try:
-                self.record = DeviceRecord.from_dict(document)
-            except WherryError as error:  # whole, but not of our making: begin anew
+                return DeviceRecord.from_dict(document)
+            except WherryError as error:  # whole, but not of our making
                 self._tell(Fact("D02", f"the record has another form: {error}", "error"))
-        self._serve_first()
+        elif not self._pair.damaged:
+            return DeviceRecord()
+        return self._reach.shelf.salvage(self._config.family)
 
     def _serve_first(self) -> None:
+        resumed = resume(self.record)
+        if resumed != self.record:  # a start is counted before the model can end it
+            self._save_if_possible(resumed)
+        self.record = resumed
         upgraded = self.record.runtime != self._board.runtime_id
         choice = self._reach.shelf.choose(self.record, probed=upgraded)
+        self._serve(choice)
+        record = replace(choice.record, runtime=self._board.runtime_id)
+        if record != self.record:
+            self._save_if_possible(record)
+        self.record = record
+
+    def _serve(self, choice: Choice) -> None:
         for digest, error in choice.failures:
             self._tell(Fact.of(error, bundle=digest))
-        if not choice.record.active and self.record.active:
+        if choice.failures and not choice.record.active:
             self._tell(Fact.of(UpdateError("U08")))
         self._reach.scorer.swap(choice.served)
-        self.record = resume(replace(choice.record, runtime=self._board.runtime_id))
-        self._save_if_possible(self.record)
 
     def check_active(self) -> None:
         """Probe what serves since the start; take it out of service if it fails."""
@@ -171,26 +152,35 @@ class Updater:
         digest = self.record.serving.digest
         try:
             self._reach.shelf.probe(digest)
+        except StoreError as error:  # the probe could not run: nobody's fault
+            self._tell(Fact.of(error, bundle=digest))
         except WherryError as error:
             self._tell(Fact.of(error, bundle=digest))
             self._fall_back()
 
     def _fall_back(self) -> None:
         choice = self._reach.shelf.choose(without_active(self.record), probed=True)
-        self._reach.scorer.swap(choice.served)
-        if not choice.record.active:
+        self._serve(choice)
+        if not choice.failures and not choice.record.active:
             self._tell(Fact.of(UpdateError("U08")))
         self._save_if_possible(choice.record)
 
     def run_once(self) -> float:
         """Take one step; returns how many seconds to wait for the next, unless woken."""
-        self._take_offer()
+        if not self._take_offer():
+            return 1.0 + retry_delay(self._offer_tries, random.random())  # noqa: S311 - jitter
+        if self._offers:
+            return 0.0
         if self.record.state == S.IDLE or self.record.update is None:
-            return 3600.0
+            return _IDLE_SECONDS
+        return self._take_step(self.record.update)
+
+    def _take_step(self, update: Update) -> float:
         before = S(self.record.state)
-        result = self._act(before, self.record.update)
+        result = self._act(before, update)
         following = step(self.record, result)
-        if not self._save_if_possible(following):
+        # a look that changed nothing costs no write: the medium wears out
+        if following != self.record and not self._save_if_possible(following):
             return 1.0 + retry_delay(4, random.random())  # noqa: S311 - jitter, no secret
         self._tell_step(before, result)
         if result.event == E.WAIT:
@@ -201,26 +191,33 @@ class Updater:
 
     # --- orders -------------------------------------------------------------------------
 
-    def _take_offer(self) -> None:
+    def _take_offer(self) -> bool:
+        """Judge the oldest offer; false if that could not be done now, and is to be tried again."""
         with self._lock:
-            payload = self._offers.pop() if self._offers else b""
-        if not payload or hashlib.sha256(payload).hexdigest() == self._seen:
-            return
-        try:
-            assignment = self._reach.trust.assignment(unwrap_assignment(payload))
-            if is_new(assignment, self.record, self._config.device):
-                self._save(accept(self.record, assignment))
-        except StoreError as error:
-            self._tell(Fact.of(error))
-            with self._lock:
-                self._offers[:] = self._offers or [payload]
-            return
-        except WherryError as error:
-            self._reach.spool.tell(
-                Fact.of(error), key=f"refused:{hashlib.sha256(payload).hexdigest()[:16]}"
-            )
-        self._seen = hashlib.sha256(payload).hexdigest()
-        self.changed()
+            payload = self._offers[0] if self._offers else b""
+        mark = hashlib.sha256(payload).hexdigest()
+        if payload and mark != self._seen:
+            try:
+                self._judge(payload)
+            except StoreError as error:
+                self._tell(Fact.of(error), key=f"offer:{mark[:16]}:{error.code}")
+                self._offer_tries += 1
+                if self._offer_tries <= RETRY_BUDGET:
+                    return False
+            except WherryError as error:
+                self._tell(Fact.of(error), key=f"refused:{mark[:16]}")
+            self._seen = mark
+            self.changed()
+        self._offer_tries = 0
+        with self._lock:
+            if self._offers and self._offers[0] is payload:
+                self._offers.popleft()
+        return True
+
+    def _judge(self, payload: bytes) -> None:
+        assignment = self._reach.trust.assignment(unwrap_assignment(payload))
+        if is_new(assignment, self.record, self._config.device):
+            self._save(accept(self.record, assignment))
 
     def _pending(self) -> bool:
         return self.record.pending is not None
@@ -269,108 +266,45 @@ class Updater:
 
     def _act(self, state: S, update: Update) -> Result:
         try:
-            return self._actions[state](update)
+            result = self._actions[state](update)
         except (LinkError, StoreError) as error:
             return Result(E.RETRY, error.code, error.detail)
-        except (
-            BundleError,
-            InputError,
-            ManifestError,
-            ProbeError,
-            TrustError,
-            UpdateError,
-        ) as error:
-            return Result(E.FAIL, error.code, error.detail)
-
-    def _check_order(self, update: Update) -> None:
-        judge_offer(
-            update.assignment,
-            self.record,
-            family=self._config.family,
-            now=self._reach.clock.now(),
-        )
+        except WherryError as error:
+            result = Result(E.FAIL, error.code, error.detail)
+        if result.event == E.FAIL and (state, E.FAIL) not in TABLE:
+            return replace(result, event=E.RETRY)
+        return result
 
     def _offered(self, update: Update) -> Result:
-        self._check_order(update)
+        self._intake.check(update.assignment, self.record)
         return _DONE
 
     def _admit(self, update: Update) -> Result:
         if self._pending():
             return Result(E.NEWER, "U02")
-        self._check_order(update)
-        order = update.assignment
-        listed = OciManifest.from_bytes(self._oci_manifest(order))
-        for blob in listed.blobs:
-            check_size(blob)
-        envelope = self._reach.depot.statement(order.digest, STATEMENT_LIMIT_BYTES)
-        self._reach.trust.statement(envelope, family=order.family, digest=order.digest)
-        self._check_disk(listed)
-        layer = listed.layer(MANIFEST_FILE)
-        blobs = self._reach.blobs
-        if not blobs.has(layer.digest) and not self._reach.depot.fetch(layer, blobs, self._halted):
-            return Result(E.WAIT)
-        self._check_manifest(Manifest.from_bytes(blobs.read(layer.digest)), order)
-        return _DONE
-
-    def _oci_manifest(self, order: Assignment) -> bytes:
-        blobs = self._reach.blobs
-        if blobs.has(order.digest):
-            data = blobs.read(order.digest)
-            if sha256_digest(data) == order.digest:
-                return data
-        data = self._reach.depot.blob(order.digest, OCI_LIMIT_BYTES)
-        if sha256_digest(data) != order.digest:
-            raise LinkError("L06", f"other content than {order.digest}")
-        blobs.put(order.digest, data)
-        return data
-
-    def _check_disk(self, listed: OciManifest) -> None:
-        missing = sum(blob.size for blob in self._missing(listed))
-        needed = int(missing * 1.2 + self._config.limits.reserve_mib * 2**20)
-        free = self._reach.blobs.free_bytes()
-        if missing and free < needed:
-            raise UpdateError("U01", f"{needed} bytes needed, {free} free")
-
-    def _missing(self, listed: OciManifest) -> list[Descriptor]:
-        return [blob for blob in listed.blobs if not self._reach.blobs.has(blob.digest)]
-
-    def _check_manifest(self, manifest: Manifest, order: Assignment) -> None:
-        if manifest.family != order.family:
-            raise TrustError("T06", f"the bundle is of {manifest.family}")
-        board = self._board
-        manifest.check_fits(
-            runtime=board.runtime, version=board.runtime_version, architecture=board.architecture
-        )
-        declared = self._config.features
-        lacking = sorted(set(manifest.input.names) - declared) if declared else []
-        if lacking:
-            raise UpdateError("U07", ", ".join(lacking)[:300])
-
-    def _halted(self) -> bool:
-        return self._stopped or bool(self._offers)
+        admitted = self._intake.admit(update.assignment, self.record, self._halted)
+        return _DONE if admitted else Result(E.WAIT)
 
     def _fetch(self, update: Update) -> Result:
         if self._pending():
             return Result(E.NEWER, "U02")
-        self._check_order(update)
-        listed = OciManifest.from_bytes(self._reach.blobs.read(update.assignment.digest))
-        for blob in self._missing(listed):
-            if not self._reach.depot.fetch(blob, self._reach.blobs, self._halted):
-                return Result(E.WAIT)
-        return _DONE
+        fetched = self._intake.fetch(update.assignment, self.record, self._halted)
+        return _DONE if fetched else Result(E.WAIT)
+
+    def _halted(self) -> bool:
+        return self._stopped or bool(self._offers)
 
     def _verify(self, update: Update) -> Result:
-        blobs = self._reach.blobs
-        load_parts(blobs.read(update.assignment.digest), lambda item: blobs.read(item.digest))
+        self._reach.shelf.parts(update.assignment.digest)
         return _DONE
 
     def _stage(self, update: Update) -> Result:
         order = update.assignment
-        listed = OciManifest.from_bytes(self._reach.blobs.read(order.digest))
+        listed = OciManifest.from_bytes(self._reach.blobs.read_whole(order.digest))
         layer = listed.layer(MANIFEST_FILE)
         manifest = Manifest.from_bytes(self._reach.blobs.read(layer.digest))
         size = sum(blob.size for blob in listed.blobs)
-        slot = Slot(order.digest, size, manifest.name, manifest.version, SlotTrust.UNPROVEN)
+        slot = slot_for(order.digest, manifest, size, SlotTrust.UNPROVEN)
         name = free_slot(self.record)
         self._save(self.record.with_slot(name, slot).with_update(slot=name))
         return _DONE
@@ -383,9 +317,9 @@ class Updater:
     def _switch(self, update: Update) -> Result:
         if self._pending():
             return Result(E.NEWER, "U02")
-        served = self._reach.shelf.load(update.assignment.digest)
-        self._save(self.record.with_update(soak_since=self._reach.clock.now()))
-        self._reach.scorer.swap(served)
+        if self.record.active != update.slot:
+            return Result(E.FAIL, "U06", "it was taken out of service at a start")
+        self._reach.scorer.swap(self._reach.shelf.load(update.assignment.digest))
         return _DONE
 
     def _soak(self, update: Update) -> Result:
@@ -399,14 +333,18 @@ class Updater:
         if progress.failures >= max(_LEAST_FAILURES, soak.error_share * progress.rows):
             detail = f"{progress.failures} of {progress.rows} rows failed: {progress.failure}"
             return Result(E.FAIL, "U06", detail[:500])
-        age = self._reach.clock.now() - update.soak_since
+        # rows and seconds count from the last swap in this process: wall clocks jump
+        age = self._reach.clock.monotonic() - progress.since
         if progress.rows >= soak.rows and age >= soak.seconds:
             return Result(E.DONE, "", f"{progress.rows} rows in {age:.0f} s")
         if age > soak.longest_seconds and not update.undecided:
             detail = f"{progress.rows} of {soak.rows} rows in {age:.0f} s"
             order = update.assignment
-            self._tell(Fact("U10", detail, "warning", order.rollout, order.digest))
-            self._save(self.record.with_update(undecided=True))
+            self._tell(
+                Fact("U10", detail, "warning", order.rollout, order.digest),
+                key=f"undecided:{order.rollout}:{order.sequence}",
+            )
+            self._save_if_possible(self.record.with_update(undecided=True))
         return Result(E.WAIT)
 
     def _clean(self, _: Update) -> Result:
@@ -415,10 +353,8 @@ class Updater:
 
     def _revert(self, _: Update) -> Result:
         choice = self._reach.shelf.choose(self.record, probed=False)
-        for digest, error in choice.failures:
-            self._tell(Fact.of(error, bundle=digest))
+        self._serve(choice)
         self._save(choice.record)
-        self._reach.scorer.swap(choice.served)
         return _DONE
 
     def _verify_revert(self, _: Update) -> Result:
@@ -426,6 +362,8 @@ class Updater:
             raise UpdateError("U08")
         try:
             self._reach.shelf.probe(self.record.serving.digest)
+        except StoreError:  # the probe could not run: nobody's fault
+            raise
         except WherryError:
             self._fall_back()
             raise
@@ -438,7 +376,7 @@ class Updater:
         fact = Fact(
             code=update.code or f"update.{update.outcome}",
             text=text[:1000],
-            severity="info" if good else "error",
+            severity="info" if good or update.code == "U02" else "error",
             rollout=order.rollout,
             bundle=order.digest,
             outcome=update.outcome,

@@ -30,6 +30,7 @@ TRANSITION_BUDGET: Final = 30
 BOOT_BUDGET: Final = 3  # starts of the agent during one soak
 RETRY_CEILING_SECONDS: Final = 15 * 60
 _DENIED_KEPT: Final = 32
+_NOT_THE_BUNDLE: Final = frozenset({"T05"})  # signed anew, the same order may be carried out
 
 
 class E(StrEnum):
@@ -186,7 +187,8 @@ def step(record: DeviceRecord, result: Result) -> DeviceRecord:
     following = TABLE[(state, event)]
     moved = following != state
     assert record.update is not None  # noqa: S101 - only IDLE has none, and it has no rows
-    if moved and record.update.transitions >= TRANSITION_BUDGET and state not in _UNWINDING:
+    ends = event in (E.FAIL, E.NEWER) or state in _UNWINDING
+    if moved and not ends and record.update.transitions >= TRANSITION_BUDGET:
         return step(record, Result(E.FAIL, "U04", f"after {TRANSITION_BUDGET} steps in {state}"))
     if moved:
         transitions = record.update.transitions + 1
@@ -218,6 +220,8 @@ def _blame(record: DeviceRecord, state: S, result: Result) -> DeviceRecord:
     if result.event == E.NEWER:
         return blamed
     assignment = record.update.assignment
+    if result.code in _NOT_THE_BUNDLE:
+        return blamed
     failed = (assignment.rollout, assignment.digest)
     denied = (*(item for item in record.denied if item != failed), failed)
     return replace(blamed, denied=denied[-_DENIED_KEPT:])
@@ -271,7 +275,10 @@ def resume(record: DeviceRecord) -> DeviceRecord:
 
 def _roll_back(record: DeviceRecord) -> DeviceRecord:
     if record.update is None:
-        return replace(record, state=str(S.IDLE))
+        other = _other_good(record, record.active)
+        proven = not record.active or record.serving.trust == SlotTrust.GOOD or not other
+        idle = replace(record, state=str(S.IDLE), active=record.active if proven else other)
+        return begin(idle, idle.pending) if idle.pending else idle
     detail = f"state {record.state!r}"
     if record.update.slot and record.update.slot == record.active:
         return step(replace(record, state=str(S.SOAK)), Result(E.FAIL, "U11", detail))
@@ -285,4 +292,4 @@ def retry_delay(retries: int, chance: float) -> float:
         retries: how many there were.
         chance: uniform in [0, 1).
     """
-    return chance * min(RETRY_CEILING_SECONDS, 2.0**retries)
+    return chance * min(RETRY_CEILING_SECONDS, 1 << min(retries, 20))

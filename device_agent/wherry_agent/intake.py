@@ -1,0 +1,140 @@
+"""Taking a bundle in: is the order to be carried out, does it fit here, and where are its bytes?
+
+ADMIT and FETCH of the update. What is asked for is small and checked first (the order,
+the bundle's list of parts, its signatures, the disk, its manifest); only then come the
+parts, resumable, and only those that are missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from wherry_contract.assignment import Assignment
+from wherry_contract.bundle import MANIFEST_FILE, STATEMENT_LIMIT_BYTES, check_size
+from wherry_contract.errors import LinkError, TrustError, UpdateError
+from wherry_contract.manifest import Manifest
+from wherry_contract.oci import LIMIT_BYTES as OCI_LIMIT_BYTES
+from wherry_contract.oci import Descriptor, OciManifest
+from wherry_contract.wire import sha256_digest
+
+from .clock import Clock
+from .config import AgentConfig
+from .fetch import Depot
+from .record import DeviceRecord
+from .scoring import Scorer
+from .shelf import Shelf
+from .spool import Spool
+from .store import BlobStore
+from .trust import Trust
+from .updater import judge_offer
+
+
+@dataclass(frozen=True)
+class Board:
+    """What this board is: found once, at start."""
+
+    architecture: str
+    runtime: str
+    runtime_version: str
+
+    @property
+    def runtime_id(self) -> str:
+        """Names the runtime and its version."""
+        return f"{self.runtime} {self.runtime_version}"
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What an update works with."""
+
+    blobs: BlobStore
+    shelf: Shelf
+    trust: Trust
+    depot: Depot
+    scorer: Scorer
+    spool: Spool
+    clock: Clock
+
+
+class Intake:
+    """Judges orders and brings the bundles in."""
+
+    def __init__(self, config: AgentConfig, board: Board, reach: Reach) -> None:
+        self._config = config
+        self._board = board
+        self._blobs = reach.blobs
+        self._depot = reach.depot
+        self._trust = reach.trust
+        self._clock = reach.clock
+
+    def check(self, order: Assignment, record: DeviceRecord) -> None:
+        """Refuse an order that must not be carried out, now.
+
+        Raises:
+            TrustError: T05 or T06.
+            UpdateError: U09 or U12.
+        """
+        judge_offer(order, record, family=self._config.family, now=self._clock.now())
+
+    def admit(self, order: Assignment, record: DeviceRecord, stop: Callable[[], bool]) -> bool:
+        """Find out whether the bundle may come here and can run here; false if stopped.
+
+        Raises:
+            TrustError, BundleError, ManifestError, UpdateError: it must not, or cannot.
+            LinkError, StoreError: that cannot be told now.
+        """
+        self.check(order, record)
+        listed = self._listed(order)
+        for blob in listed.blobs:
+            check_size(blob)
+        envelope = self._depot.statement(order.digest, STATEMENT_LIMIT_BYTES)
+        self._trust.statement(envelope, family=order.family, digest=order.digest)
+        self._check_disk(listed)
+        layer = listed.layer(MANIFEST_FILE)
+        if not self._bring(layer, stop):
+            return False
+        self._check_manifest(Manifest.from_bytes(self._blobs.read_whole(layer.digest)), order)
+        return True
+
+    def fetch(self, order: Assignment, record: DeviceRecord, stop: Callable[[], bool]) -> bool:
+        """Bring in the parts that are missing; false if stopped.
+
+        Raises:
+            TrustError: T05, it expired meanwhile.
+            LinkError, StoreError: a part cannot be had now.
+        """
+        self.check(order, record)
+        return all(self._bring(blob, stop) for blob in self._listed(order).blobs)
+
+    def _bring(self, blob: Descriptor, stop: Callable[[], bool]) -> bool:
+        if self._blobs.is_whole(blob.digest):
+            return True
+        return self._depot.fetch(blob, self._blobs, stop)
+
+    def _listed(self, order: Assignment) -> OciManifest:
+        if not self._blobs.is_whole(order.digest):
+            data = self._depot.blob(order.digest, OCI_LIMIT_BYTES)
+            if sha256_digest(data) != order.digest:
+                raise LinkError("L06", f"other content than {order.digest}")
+            self._blobs.put(order.digest, data)
+        return OciManifest.from_bytes(self._blobs.read_whole(order.digest))
+
+    def _check_disk(self, listed: OciManifest) -> None:
+        missing = sum(blob.size for blob in listed.blobs if not self._blobs.has(blob.digest))
+        needed = int(missing * 1.2 + self._config.limits.reserve_mib * 2**20)
+        free = self._blobs.free_bytes()
+        if missing and free < needed:
+            raise UpdateError("U01", f"{needed} bytes needed, {free} free")
+
+    def _check_manifest(self, manifest: Manifest, order: Assignment) -> None:
+        if manifest.family != order.family:
+            raise TrustError("T06", f"the bundle is of {manifest.family}")
+        board = self._board
+        manifest.check_fits(
+            runtime=board.runtime, version=board.runtime_version, architecture=board.architecture
+        )
+        declared = self._config.features
+        lacking = sorted(set(manifest.input.names) - declared) if declared else []
+        if lacking:
+            raise UpdateError("U07", ", ".join(lacking)[:300])
