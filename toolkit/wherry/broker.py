@@ -225,6 +225,7 @@ class Supervised:
         self._thread = threading.Thread(target=self._run, name="broker", daemon=True)
         self.address = Address(host, port)
         self.starts = 0
+        self._last_words = ""
 
     def write(self, accounts: Accounts) -> None:
         """Write the settings; a running broker reads accounts anew."""
@@ -258,8 +259,7 @@ class Supervised:
         while not _listens(self.address):
             if self.starts > 1 or time.monotonic() > end:
                 self.stop()
-                text = self._log.read_text(errors="replace").strip()[-_LOG_SHOWN:]
-                raise SetupError("H05", f"{self._engine.program}: {text}")
+                raise SetupError("H05", f"{self._engine.program}: {self._last_words}")
             time.sleep(0.02)
 
     @property
@@ -292,6 +292,7 @@ class Supervised:
         if self._stop.is_set():
             process.terminate()
         process.wait()
+        self._last_words = self._log.read_text(errors="replace").strip()[-_LOG_SHOWN:]
 
     def stop(self) -> None:
         """End it within a few seconds."""

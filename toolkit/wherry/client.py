@@ -11,24 +11,11 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 from urllib.parse import quote, urlencode, urlsplit
 
-from wherry_contract import errors
-from wherry_contract.errors import CODES, LinkError, SetupError, WherryError
+from wherry_contract.errors import CODES, LinkError, SetupError, coded_error
 
 _SECONDS: Final = 60.0
 _ANSWER_LIMIT_BYTES: Final = 256 * 2**20
 _DEFAULT_HOME: Final = ".wherry"
-_LEAVES: Final[Mapping[str, type[WherryError]]] = {
-    "B": errors.BundleError,
-    "M": errors.ManifestError,
-    "C": errors.InputError,
-    "T": errors.TrustError,
-    "G": errors.MessageError,
-    "L": errors.LinkError,
-    "D": errors.StoreError,
-    "Q": errors.GateError,
-    "R": errors.RolloutError,
-    "H": errors.SetupError,
-}
 
 
 def home() -> Path:
@@ -115,11 +102,11 @@ def _answer(status: int, data: bytes) -> dict[str, Any]:
         raise LinkError("L07", f"HTTP {status} with another kind of JSON")
     if status < 400:
         return document
-    code = document.get("code")
-    leaf = _LEAVES.get(str(code)[:1])
-    if code not in CODES or leaf is None:
+    if document.get("code") not in CODES:
         raise LinkError("L07", f"HTTP {status}: {str(document)[:200]}")
-    raise leaf(str(code), str(document.get("detail", "")), cure=str(document.get("next", "")))
+    raised = coded_error(document["code"], str(document.get("detail", "")))
+    raised.cure = str(document.get("next", "")) or raised.cure
+    raise raised
 
 
 def segment(name: str) -> str:
