@@ -93,8 +93,8 @@ def below_or_at(cuts: Doubles) -> NDArray[np.float32]:
     """
     with np.errstate(over="ignore"):
         near = cuts.astype(np.float32)
-    over = near.astype(np.float64) > cuts
-    return np.where(over, np.nextafter(near, np.float32(-np.inf)), near)
+        below = np.nextafter(near, np.float32(-np.inf))
+    return np.where(near.astype(np.float64) > cuts, below, near)
 
 
 def _to_keys(values: Doubles) -> NDArray[np.uint64]:

@@ -119,8 +119,8 @@ def seal(model: Any, output: str) -> bytes:
     clean.opset_import.extend(
         helper.make_opsetid(domain, versions.get(domain, 1)) for domain in sorted(used)
     )
-    clean.ir_version = helper.find_min_ir_version_for(clean.opset_import)
     refuse_operators(_facts(clean))
+    clean.ir_version = helper.find_min_ir_version_for(clean.opset_import)
     return bytes(clean.SerializeToString(deterministic=True))
 
 

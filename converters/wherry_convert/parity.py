@@ -20,6 +20,8 @@ from wherry_contract.features import LARGEST, UNSEEN, Feature, InputContract, Ra
 from .sources.base import Scores
 
 MAX_MADE_ROWS: Final = 4096  # for each made class
+RESOLUTION: Final = 4e-6  # of a score: sums of float32 leaves differ by less
+NEAR: Final = 1e-4
 _SEED: Final = 20_180_701
 
 
@@ -69,20 +71,31 @@ def compare(reference: Scores, found: Scores, threshold: float) -> Difference:
 
 
 def between_scores(scores: Scores, threshold: float) -> float:
-    """A threshold that flags the same rows, as far from their scores as it can be.
+    """The nearest threshold that no score lies on.
 
     Scores of trees are few and tied, and a threshold taken from the data is one of them;
-    then the last bit of a float32 sum decides for all rows of the tie. Halfway to the next
-    lower score it decides for none.
+    then the last bit of a float32 sum decides for all rows of the tie. Halfway between
+    two scores it decides for none. Scores closer than `RESOLUTION` count as tied; the
+    nearest gap that is wider is taken, the lower of two. Where scores are so dense that
+    there is none within `NEAR` of the threshold, it is the widest one there.
 
     Args:
         scores: float64, shape (rows,), of the source on reference rows.
         threshold: the one that is wanted.
     """
-    above, below = scores[scores >= threshold], scores[scores < threshold]
-    if not len(above) or not len(below):
+    ordered = np.unique(scores)
+    low, high = ordered[:-1], ordered[1:]
+    close = np.flatnonzero((high >= threshold - NEAR) & (low <= threshold + NEAR))
+    if not len(close):
         return threshold
-    return float(below.max() + (above.min() - below.max()) / 2)
+    width = (high - low)[close]
+    wide = close[width >= RESOLUTION]
+    if len(wide):
+        here = int(np.searchsorted(ordered, threshold)) - 1
+        chosen = int(wide[np.argmin(np.abs(wide - here))])
+    else:
+        chosen = int(close[np.argmax(width)])
+    return float(low[chosen] + (high[chosen] - low[chosen]) / 2)
 
 
 def row_classes(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Final
 
 import numpy as np
@@ -62,7 +63,7 @@ def convert(source: SourceModel, contract: InputContract) -> Converted:
         ConvertError: K01 it cannot be converted, K02 a part would convert wrongly,
             K06 a library is missing or too new, K07 model and contract do not fit.
     """
-    _check_protobuf()
+    check_protobuf(version("protobuf"))
     lowered = source.lower(contract)
     if isinstance(lowered.body, Forest):
         model, tensor, column = forest_graph(lowered.body, len(contract.names)), SCORE, -1
@@ -93,10 +94,15 @@ def runtime_needs(model: bytes) -> RuntimeNeeds:
     return RuntimeNeeds("onnxruntime", RUNTIME_RANGE, facts.ir, facts.opsets, facts.operators)
 
 
-def _check_protobuf() -> None:
-    from importlib.metadata import version
+def check_protobuf(found: str) -> None:
+    """Refuse a protobuf with which conversions fail.
 
-    found = version("protobuf")
+    Args:
+        found: the version that is installed.
+
+    Raises:
+        ConvertError: K06.
+    """
     if not in_range(found, "<7"):
         detail = f"protobuf {found} breaks conversions; it must be below 7"
         raise ConvertError("K06", detail, cure="pip install 'protobuf<7'")

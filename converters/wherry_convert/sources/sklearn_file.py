@@ -20,10 +20,12 @@ from .sklearn_model import SklearnModel
 MAX_ENTRIES: Final = 200_000
 MAX_UNPACKED: Final = 2 * 2**30
 _ZIP: Final = b"PK\x03\x04"
-# scikit-learn's own, which skops asks about because a crafted one could point outside its
-# arrays; `SklearnModel.wrap` checks that every node stays inside
+# What models that we know hold and skops asks about. A crafted tree could point outside its
+# arrays: `SklearnModel.wrap` checks that every node stays inside. The rest has no effects.
 _OWN_TYPES: Final = (
+    "numpy.dtype",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+    "sklearn.feature_selection._univariate_selection.f_classif",
     "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
     "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
     "sklearn.tree._tree.Tree",
