@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 
 _FORM = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?Z", re.ASCII)
+_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - all of it is UTC
 
 
 def to_text(seconds: float) -> str:
-    """Unix time to text."""
-    moment = datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None)
+    """Unix time to text, to the nearest millisecond."""
+    moment = _EPOCH + timedelta(milliseconds=round(seconds * 1000))
     return moment.isoformat(timespec="milliseconds") + "Z"
 
 
