@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 from urllib.parse import urlsplit
 
 from wherry_contract.errors import LinkError
@@ -25,6 +25,22 @@ from .store import BlobStore, as_store_error
 _CHUNK_BYTES: Final = 64 * 1024
 _SECONDS: Final = 20.0  # without a byte
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,15})-(\d{1,15})/(\d{1,15}|\*)")
+
+
+class Source(Protocol):
+    """Where bundles come from: a depot, or a file that a person brought."""
+
+    def blob(self, digest: str, limit: int) -> bytes:
+        """A small blob."""
+        ...
+
+    def statement(self, digest: str, limit: int) -> bytes:
+        """The signatures of a bundle."""
+        ...
+
+    def fetch(self, wanted: Descriptor, store: BlobStore, stop: Callable[[], bool]) -> bool:
+        """Bring a blob into the store; false if it was told to stop."""
+        ...
 
 
 class Depot:

@@ -20,7 +20,7 @@ from wherry_contract.wire import sha256_digest
 
 from .clock import Clock
 from .config import AgentConfig
-from .fetch import Depot
+from .fetch import Source
 from .record import DeviceRecord
 from .scoring import Scorer
 from .shelf import Shelf
@@ -51,7 +51,7 @@ class Reach:
     blobs: BlobStore
     shelf: Shelf
     trust: Trust
-    depot: Depot
+    depot: Source
     scorer: Scorer
     spool: Spool
     clock: Clock

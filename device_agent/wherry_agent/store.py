@@ -161,6 +161,23 @@ class StatePair:
         self._generation, body = max(found, key=lambda item: item[0])
         return body
 
+    def peek(self) -> dict[str, Any] | None:
+        """The newest whole record, or nothing; changes no file, so it suits an onlooker.
+
+        Raises:
+            StoreError: D06.
+        """
+        found = []
+        for path in self._paths:
+            try:
+                record = _open_record(path.read_bytes())
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise as_store_error(error, path.name) from error
+            found += [record] if record else []
+        return max(found, key=lambda item: item[0])[1] if found else None
+
     def save(self, body: dict[str, Any]) -> None:
         """Write the next generation.
 

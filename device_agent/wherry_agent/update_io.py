@@ -98,6 +98,17 @@ class Updater:
             self._offers.append(payload)
         self.wake.set()
 
+    def install(self, assignment: Assignment) -> None:
+        """Take an order of a person at the device, which needs no signature.
+
+        Every check of the bundle itself stands: its signers, family, counter and probe.
+
+        Raises:
+            StoreError: D01 or D06.
+        """
+        record = accept(self.record, assignment)
+        self._save(replace(record, sequences=self.record.sequences))
+
     def stop(self) -> None:
         """Interrupt a download at its next chunk."""
         self._stopped = True

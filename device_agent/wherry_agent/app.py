@@ -1,0 +1,332 @@
+"""The agent as a process: puts the parts together, starts and stops them in order.
+
+What is on disk serves before any network is looked for. Each part that runs has a thread
+of its own; one that crashes is logged, told upstream and started again, and nothing that
+happens to it stops the others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import platform
+import secrets
+import signal
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import FrameType
+from typing import Final
+
+from wherry_contract.errors import StoreError
+from wherry_contract.messages import State
+
+from . import __version__
+from .clock import Clock, SystemClock
+from .config import AgentConfig
+from .fetch import Depot, Source
+from .intake import Board, Reach
+from .mqtt import Handlers, Link
+from .outbox import Outbox
+from .runtime import installed
+from .scoring import Scorer
+from .server import Hooks, HttpServer
+from .service import Service
+from .shelf import Shelf
+from .spool import Fact, Spool
+from .store import BlobStore, StatePair, durable_write, folder_lock
+from .trust import PinnedTrust
+from .update_io import Updater
+
+LISTENING_FILE: Final = "listening"  # where the serving port was found; for `status` and tests
+_TICK_SECONDS: Final = 1.0
+_FLUSH_RETRY_SECONDS: Final = 5.0
+_DRAIN_SECONDS: Final = 5.0
+_JOIN_SECONDS: Final = 8.0
+_RESTART_CEILING_SECONDS: Final = 60.0
+_KEYS_LOGGED: Final = 1024
+
+_log = logging.getLogger("wherry")
+_LEVELS: Final = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
+def this_board() -> Board:
+    """What this board is.
+
+    Raises:
+        SetupError: H06, no runtime is installed.
+    """
+    runtime, version = installed()
+    return Board(platform.machine(), runtime, version)
+
+
+class LoggedSpool(Spool):
+    """A spool that also writes what it is told to the log, each key once."""
+
+    def __init__(self, outbox: Outbox, clock: Clock) -> None:
+        super().__init__(outbox, clock)
+        self._logged: dict[str, None] = {}
+
+    def tell(self, fact: Fact, *, key: str | None = None) -> None:
+        """Take an event, and log it."""
+        if key is None or key not in self._logged:
+            _write_log(fact)
+        if key is not None:
+            self._logged[key] = None
+            while len(self._logged) > _KEYS_LOGGED:
+                with contextlib.suppress(KeyError):  # another thread was quicker
+                    del self._logged[next(iter(self._logged))]
+        super().tell(fact, key=key)
+
+    def record(self, fact: Fact, *, key: str) -> None:
+        """Store an event now, and log it."""
+        super().record(fact, key=key)
+        _write_log(fact)
+
+
+def _write_log(fact: Fact) -> None:
+    _log.log(_LEVELS[fact.severity], "%s %s", fact.code, fact.text)
+
+
+@dataclass(frozen=True)
+class Core:
+    """The parts that decide and remember, without port, link or threads."""
+
+    spool: Spool
+    scorer: Scorer
+    updater: Updater
+
+
+def build_core(config: AgentConfig, outbox: Outbox, clock: Clock, depot: Source) -> Core:
+    """Put the deciding parts together; the caller holds the folder's lock.
+
+    Raises:
+        SetupError: H06.
+        StoreError: the state folder cannot be used.
+    """
+    spool = LoggedSpool(outbox, clock)
+    if outbox.damaged:
+        spool.tell(Fact("D04", f"it lies in {outbox.damaged.name} now", "error"))
+    scorer = Scorer(config.limits, clock, spool.emit)
+    blobs = BlobStore(config.state_dir)
+    reach = Reach(
+        blobs=blobs,
+        shelf=Shelf(config.state_dir, blobs, config.limits),
+        trust=PinnedTrust(config.trust),
+        depot=depot,
+        scorer=scorer,
+        spool=spool,
+        clock=clock,
+    )
+    updater = Updater(config, this_board(), StatePair(config.state_dir), reach)
+    return Core(spool, scorer, updater)
+
+
+def open_outbox(config: AgentConfig) -> Outbox:
+    """The outbox of a state folder.
+
+    Raises:
+        StoreError: D01 or D06.
+    """
+    limits = config.limits
+    return Outbox(config.state_dir, config.device, mib=limits.outbox_mib, days=limits.outbox_days)
+
+
+class Agent:
+    """One running agent."""
+
+    def __init__(self, config: AgentConfig, clock: Clock | None = None) -> None:
+        self._config = config
+        self._clock = clock or SystemClock()
+        self._stop = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._session = secrets.token_hex(8)
+        self._started_at = self._clock.now()
+
+    def stop(self) -> None:
+        """End `run` soon; may be called from a signal handler."""
+        self._stop.set()
+
+    def run(self) -> None:
+        """Serve until told to stop, then leave nothing behind.
+
+        Raises:
+            WherryError: the agent cannot start: its folder, port or runtime is not to be had.
+        """
+        with ExitStack() as stack:
+            stack.enter_context(folder_lock(self._config.state_dir))
+            self._outbox = open_outbox(self._config)
+            depot = Depot(self._config.depot)
+            self._core = build_core(self._config, self._outbox, self._clock, depot)
+            self._core.updater.start()
+            self._server = self._open_port()
+            stack.callback(self._say_where, "")
+            self._link = self._new_link()
+            self._start_threads()
+            while not self._stop.wait(_TICK_SECONDS):
+                self._core.scorer.tick()
+            self._end()
+
+    def _open_port(self) -> HttpServer:
+        service = Service(self._config, self._core.scorer, self._session)
+        hooks = Hooks(
+            handle=service.handle,
+            refused=lambda code: self._core.scorer.refuse(code, 1),
+            crashed=lambda error: self._crashed("serving", error),
+        )
+        server = HttpServer(self._config.listen, self._config.limits, hooks)
+        self._say_where(server.address)
+        _log.info("serving on %s", server.address)
+        return server
+
+    def _say_where(self, address: str) -> None:
+        path = self._config.state_dir / LISTENING_FILE
+        with contextlib.suppress(OSError, StoreError):  # a full disk stops no payment
+            if address:
+                durable_write(path, address.encode() + b"\n")
+            else:
+                path.unlink(missing_ok=True)
+
+    def _new_link(self) -> Link | None:
+        if self._config.broker is None:
+            _log.warning("no broker is configured: nothing is reported")
+            return None
+        updater, spool = self._core.updater, self._core.spool
+        handlers = Handlers(
+            assignment=updater.offer,
+            tell=lambda fact, key: spool.tell(fact, key=key),
+            state=self._state,
+        )
+        link = Link(self._config, self._session, self._outbox, self._clock, handlers)
+        updater.changed = link.changed
+        return link
+
+    # --- threads ------------------------------------------------------------------------
+
+    def _start_threads(self) -> None:
+        self._start("serving", self._server.run)
+        self._start("outbox", self._flush)
+        self._start("updater", self._update)
+        link, broker = self._link, self._config.broker
+        if link and broker:
+            self._start("link", lambda: link.run(broker))
+
+    def _start(self, name: str, work: Callable[[], None]) -> None:
+        thread = threading.Thread(target=self._keep, args=(name, work), name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _keep(self, name: str, work: Callable[[], None]) -> None:
+        """Run a part, and run it again if it crashes, with a growing pause between."""
+        pause = _TICK_SECONDS
+        while not self._stop.is_set():
+            try:
+                work()
+            except Exception as error:  # noqa: BLE001 - a bug in one part must not stop the others
+                self._crashed(name, error)
+                self._stop.wait(pause)
+                pause = min(2 * pause, _RESTART_CEILING_SECONDS)
+            else:
+                return
+
+    def _crashed(self, name: str, error: Exception) -> None:
+        """A bug: its trace goes to the log, the fact goes upstream, once an hour for each kind."""
+        _log.error("%s crashed and goes on", name, exc_info=error)
+        kind = type(error).__name__
+        fact = Fact("agent.crash", f"{name}: {kind}: {error}"[:500], "error")
+        hour = int(self._clock.now() // 3600)
+        self._core.spool.tell(fact, key=f"crash:{name}:{kind}:{hour}")
+
+    def _flush(self) -> None:
+        spool = self._core.spool
+        while not self._stop.is_set():
+            spool.wake.wait()
+            spool.wake.clear()
+            while not spool.flush() and not self._stop.wait(_FLUSH_RETRY_SECONDS):
+                pass
+
+    def _update(self) -> None:
+        updater = self._core.updater
+        if not self._stop.is_set():
+            updater.check_active()
+        while not self._stop.is_set():
+            updater.wake.wait(updater.run_once())
+            updater.wake.clear()
+
+    # --- the end ------------------------------------------------------------------------
+
+    def _end(self) -> None:
+        """Answer what was asked, close the window, store it, say goodbye."""
+        _log.info("stopping")
+        if not self._server.stop(_DRAIN_SECONDS):
+            _log.warning("%d requests were cut off", self._server.connections)
+        self._core.updater.stop()
+        self._core.scorer.stop()
+        self._core.spool.wake.set()
+        self._join({"serving", "outbox"})
+        if not self._core.spool.flush():
+            _log.error("the disk did not take the last window")
+        if self._link:
+            self._link.stop()
+        self._join({"link", "updater"})
+        if not any(thread.is_alive() for thread in self._threads):
+            self._outbox.close()
+        _log.info("stopped")
+
+    def _join(self, names: set[str]) -> None:
+        """Wait for threads; one in the middle of a probe is left to end with the process."""
+        for thread in self._threads:
+            if thread.name in names:
+                thread.join(_JOIN_SECONDS)
+
+    # --- what is reported ---------------------------------------------------------------
+
+    def _state(self) -> bytes:
+        record, served = self._core.updater.record, self._core.scorer.served
+        board, slot = this_board(), record.serving
+        return State(
+            device=self._config.device,
+            agent=__version__,
+            runtime=board.runtime,
+            runtime_version=board.runtime_version,
+            architecture=board.architecture,
+            labels=self._config.labels,
+            session=self._session,
+            spool=self._outbox.spool,
+            phase=record.state,
+            rollout=record.rollout,
+            sequences=record.sequences,
+            active=record.active,
+            bundle=served.digest if served else "",
+            bundle_name=served.manifest.name if served else "",
+            bundle_version=served.manifest.version if served else "",
+            trust=str(slot.trust),
+            fallback=served is not None and served.model is None,
+            started_at=self._started_at,
+            reported_at=self._clock.now(),
+            extra=self._also(),
+        ).to_bytes()
+
+    def _also(self) -> dict[str, object]:
+        held = {"waiting": self._outbox.waiting, "dropped": self._outbox.dropped}
+        features = sorted(self._config.features)
+        return {"outbox": held} | ({"features": features} if features else {})
+
+
+def run_agent(config: AgentConfig) -> None:
+    """Run an agent in this process until SIGTERM or SIGINT.
+
+    Raises:
+        WherryError: it cannot start.
+    """
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    agent = Agent(config)
+
+    def leave(_number: int, _frame: FrameType | None) -> None:
+        agent.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, leave)
+    agent.run()

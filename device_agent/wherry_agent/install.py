@@ -1,0 +1,143 @@
+"""`wherry-agent install FILE`: a bundle file, as from a USB stick, through the same update table.
+
+The order is a person's, so it needs no signature; everything about the bundle itself is
+checked as if it came over the network: signers, family, counter, digests, board, probe.
+After the switch it soaks on live traffic when the agent runs again.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from wherry_contract.assignment import Assignment
+from wherry_contract.bundle import Bundle, open_bundle
+from wherry_contract.errors import LinkError, SetupError, StoreError, TrustError, coded_error
+from wherry_contract.oci import Descriptor
+from wherry_contract.states import Outcome
+from wherry_contract.states import UpdateState as S
+
+from .app import build_core, open_outbox
+from .clock import Clock, SystemClock
+from .config import AgentConfig
+from .record import Update
+from .store import BlobStore, folder_lock
+from .update_io import Updater
+
+_VALID_SECONDS: Final = 3600.0  # so that one that was interrupted does not linger
+_MOST_RETRIES: Final = 3
+_PAUSE_SECONDS: Final = 1.0
+
+
+class FileSource:
+    """A bundle file in the place of a depot."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._bundle = bundle
+
+    def blob(self, digest: str, limit: int) -> bytes:
+        """The bundle's OCI manifest."""
+        if digest != self._bundle.digest or len(self._bundle.manifest) > limit:
+            raise LinkError("L05", f"the file does not hold {digest}")
+        return self._bundle.manifest
+
+    def statement(self, digest: str, limit: int) -> bytes:
+        """The bundle's signatures."""
+        if digest != self._bundle.digest or len(self._bundle.statement) > limit:
+            raise LinkError("L05", f"the file does not hold the signatures of {digest}")
+        return self._bundle.statement
+
+    def fetch(self, wanted: Descriptor, store: BlobStore, stop: Callable[[], bool]) -> bool:
+        """Copy a part into the store."""
+        if stop():
+            return False
+        store.put(wanted.digest, self._bundle.blob(wanted))
+        return True
+
+
+@dataclass(frozen=True)
+class Installed:
+    """What came of it.
+
+    Attributes:
+        state: ``soak`` while it waits for live traffic, ``idle`` if it was committed already.
+    """
+
+    digest: str
+    name: str
+    version: str
+    state: str
+
+
+def install_file(config: AgentConfig, path: Path, clock: Clock | None = None) -> Installed:
+    """Install a bundle file on a device whose agent is not running.
+
+    Raises:
+        SetupError: H02, the file cannot be read.
+        StoreError: D03 the agent is running, D01 or D06 the disk does not take it.
+        WherryError: the bundle is refused, with the code of the first check that failed.
+    """
+    try:
+        with path.open("rb") as stream:
+            bundle = open_bundle(stream)
+            parts = bundle.parts()
+            if not bundle.statement:
+                raise TrustError("T02", "the file carries no signatures")
+            state = _install(config, bundle, clock or SystemClock())
+    except OSError as error:
+        raise SetupError("H02", f"{path}: {error.strerror}") from error
+    return Installed(bundle.digest, parts.manifest.name, parts.manifest.version, state)
+
+
+def _install(config: AgentConfig, bundle: Bundle, clock: Clock) -> str:
+    with folder_lock(config.state_dir):
+        outbox = open_outbox(config)
+        try:
+            core = build_core(config, outbox, clock, FileSource(bundle))
+            core.updater.start()
+            core.updater.install(_order(config, bundle, clock.now()))
+            update = _carry_out(core.updater, bundle.digest)
+            core.spool.flush()
+            state = core.updater.record.state
+        finally:
+            outbox.close()
+    if update.outcome not in ("", Outcome.COMMITTED):
+        raise coded_error(update.code, update.detail)
+    return state
+
+
+def _order(config: AgentConfig, bundle: Bundle, now: float) -> Assignment:
+    return Assignment(
+        device=config.device,
+        rollout=f"local-{secrets.token_hex(4)}",
+        family=config.family,
+        digest=bundle.digest,
+        size=len(bundle.manifest),
+        sequence=max(1, int(now)),
+        issued_at=now,
+        expires=now + _VALID_SECONDS,
+    )
+
+
+def _carry_out(updater: Updater, digest: str) -> Update:
+    """Take steps until the bundle soaks or its update has ended; what is in its way unwinds."""
+    seen: Update | None = None
+    while True:
+        update = updater.record.update
+        if update and update.assignment.digest == digest:
+            seen = update
+            if updater.record.state == S.SOAK:
+                return seen
+        elif seen:
+            return seen
+        if update and update.retries > _MOST_RETRIES:
+            raise StoreError("D06", f"{updater.record.state} does not succeed; see above")
+        pause = updater.run_once()
+        if updater.record.state == S.IDLE and seen:
+            return seen
+        if pause:
+            time.sleep(min(pause, _PAUSE_SECONDS))

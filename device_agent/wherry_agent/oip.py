@@ -1,0 +1,186 @@
+"""The Open Inference Protocol v2 (KServe, Triton): paths, metadata, answers, errors. Pure.
+
+Requests are read in `oip_request`. Specification:
+github.com/kserve/open-inference-protocol, specification/protocol/inference_rest.md.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from numpy.typing import NDArray
+
+from wherry_contract.errors import ServingError, WherryError
+from wherry_contract.manifest import Manifest
+
+from . import __version__
+from .inference import Answers
+from .oip_request import DTYPES, OUTPUTS, TENSOR, Asked
+
+STATUS: Final[Mapping[str, int]] = {
+    "S01": 400,
+    "S02": 400,
+    "S03": 413,
+    "S04": 404,
+    "S05": 503,
+    "S06": 408,
+    "S07": 503,
+    "S08": 405,
+}
+_MODEL_PATH = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(?:/(ready|infer))?")
+_FIXED: Final[Mapping[str, str]] = {
+    "/v2": "server",
+    "/v2/health/live": "live",
+    "/v2/health/ready": "ready",
+}
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a path names.
+
+    Attributes:
+        kind: ``server``, ``live``, ``ready``, ``model``, ``model-ready`` or ``infer``.
+        model: the model's name, where the path has one.
+        version: likewise; "" for whatever is served.
+    """
+
+    kind: str
+    model: str = ""
+    version: str = ""
+
+
+def find_page(method: str, path: str) -> Page:
+    """Read a path.
+
+    Raises:
+        ServingError: S04 there is no such page, S08 it is not asked for like this.
+    """
+    path = path.rstrip("/")
+    if path in _FIXED:
+        page = Page(_FIXED[path])
+    else:
+        match = _MODEL_PATH.fullmatch(path)
+        if not match:
+            raise ServingError("S04", path[:100])
+        kind = {None: "model", "ready": "model-ready", "infer": "infer"}[match[3]]
+        page = Page(kind, match[1], match[2] or "")
+    allowed = allowed_methods(page)
+    if method not in allowed:
+        raise ServingError("S08", f"{method[:20]}; allowed are {', '.join(allowed)}")
+    return page
+
+
+def allowed_methods(page: Page) -> tuple[str, ...]:
+    """Methods that a page answers."""
+    return ("POST",) if page.kind == "infer" else ("GET", "HEAD")
+
+
+def write_answer(
+    asked: Asked, request_id: str, answers: Answers, manifest: Manifest, bundle: str
+) -> tuple[bytes, int]:
+    """The body of an answer, and how much of it is JSON (-1: all of it).
+
+    Args:
+        asked: the request.
+        request_id: its id, or one of ours.
+        answers: for `asked.rows` rows.
+        manifest: of the bundle that answered.
+        bundle: its digest.
+    """
+    found: dict[str, NDArray[Any]] = {
+        "score": answers.scores,
+        "flagged": answers.flagged,
+        "score_bin": answers.bins,
+    }
+    outputs, tail = [], []
+    for item in asked.wanted:
+        output: dict[str, Any] = {
+            "name": item.name,
+            "datatype": OUTPUTS[item.name],
+            "shape": [asked.rows],
+        }
+        if item.binary:
+            raw = found[item.name].astype(DTYPES[OUTPUTS[item.name]]).tobytes()
+            output["parameters"] = {"binary_data_size": len(raw)}
+            tail.append(raw)
+        else:
+            output["data"] = found[item.name].tolist()
+        outputs.append(output)
+    source = "rule" if answers.fallback else "model"
+    head = _json(
+        {
+            "model_name": manifest.name,
+            "model_version": manifest.version,
+            "id": request_id,
+            "parameters": {"bundle": bundle, "source": source},
+            "outputs": outputs,
+        }
+    )
+    return (head + b"".join(tail), len(head)) if tail else (head, -1)
+
+
+def _json(document: Mapping[str, Any]) -> bytes:
+    return json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
+
+
+def write_server(models: Sequence[str]) -> bytes:
+    """Server metadata; `models` is an addition of ours."""
+    return _json(
+        {
+            "name": "wherry-agent",
+            "version": __version__,
+            "extensions": ["binary_tensor_data"],
+            "models": list(models),
+        }
+    )
+
+
+def write_model(manifest: Manifest, bundle: str) -> bytes:
+    """Model metadata: tensors, and the input contract under `parameters`."""
+    contract = manifest.input
+    numbers = all(feature.dtype == "number" for feature in contract.features)
+    inputs = [
+        {
+            "name": feature.name,
+            "datatype": "FP64" if feature.dtype == "number" else "BYTES",
+            "shape": [-1],
+        }
+        for feature in contract.features
+    ]
+    if numbers:
+        inputs = [{"name": TENSOR, "datatype": "FP64", "shape": [-1, len(contract.features)]}]
+    return _json(
+        {
+            "name": manifest.name,
+            "versions": [manifest.version],
+            "platform": f"{manifest.runtime.kind}_onnx",
+            "inputs": inputs,
+            "outputs": [
+                {"name": name, "datatype": datatype, "shape": [-1]}
+                for name, datatype in OUTPUTS.items()
+            ],
+            "parameters": {
+                "bundle": bundle,
+                "threshold": manifest.output.threshold,
+                "positive": manifest.output.positive,
+                "features": [feature.to_dict() for feature in contract.features],
+            },
+        }
+    )
+
+
+def write_health(name: str, *, well: bool) -> tuple[int, bytes]:
+    """Status and body of a health page; the protocol wants 4xx for no."""
+    return 200 if well else 400, _json({name: well})
+
+
+def write_error(error: WherryError) -> tuple[int, bytes]:
+    """Status and body of an error, in the protocol's form, with code and cure beside it."""
+    text = f"{error}. Next: {error.cure}"
+    body = _json({"error": text, "code": error.code, "cure": error.cure})
+    return STATUS.get(error.code, 400), body
