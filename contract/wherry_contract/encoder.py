@@ -19,6 +19,7 @@ Column j of the tensor is feature j; the last act is the cast to float32, to nea
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -146,6 +147,43 @@ _APPLIERS: Final[dict[str, Callable[[Mapping[str, Any]], Callable[[Column], Colu
 }
 
 
+def _codes_one(settings: Mapping[str, Any]) -> Callable[[float], float]:
+    cells = [*settings["values"], settings.get("missing", math.nan)]
+    unseen = settings.get("unseen", math.nan)
+    gap = len(settings["values"])
+    return lambda x: cells[gap] if math.isnan(x) else unseen if x < 0 else cells[int(x)]
+
+
+def _fill_one(settings: Mapping[str, Any]) -> Callable[[float], float]:
+    value: float = settings["value"]
+    return lambda x: value if math.isnan(x) else x
+
+
+def _offset_one(settings: Mapping[str, Any]) -> Callable[[float], float]:
+    value: float = settings["value"]
+    return lambda x: x - value
+
+
+def _clip_one(settings: Mapping[str, Any]) -> Callable[[float], float]:
+    low, high = settings["low"], settings["high"]
+    return lambda x: low if x < low else min(x, high)
+
+
+def _rank_one(settings: Mapping[str, Any]) -> Callable[[float], float]:
+    edges = settings["edges"]
+    return lambda x: x if math.isnan(x) else float(bisect_left(edges, x))
+
+
+# the same steps for one value: for a single payment, numpy's calls cost more than their work
+_ONE_APPLIERS: Final[dict[str, Callable[[Mapping[str, Any]], Callable[[float], float]]]] = {
+    "codes": _codes_one,
+    "fill": _fill_one,
+    "offset": _offset_one,
+    "clip": _clip_one,
+    "rank": _rank_one,
+}
+
+
 @dataclass(frozen=True)
 class Encoder:
     """The steps of a model, bound to the columns of its input contract."""
@@ -185,6 +223,23 @@ class Encoder:
         places = {name: place for place, name in enumerate(self.contract.names)}
         return tuple((places[s.feature], _APPLIERS[s.op](s.settings)) for s in self.steps)
 
+    @cached_property
+    def _one_plan(self) -> tuple[tuple[int, Callable[[float], float]], ...]:
+        places = {name: place for place, name in enumerate(self.contract.names)}
+        return tuple((places[s.feature], _ONE_APPLIERS[s.op](s.settings)) for s in self.steps)
+
+    def _one(self, raw: RawMatrix) -> RawMatrix:
+        row: list[float] = raw[0].tolist()
+        for place, apply in self._one_plan:
+            row[place] = apply(row[place])
+        return np.array([row])
+
+    def _many(self, raw: RawMatrix) -> RawMatrix:
+        table = raw.copy() if self._plan else raw
+        for place, apply in self._plan:
+            table[:, place] = apply(table[:, place])
+        return table
+
     def encode(self, raw: RawMatrix) -> Tensor:
         """The graph's input.
 
@@ -194,8 +249,6 @@ class Encoder:
         Returns:
             float32, shape (rows, features), C-contiguous.
         """
-        table = raw.copy() if self._plan else raw
-        for place, apply in self._plan:
-            table[:, place] = apply(table[:, place])
+        table = self._one(raw) if len(raw) == 1 else self._many(raw)
         with np.errstate(over="ignore"):  # beyond float32 is infinity, as the cast has it
             return table.astype(np.float32)
