@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
@@ -113,7 +114,7 @@ def model(kind: str) -> Any:
 
 
 def write_shop(folder: Path) -> Path:
-    """Data and both models; the project files are the tests' own."""
+    """Data and both models, each as skops and as joblib writes it; the project files are the tests' own."""
     reference = payments(6000, 1)
     parquet.write_table(reference, folder / "reference.parquet")
     parquet.write_table(payments(4000, 2), folder / "check.parquet")
@@ -125,7 +126,9 @@ def write_shop(folder: Path) -> Path:
     for kind in ("trees", "net"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the net has not converged; it need not
-            dump(model(kind).fit(rows, reference["fraud"].to_numpy()), folder / f"{kind}.skops")
+            fitted = model(kind).fit(rows, reference["fraud"].to_numpy())
+        dump(fitted, folder / f"{kind}.skops")
+        joblib.dump(fitted, folder / f"{kind}.joblib")
     return folder
 
 
@@ -146,6 +149,7 @@ def write_project(
 class Built:
     """A signed bundle, its parts as files, and the keys' folder, which holds `release`."""
 
+    shop: Path
     bundle: Path
     parts: Path
     keys: Path
@@ -159,7 +163,9 @@ def build_trees(shop: Path, folder: Path) -> Built:
     project = load_project(write_project(shop))
     signers = [load_signer(keys / "release.key")]
     out, parts = folder / "till.wherry", folder / "parts"
-    return Built(out, parts, keys, build(project, out=out, signers=signers, parts_folder=parts))
+    return Built(
+        shop, out, parts, keys, build(project, out=out, signers=signers, parts_folder=parts)
+    )
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ HOMES = {
     ),
     "h11": ("device_agent/wherry_agent/server.py",),
     "onnxruntime": ("device_agent/wherry_agent/runtime_onnx.py", "converters/", "toolkit/wherry/"),
+    "cryptography": ("toolkit/wherry/keys.py",),
     "securesystemslib": ("contract/wherry_contract/signature.py", "toolkit/wherry/"),
     "onnx": ("converters/", "toolkit/wherry/"),
     "sklearn": ("converters/",),

@@ -120,13 +120,18 @@ def quantized_dict(quantized: Quantized | None) -> dict[str, Any]:
 
 
 def check(
-    project: Project, *, bundle: Parts | None = None, progress: Progress = _silent
+    project: Project,
+    *,
+    bundle: Parts | None = None,
+    trust_pickle: bool = False,
+    progress: Progress = _silent,
 ) -> Checked:
     """Convert and compare, and stop before packing.
 
     Args:
         project: see `load_project`.
         bundle: compare this one instead of what the project converts to.
+        trust_pickle: open a source model that is a pickle, which runs the code in it.
         progress: is told each step, in words.
 
     Raises:
@@ -134,7 +139,12 @@ def check(
             raises nothing, see `GateReport.failures`.
     """
     progress(f"reading {project.source.path.name}")
-    source = load_source(project.source.kind, project.source.path, trusted=project.source.trusted)
+    source = load_source(
+        project.source.kind,
+        project.source.path,
+        trusted=project.source.trusted,
+        trust_pickle=trust_pickle,
+    )
     progress(f"reading {project.data.reference.name} and {project.data.check.name}")
     reference = read_rows(project.data.reference, project.input, project.data)
     rows = read_rows(project.data.check, project.input, project.data)
@@ -198,6 +208,7 @@ def build(
     out: Path | None = None,
     signers: Sequence[CryptoSigner] = (),
     parts_folder: Path | None = None,
+    trust_pickle: bool = False,
     progress: Progress = _silent,
 ) -> BuildResult:
     """Make a bundle. The same inputs give the same bytes.
@@ -207,13 +218,14 @@ def build(
         out: the file; the project's if it is left out.
         signers: who signs; nobody for an unsigned bundle.
         parts_folder: write the bundle's parts there too, as `wherry pack` takes them.
+        trust_pickle: open a source model that is a pickle, which runs the code in it.
         progress: is told each step, in words.
 
     Raises:
         BudgetExceededError: Q01, a budget is exceeded; nothing is packed.
         WherryError: files, data or model are not what the project says.
     """
-    checked = check(project, progress=progress)
+    checked = check(project, trust_pickle=trust_pickle, progress=progress)
     if checked.report.failures:
         raise BudgetExceededError(checked.report)
     progress("profiling the reference, choosing golden vectors")

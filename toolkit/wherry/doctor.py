@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,7 +17,8 @@ from wherry_contract.versions import in_range
 DISK_BYTES: Final = 2**30  # a fleet's server, its depot and a demo fit
 
 # distribution, range, what it is for, the extra that brings it
-LIBRARIES: Final = (
+Library = tuple[str, str, str, str]
+LIBRARIES: Final[tuple[Library, ...]] = (
     ("numpy", ">=1.24,<3", "rows", "host"),
     ("onnxruntime", ">=1.27,<1.29", "scoring; from 1.29 on its wheels phone home", "host"),
     ("onnx", ">=1.19,<2", "converting", "host"),
@@ -60,13 +61,14 @@ class Finding:
         return asdict(self)
 
 
-def examine(folder: Path) -> list[Finding]:
+def examine(folder: Path, libraries: Iterable[Library] = LIBRARIES) -> list[Finding]:
     """Look at everything the main job needs.
 
     Args:
         folder: where the job would write.
+        libraries: what must be installed, as the rows of `LIBRARIES`.
     """
-    return [*_python(), *map(_library, LIBRARIES), _runtime(), _broker(), _disk(folder)]
+    return [*_python(), *map(_library, libraries), _runtime(), _broker(), _disk(folder)]
 
 
 def _python() -> Iterator[Finding]:
@@ -75,7 +77,7 @@ def _python() -> Iterator[Finding]:
     yield Finding("python", "everything", found, fine, "" if fine else "install Python 3.11")
 
 
-def _library(row: tuple[str, str, str, str]) -> Finding:
+def _library(row: Library) -> Finding:
     name, wanted, use, extra = row
     cure = f"pip install 'wherry[{extra}]'"
     try:

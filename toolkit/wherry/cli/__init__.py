@@ -103,19 +103,20 @@ def run(arguments: Sequence[str]) -> int:
         error.show()
         return error.exit_code
     except WherryError as error:
+        seen: BaseException = error
         code, text = error.exit_code, error.render()
-    except (KeyboardInterrupt, click.Abort):
-        code, text = 130, "interrupted"
+    except (KeyboardInterrupt, click.Abort) as error:
+        seen, code, text = error, 130, "interrupted"
     except BrokenPipeError:  # the reader of our output has gone, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:  # noqa: BLE001 - the last line of defence: never a bare traceback
-        code = 3
+        seen, code = error, 3
         text = (
             f"error: this should not have happened: {type(error).__name__}: {error}\n"
             "  next: run it again with -vv and report what it prints"
         )
     if loud:
-        traceback.print_exc()
+        traceback.print_exception(seen)
     click.echo(text, err=True)
     return code

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 _file = click.Path(dir_okay=False, path_type=Path)
 _folder = click.Path(file_okay=False, path_type=Path)
+_pickle_option = click.option(
+    "--trust-pickle", is_flag=True, help="Open a source model that is a pickle; it runs its code."
+)
 
 
 @click.command
@@ -26,6 +29,7 @@ _folder = click.Path(file_okay=False, path_type=Path)
 )
 @click.option("--unsigned", is_flag=True, help="Sign with no key.")
 @click.option("--parts", type=_folder, help="Write the parts to this folder too, for `pack`.")
+@_pickle_option
 @json_option
 def build(
     project: Path,
@@ -34,6 +38,7 @@ def build(
     keys: tuple[str, ...],
     unsigned: bool,
     parts: Path | None,
+    trust_pickle: bool,
     as_json: bool,
 ) -> None:
     """Make a signed bundle from a project file.
@@ -52,7 +57,14 @@ def build(
     named = () if unsigned else keys or tuple(filter(None, [loaded.key]))
     signers = load_named(named)
     try:
-        result = make(loaded, out=out, signers=signers, parts_folder=parts, progress=_tell())
+        result = make(
+            loaded,
+            out=out,
+            signers=signers,
+            parts_folder=parts,
+            trust_pickle=trust_pickle,
+            progress=_tell(),
+        )
     except BudgetExceededError as error:
         answer = {"bundle": None, "gate": error.report.to_dict()}
         show("wherry/build/1", answer, _report_lines(error.report), as_json=as_json)
@@ -65,8 +77,9 @@ def build(
 @click.command
 @click.argument("project", type=_file)
 @click.option("--bundle", type=_file, help="Check this bundle, not what the project makes now.")
+@_pickle_option
 @json_option
-def check(project: Path, *, bundle: Path | None, as_json: bool) -> None:
+def check(project: Path, *, bundle: Path | None, trust_pickle: bool, as_json: bool) -> None:
     """Compare decisions with the source model.
 
     As `build`, but nothing is packed; exit code 1 if a budget is exceeded.
@@ -80,7 +93,8 @@ def check(project: Path, *, bundle: Path | None, as_json: bool) -> None:
 
     loaded = load_project(project)
     parts = look(bundle).parts if bundle else None
-    report = compare(loaded, bundle=parts, progress=_tell()).report
+    checked = compare(loaded, bundle=parts, trust_pickle=trust_pickle, progress=_tell())
+    report = checked.report
     show("wherry/check/1", report.to_dict(), _report_lines(report), as_json=as_json)
     if report.failures:
         raise BudgetExceededError(report)
