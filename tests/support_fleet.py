@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -394,6 +394,9 @@ class Device(threading.Thread):
                 self.bundle, self.proven = order.digest, "unproven"
             self._report()
             if phase == self.behaviour.vanishes:
+                assert self._client
+                for _ in range(10):  # let the report go out, then pull the plug
+                    self._client.loop(0.02)
                 self._cut = True
                 self._stopped.set()
                 return
@@ -423,10 +426,13 @@ class Device(threading.Thread):
 
 
 def enrol(server: Server, name: str, **labels: str) -> Path:
-    """Enrol a device; returns its agent.toml."""
+    """Enrol a device, as `wherry device enrol` does; returns its agent.toml."""
+    order = {"device": name, "family": FAMILY, "labels": labels}
+    papers = server.client.post("devices", order)
     folder = server.data.parent / f"device-{name}"
-    words: Sequence[str] = [f"--label={key}={value}" for key, value in labels.items()]
-    wherry(server.data, "device", "enrol", name, "--family", FAMILY, *words, "--out", str(folder))
+    folder.mkdir()
+    (folder / "trust.json").write_text(papers["trust_json"])
+    (folder / "agent.toml").write_text(papers["agent_toml"])
     return folder / "agent.toml"
 
 

@@ -45,6 +45,7 @@ NOW = 10_000.0
         pytest.param(["1%", "100%"], 10, (1, 10), id="a share reaches at least one"),
         pytest.param(["5"], 8, (5, 8), id="all come last in any case"),
         pytest.param(["50", "60"], 10, (10,), id="more than there are"),
+        pytest.param(["5", "100%"], 2, (2,), id="a count beyond, then all"),
         pytest.param([], 4, (4,), id="no waves: all at once"),
     ],
 )
@@ -52,7 +53,10 @@ def test_ends_of_waves(shares: list[str], devices: int, ends: tuple[int, ...]) -
     assert wave_ends(shares, devices) == ends
 
 
-@pytest.mark.parametrize("shares", [["0"], ["-1"], ["x"], ["101%"], ["nan%"], ["inf%"], ["5", "2"]])
+@pytest.mark.parametrize(
+    "shares",
+    [["0"], ["-1"], ["x"], ["101%"], ["nan%"], ["inf%"], ["5", "2"], ["50", "20"], ["9" * 999]],
+)
 def test_waves_that_make_no_sense(shares: list[str]) -> None:
     with pytest.raises(RolloutError) as caught:
         wave_ends(shares, 10)

@@ -292,7 +292,8 @@ class Supervised:
         if self._stop.is_set():
             process.terminate()
         process.wait()
-        self._last_words = self._log.read_text(errors="replace").strip()[-_LOG_SHOWN:]
+        said = self._log.read_text(errors="replace").strip()[-_LOG_SHOWN:]
+        self._last_words = said or self._last_words
 
     def stop(self) -> None:
         """End it within a few seconds."""

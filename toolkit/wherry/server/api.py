@@ -57,7 +57,9 @@ def error_response(error: WherryError) -> JSONResponse:
         "next": error.cure,
     }
     status = _STATUS.get(error.code, HTTPStatus.UNPROCESSABLE_ENTITY)
-    return JSONResponse(document, status)
+    # who sends too much is not listened to until the end
+    headers = {"Connection": "close"} if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE else None
+    return JSONResponse(document, status, headers)
 
 
 class _Guard:
@@ -77,15 +79,18 @@ class _Guard:
         await self._app(scope, receive, send)
 
 
-def make_app(office: Office, token: str, scratch: Path) -> ASGIApp:
+def make_app(
+    office: Office, token: str, scratch: Path, *, upload_bytes: int = BUNDLE_LIMIT_BYTES
+) -> ASGIApp:
     """The HTTP application.
 
     Args:
         office: what operators ask.
         token: what they must show.
         scratch: a folder for uploads that are not checked yet.
+        upload_bytes: the largest upload.
     """
-    api = _Api(office, scratch)
+    api = _Api(office, scratch, upload_bytes)
     routes = [
         Route("/depot/{name:path}", api.depot, methods=["GET"]),
         Route("/api/v1/health", api.health, methods=["GET"]),
@@ -113,8 +118,9 @@ def _on_error(_: Request, error: Exception) -> Response:
 class _Api:
     """One method for each route."""
 
-    def __init__(self, office: Office, scratch: Path) -> None:
+    def __init__(self, office: Office, scratch: Path, upload_bytes: int) -> None:
         self._office = office
+        self._upload_bytes = upload_bytes
         self._store = office.store
         self._scratch = scratch
 
@@ -134,13 +140,17 @@ class _Api:
     # --- bundles ------------------------------------------------------------------------
 
     async def take_bundle(self, request: Request) -> Response:
+        limit, size = self._upload_bytes, 0
+        too_large = BundleError("B02", f"at most {limit} bytes are taken")
+        said = request.headers.get("content-length", "0")
+        if said.isdecimal() and int(said) > limit:
+            raise too_large
         with tempfile.TemporaryFile(dir=self._scratch) as stream:
-            size = 0
             try:
                 async for chunk in request.stream():
                     size += len(chunk)
-                    if size > BUNDLE_LIMIT_BYTES:
-                        raise BundleError("B02", f"at most {BUNDLE_LIMIT_BYTES} bytes are taken")
+                    if size > limit:
+                        raise too_large
                     await run_in_threadpool(stream.write, chunk)
             except ClientDisconnect as error:
                 raise BundleError("B01", f"the upload was cut off at {size} bytes") from error

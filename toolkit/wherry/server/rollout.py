@@ -129,20 +129,27 @@ def wave_ends(shares: Sequence[str], devices: int) -> tuple[int, ...]:
         RolloutError: R06, a share cannot be read or does not ascend.
     """
     ends: list[int] = []
-    for share in (*shares, "100%"):
-        number, percent = share.removesuffix("%"), share.endswith("%")
-        try:
-            value = float(number) if percent else int(number)
-        except ValueError as error:
-            raise RolloutError("R06", f"wave {share[:20]!r}") from error
-        if not math.isfinite(value) or value <= 0 or (percent and value > 100):
-            raise RolloutError("R06", f"wave {share[:20]!r}")
-        end = math.ceil(value / 100 * devices) if percent else min(int(value), devices)
-        if ends and end < ends[-1]:
+    before: dict[bool, float] = {}
+    for share in shares:
+        value, percent = _share(share)
+        end = min(math.ceil(value / 100 * devices) if percent else int(value), devices)
+        if value < before.get(percent, 0) or (ends and end < ends[-1]):
             raise RolloutError("R06", f"wave {share} is smaller than the one before it")
-        if not ends or end > ends[-1]:
-            ends.append(end)
-    return tuple(ends)
+        before[percent] = value
+        ends.append(end)
+    return tuple(sorted({*ends, devices}))
+
+
+def _share(text: str) -> tuple[float, bool]:
+    """A count, or a share in percent."""
+    number, percent = text.removesuffix("%"), text.endswith("%")
+    try:
+        value = float(number) if percent else float(int(number))
+    except (ValueError, OverflowError) as error:
+        raise RolloutError("R06", f"wave {text[:20]!r}") from error
+    if not math.isfinite(value) or value <= 0 or (percent and value > 100):
+        raise RolloutError("R06", f"wave {text[:20]!r}")
+    return value, percent
 
 
 def plan_waves(
