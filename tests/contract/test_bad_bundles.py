@@ -387,6 +387,11 @@ def test_a_changed_byte_is_refused_or_changes_nothing(place: int, mask: int) -> 
     check_flip(place, mask)
 
 
+def test_changed_bytes_all_over_the_file() -> None:
+    codes = {check_flip(place, 1 << place % 8) for place in range(0, len(golden_bundle()), 7)}
+    assert codes >= {"", "B03", "B04", "B07", "B09", "T01", "T09"}
+
+
 def test_a_changed_byte_of_content_is_refused() -> None:
     for blob in GOOD[2].values():
         start = golden_bundle().index(blob)
