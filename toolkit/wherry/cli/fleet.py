@@ -17,6 +17,7 @@ from .output import Seconds, confirm, json_option, say, show, table, yes_option
 
 _POLL_SECONDS: Final = 0.5
 _SHOWN: Final = 8  # device ids in one line of a plan
+_FAILED: Final = ("refused", "reverted", "silent")
 _ENDED: Final = (RolloutState.DONE, RolloutState.REVERTED)
 
 
@@ -162,7 +163,7 @@ def _progress_line(found: Mapping[str, Any]) -> str:
 
 
 def _progress(item: Mapping[str, Any]) -> str:
-    if item["reverted_at"]:
+    if item["reverted_at"] and item["outcome"] not in _FAILED:
         return "taken back" if item.get("phase") in ("", "idle") else "going back"
     if item["outcome"]:
         return str(item["outcome"])

@@ -139,7 +139,8 @@ class Driver:
             if event.bundle != row.bundle:
                 continue
             if event.outcome:
-                reports[stored.device] = Report(event.outcome, event.code, event.text)
+                detail = event.text.removeprefix(event.code).strip()
+                reports[stored.device] = Report(event.outcome, event.code, detail)
             elif event.code == UNDECIDED:
                 undecided.add(stored.device)
         since = self._radio.listening_since()
