@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import NormalDist
 
 _TINY = 1e-17
+_STEPS = 100
+_EXACT = 1e-9
+_NORMAL = NormalDist()
 
 
 def chi2_sf(x: float, freedom: int) -> float:
@@ -77,16 +81,31 @@ def ncx2_centre(x: float, freedom: int, tail: float) -> float:
     """The non-centrality at which P(X > x) = `tail`; 0 if even the central one exceeds it."""
     if chi2_sf(x, freedom) >= tail:
         return 0.0
-    low, high = 0.0, max(x, 1.0)
-    while ncx2_sf(x, freedom, high) < tail:
-        high *= 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        if ncx2_sf(x, freedom, middle) < tail:
-            low = middle
+    bar, least = _NORMAL.inv_cdf(tail), 1e-300
+
+    def height(root: float) -> float:
+        # the normal quantile of the tail is nearly straight over the root of the centre, so
+        # that a chord meets the answer in a few steps
+        chance = ncx2_sf(x, freedom, root * root)
+        return _NORMAL.inv_cdf(min(1 - 1e-16, max(least, chance))) - bar
+
+    low, high = 0.0, math.sqrt(max(x, 1.0))
+    below, above, last = height(low), height(high), 0.0
+    while above < 0:
+        low, below, high = high, above, 2 * high
+        above = height(high)
+    for _ in range(_STEPS):
+        middle = (low * above - high * below) / (above - below)
+        here = height(middle)
+        if abs(here) < _EXACT:
+            break
+        # an end that stays twice is halved: Dowell and Jarratt 1971
+        if here < 0:
+            low, below, above = middle, here, above / 2 if last < 0 else above
         else:
-            high = middle
-    return (low + high) / 2
+            high, above, below = middle, here, below / 2 if last > 0 else below
+        last = here
+    return middle * middle
 
 
 def rates_differ(hits: int, rows: int, reference_hits: int, reference_rows: int) -> float:
