@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -202,7 +204,7 @@ def test_the_interval_holds_the_truth() -> None:
     moved = SHARES * np.linspace(0.6, 1.4, K)
     moved /= moved.sum()
     truth = float(((moved - SHARES) * np.log(moved / SHARES)).sum())
-    found = [assess(*pair) for pair in draws(moved, 2)[:400]]
+    found = [assess(*pair) for pair in draws(moved, 2)[:250]]
     held = np.mean([item.low <= truth <= item.high for item in found])
     assert 0.90 <= held <= 0.99
     assert all(item.low <= max(item.corrected, 0) <= item.high for item in found)
@@ -213,7 +215,7 @@ def test_material_is_judged_against_a_stated_size() -> None:
     moved = SHARES * np.linspace(0.6, 1.4, K)
     moved /= moved.sum()
     truth = float(((moved - SHARES) * np.log(moved / SHARES)).sum())
-    found = [assess(*pair).p_material(truth) for pair in draws(moved, 4)[:1000]]
+    found = [assess(*pair).p_material(truth) for pair in draws(moved, 4)[:300]]
     # at exactly the stated size the chance is even, so a fifth is below 0.2 at most by a little
     assert 0.1 <= np.mean(np.array(found) < 0.2) <= 0.3
 
@@ -302,3 +304,14 @@ def test_false_discovery_against_scipy(chances: list[float], rate: float) -> Non
     theirs = scipy_stats.false_discovery_control(chances) <= rate
     close = np.isclose(scipy_stats.false_discovery_control(chances), rate, rtol=1e-9)
     assert (np.array(ours) == theirs)[~close].all()
+
+
+def test_the_published_tables_are_as_copied(shared: Path) -> None:
+    tables = json.loads((shared / "psi" / "published_psi_tables.json").read_bytes())
+    assert len(tables) == 4
+    for table in tables:
+        zero = "floor" if table["eps"] else "none"
+        found = psi(table["expected"], table["actual"], zero=zero, floor=table["eps"] or 1.0)  # type: ignore[arg-type]
+        assert round(found, table["decimals"]) == round(table["published_psi"], table["decimals"])
+    assert (tables[0]["expected"], tables[0]["actual"]) == HELOC
+    assert (tables[1]["expected"], tables[1]["actual"]) == CALIFORNIA
