@@ -21,14 +21,12 @@ from wherry.broker import (
     Accounts,
     Address,
     Supervised,
-    connect,
     find_engine,
     is_loopback,
     mosquitto_settings,
     nats_settings,
-    new_client,
-    self_test,
 )
+from wherry.server.round_trip import connect, new_client, self_test
 from wherry_contract.errors import LinkError, SetupError
 
 ACCOUNTS = Accounts(b"s" * 32, "f", ["till-1", "till-2"])

@@ -13,19 +13,17 @@ from support_fleet import FAMILY, state
 from wherry.server.rollout import (
     SILENT,
     TABLE,
-    Candidate,
     E,
     Look,
     Policy,
     Report,
     has_switched,
     judge,
-    plan_waves,
     settle,
-    wave_ends,
     way_back,
 )
 from wherry.server.rows import DeviceRow, Exposure, RolloutRow
+from wherry.server.waves import Candidate, plan_waves, wave_ends
 from wherry_contract.errors import RolloutError
 from wherry_contract.states import RolloutState as R
 

@@ -1,8 +1,8 @@
 """The broker as a supervised child: mosquitto where it is installed, else the NATS server.
 
 This one file finds it, writes its settings, starts it on a port that stays the same,
-starts it again when it dies, and lets it end when we end. `self_test` tells whether any
-broker, ours or another, does what it grants: several do not.
+starts it again when it dies, and lets it end when we end. `server.round_trip` tells
+whether any broker, ours or another, does what it grants: several do not.
 
 On loopback everybody may read; writing needs an account, and a device's account reaches
 the device's own topics alone. Passwords are derived from one secret in the data folder,
@@ -18,7 +18,6 @@ import hmac
 import ipaddress
 import json
 import os
-import secrets
 import shutil
 import signal
 import socket
@@ -29,11 +28,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
-from wherry_contract.errors import LinkError, SetupError
-from wherry_contract.topics import DOWN, UP, Topic, every_device
+from wherry_contract.errors import SetupError
+from wherry_contract.topics import DOWN, UP
 
 from .leash import leashed
 
@@ -45,7 +44,6 @@ _READY_SECONDS: Final = 15.0
 _BACKOFF_SECONDS: Final = (0.1, 10.0)
 _LOG_SHOWN: Final = 400  # characters
 _CONSUMERS: Final = 50_000  # NATS has 1,000 by default, and refuses the rest quietly
-_SELF_TEST_SECONDS: Final = 10.0
 
 
 @dataclass(frozen=True)
@@ -311,111 +309,9 @@ class Supervised:
 def _listens(address: Address) -> bool:
     with socket.socket(socket.AF_INET6 if ":" in address.host else socket.AF_INET) as probe:
         probe.settimeout(1.0)
-        return probe.connect_ex((_reachable(address.host), address.port)) == 0
+        return probe.connect_ex((reachable(address.host), address.port)) == 0
 
 
-def _reachable(host: str) -> str:
+def reachable(host: str) -> str:
     """What to connect to where a server listens on every address."""
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
-
-
-# --- the self-test ----------------------------------------------------------------------
-
-
-def new_client(address: Address, client_id: str) -> Any:
-    """A paho client for an address; not connected yet."""
-    import paho.mqtt.client as paho
-    from paho.mqtt.enums import CallbackAPIVersion
-
-    client = paho.Client(CallbackAPIVersion.VERSION2, client_id=client_id, clean_session=True)
-    client.connect_timeout = _SELF_TEST_SECONDS
-    if address.username:
-        client.username_pw_set(address.username, address.password)
-    if address.tls:
-        client.tls_set()
-    return client
-
-
-def connect(client: Any, address: Address) -> None:
-    """Connect a client.
-
-    Raises:
-        LinkError: L01.
-    """
-    try:
-        client.connect(_reachable(address.host), address.port, keepalive=30)
-    except (OSError, ValueError) as error:
-        raise LinkError("L01", f"{address.url}: {error}") from error
-
-
-def self_test(address: Address, fleet: str, *, seconds: float = _SELF_TEST_SECONDS) -> None:
-    """Publish and see the message come back, live and retained, by a filter with a wildcard.
-
-    Raises:
-        LinkError: L01 not reached, L02 refused, L03 granted but not delivered.
-    """
-    topic = str(Topic(fleet, f"self-test-{secrets.token_hex(8)}", "state"))
-    payload = secrets.token_hex(8).encode()
-    heard = every_device(fleet, "state")
-    with _Listener(address, heard, seconds) as live:
-        live.client.publish(topic, payload, 1, retain=True)
-        live.wait(topic, payload, "a message to a wildcard subscription did not come back")
-        try:
-            with _Listener(address, heard, seconds) as late:
-                late.wait(topic, payload, "a retained message did not come to a late subscriber")
-        finally:
-            gone = live.client.publish(topic, b"", 1, retain=True)
-            live.turn(gone.is_published)
-
-
-class _Listener:
-    """A client that is subscribed, turned by hand."""
-
-    def __init__(self, address: Address, heard: str, seconds: float) -> None:
-        self.client = new_client(address, f"self-test-{secrets.token_hex(6)}")
-        self._address = address
-        self._heard = heard
-        self._seconds = seconds
-        self._refused = ""
-        self._granted = False
-        self._seen: set[tuple[str, bytes]] = set()
-        self.client.on_connect = self._on_connect
-        self.client.on_subscribe = self._on_subscribe
-        self.client.on_message = self._on_message
-
-    def _on_connect(self, client: Any, _data: Any, _flags: Any, reason: Any, _more: Any) -> None:
-        if reason.is_failure:
-            self._refused = str(reason)
-        else:
-            client.subscribe(self._heard, 1)
-
-    def _on_subscribe(self, _c: Any, _d: Any, _mid: int, reasons: list[Any], _m: Any) -> None:
-        self._granted = not any(reason.is_failure for reason in reasons)
-        self._refused = "" if self._granted else f"the subscription to {self._heard}"
-
-    def _on_message(self, _client: Any, _data: Any, message: Any) -> None:
-        self._seen.add((message.topic, bytes(message.payload)))
-
-    def __enter__(self) -> Self:
-        connect(self.client, self._address)
-        if not self.turn(lambda: self._granted):
-            raise LinkError("L02", f"{self._address.url}: {self._refused or 'no answer'}")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.client.disconnect()
-        self.client.loop(0.01)
-
-    def turn(self, done: Callable[[], bool]) -> bool:
-        """Turn the loop until done, refused, or out of time; returns whether it is done."""
-        end = time.monotonic() + self._seconds
-        while not done():
-            lost = self.client.loop(0.05) != 0
-            if lost or self._refused or time.monotonic() > end:
-                return done()
-        return True
-
-    def wait(self, topic: str, payload: bytes, otherwise: str) -> None:
-        """Wait for a message, or raise L03."""
-        if not self.turn(lambda: (topic, payload) in self._seen):
-            raise LinkError("L03", f"{self._address.url}: {otherwise}")

@@ -22,7 +22,6 @@ from wherry.broker import (
     Address,
     Supervised,
     find_engine,
-    self_test,
 )
 from wherry_contract.errors import RolloutError, SetupError
 from wherry_contract.manifest import SLUG
@@ -37,6 +36,7 @@ from .ingest import Ingest
 from .link import LOG, Link
 from .office import Office, Site, with_credentials
 from .orders import AssignmentSigner
+from .round_trip import self_test
 from .store import Store
 
 _ENGINES: Final = ("auto", "mosquitto", "nats")
@@ -200,10 +200,10 @@ class _Server:
         driver = Driver(store, signer)
         ingest = Ingest(store, fleet, time.time, driver.news)
         link = Link(address, fleet, ingest, driver.connected)
-        driver.start(Radio(lambda: link.listening_since, link.publish))
         self._stack.callback(driver.stop)
-        link.start()
+        driver.start(Radio(lambda: link.listening_since, link.publish))
         self._stack.callback(link.stop)
+        link.start()
 
         site = Site(url, fleet, self._device_broker, lambda: self._admit(store))
         office = Office(store, site, signer.public, time.time, driver.news)
@@ -290,8 +290,8 @@ class _Server:
             "pid": os.getpid(),
         }
         path = self._data / "server.json"
+        self._stack.callback(path.unlink, missing_ok=True)  # first: the end may come at once
         write_durably(path, json.dumps(document).encode())
-        self._stack.callback(path.unlink, missing_ok=True)
 
 
 def _name(host: str) -> str:

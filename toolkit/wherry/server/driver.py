@@ -86,7 +86,8 @@ class Driver:
         """End it after the present look."""
         self._stop.set()
         self._wake.set()
-        self._thread.join(10.0)
+        if self._thread.is_alive():
+            self._thread.join(10.0)
 
     def news(self) -> None:
         """Ask for a look soon."""

@@ -16,11 +16,12 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from wherry.broker import Address, connect, new_client
+from wherry.broker import Address
 from wherry_contract.errors import LinkError, StoreError, WherryError
 from wherry_contract.topics import UP, Topic, every_device
 
 from .ingest import Arrival, Ingest
+from .round_trip import connect, new_client
 
 LOG: Final = logging.getLogger("wherry.server")
 _LOOP_SECONDS: Final = 0.1
@@ -58,7 +59,8 @@ class Link:
     def stop(self) -> None:
         """End it; what has arrived is stored first."""
         self._stop.set()
-        self._thread.join(10.0)
+        if self._thread.is_alive():
+            self._thread.join(10.0)
 
     def publish(self, device: str, channel: str, payload: bytes) -> None:
         """Send to a device; dropped while there is no connection, to be sent again later."""

@@ -16,9 +16,10 @@ from wherry_contract.manifest import SLUG
 from wherry_contract.signature import AssignmentKey, FamilyTrust, PublicKey, TrustRoot
 from wherry_contract.states import RolloutState
 
-from .rollout import Candidate, Policy, plan_waves
+from .rollout import Policy
 from .rows import BundleRow, DeviceRow, Exposure, RolloutRow
 from .store import Store
+from .waves import Candidate, plan_waves
 
 LABEL: Final = r"[A-Za-z0-9][A-Za-z0-9 ._/-]{0,62}"
 _KEY_SECONDS: Final = 10 * 365 * 86_400.0
