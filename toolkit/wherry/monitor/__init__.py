@@ -1,0 +1,37 @@
+"""The fleet's judgement, pure: windows in, decisions with their figures out (docs/drift.md)."""
+
+from .judge import judge
+from .subjects import FLAGGED, SCORE, Reference
+from .view import (
+    ALERTS,
+    JUDGED,
+    Cell,
+    Decision,
+    Evidence,
+    FleetView,
+    Health,
+    Kind,
+    Policy,
+    ScorePair,
+    SlotShare,
+    totals,
+)
+
+__all__ = [
+    "judge",
+    "Reference",
+    "Policy",
+    "FleetView",
+    "Cell",
+    "Evidence",
+    "Decision",
+    "Kind",
+    "Health",
+    "ScorePair",
+    "SlotShare",
+    "ALERTS",
+    "JUDGED",
+    "FLAGGED",
+    "SCORE",
+    "totals",
+]
