@@ -230,9 +230,6 @@ class Updater:
         if is_new(assignment, self.record, self._config.device):
             self._save(accept(self.record, assignment))
 
-    def _pending(self) -> bool:
-        return self.record.pending is not None
-
     # --- the record ---------------------------------------------------------------------
 
     def _save(self, record: DeviceRecord) -> None:
@@ -276,6 +273,8 @@ class Updater:
     # --- actions ------------------------------------------------------------------------
 
     def _act(self, state: S, update: Update) -> Result:
+        if self.record.pending and (state, E.NEWER) in TABLE:
+            return Result(E.NEWER, "U02")
         try:
             result = self._actions[state](update)
         except (LinkError, StoreError) as error:
@@ -291,14 +290,10 @@ class Updater:
         return _DONE
 
     def _admit(self, update: Update) -> Result:
-        if self._pending():
-            return Result(E.NEWER, "U02")
         admitted = self._intake.admit(update.assignment, self.record, self._halted)
         return _DONE if admitted else Result(E.WAIT)
 
     def _fetch(self, update: Update) -> Result:
-        if self._pending():
-            return Result(E.NEWER, "U02")
         fetched = self._intake.fetch(update.assignment, self.record, self._halted)
         return _DONE if fetched else Result(E.WAIT)
 
@@ -326,16 +321,12 @@ class Updater:
         return Result(E.DONE, "", detail)
 
     def _switch(self, update: Update) -> Result:
-        if self._pending():
-            return Result(E.NEWER, "U02")
         if self.record.active != update.slot:
             return Result(E.FAIL, "U06", "it was taken out of service at a start")
         self._reach.scorer.swap(self._reach.shelf.load(update.assignment.digest))
         return _DONE
 
     def _soak(self, update: Update) -> Result:
-        if self._pending():
-            return Result(E.NEWER, "U02")
         served = self._reach.scorer.served
         if served is None or served.digest != update.assignment.digest or not served.model:
             return Result(E.FAIL, "U06", "the model no longer serves")
