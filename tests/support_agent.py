@@ -77,7 +77,7 @@ class Keys:
         family = FamilyTrust((bundle.keyid,), 1, min_counter)
         return TrustRoot(
             {key.keyid: key for key in (bundle, order)},
-            {name: family for name in families or (FAMILY,)},
+            dict.fromkeys(families or (FAMILY,), family),
             (AssignmentKey(order.keyid, LONG_AGO, FAR_AHEAD),),
         )
 
@@ -174,7 +174,8 @@ def make_bundle(
     soak: Soak | None = None,
     rule: bool = True,
     signer: CryptoSigner | None = None,
-    **needs: Any,
+    wants: str = ">=1.20,<2",
+    architectures: tuple[str, ...] = (),
 ) -> Made:
     """A small real bundle: a logistic regression, its profile, golden vectors and signatures.
 
@@ -190,7 +191,8 @@ def make_bundle(
         soak: 5 rows and no time unless said otherwise.
         rule: whether there is a fallback rule: AMOUNT > 200.
         signer: who signs it.
-        needs: fields of `RuntimeNeeds` and `BoardNeeds` to be replaced.
+        wants: the range of runtime versions.
+        architectures: of the boards that it is for; none means any.
     """
     inputs = contract(features, category=category)
     weights = [*WEIGHTS, *([0.01] * features)][:features] + [0.5] * category
@@ -206,8 +208,8 @@ def make_bundle(
         name=name,
         version=version,
         family=family,
-        runtime=_runtime(flaw, needs),
-        board=BoardNeeds(needs.get("architectures", ()), needs.get("memory_mib", 0)),
+        runtime=_runtime(flaw, wants),
+        board=BoardNeeds(architectures),
         input=inputs,
         encoder=encoder,
         output=Output("score", -1, THRESHOLD, "fraud"),
@@ -259,15 +261,16 @@ def expected_scores(
 ) -> NDArray[np.float64]:
     """The regression by hand, in double precision on what the encoder makes."""
     tensor = encoder.encode(raw).astype(np.float64)
-    return np.asarray(1 / (1 + np.exp(-(tensor @ np.float32(weights).astype(float) + bias))))
+    return np.asarray(
+        1 / (1 + np.exp(-(tensor @ np.array(weights, np.float32).astype(float) + bias)))
+    )
 
 
-def _runtime(flaw: Flaw, needs: Mapping[str, Any]) -> RuntimeNeeds:
-    operators = ("Add", "Cast", "MatMul", "Sigmoid")
+def _runtime(flaw: Flaw, wants: str) -> RuntimeNeeds:
+    operators: tuple[str, ...] = ("Add", "MatMul", "Sigmoid")
     if flaw == "operator":
         operators = (*operators, "Loop")
-    known = RuntimeNeeds("onnxruntime", ">=1.20,<2", 8, {"": 13}, operators)
-    return replace(known, **{name: value for name, value in needs.items() if hasattr(known, name)})
+    return RuntimeNeeds("onnxruntime", wants, 8, {"": 13}, operators)
 
 
 def _golden(
