@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -20,16 +20,23 @@ class Children:
     """Started programs, each with a log of its own."""
 
     def __init__(self, folder: Path) -> None:
+        """Take the folder for their logs."""
         self._folder = folder
         self._running: list[tuple[str, subprocess.Popen[bytes]]] = []
 
-    def start(self, name: str, arguments: Sequence[str]) -> None:
+    def start(self, name: str, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
         """Start a program in a session of its own, so that Ctrl-C reaches us alone."""
         with self._log(name).open("ab") as log:
             process = subprocess.Popen(
-                leashed(arguments), stdout=log, stderr=log, start_new_session=True
+                leashed(arguments), stdout=log, stderr=log, start_new_session=True, env=environment
             )
         self._running.append((name, process))
+
+    def memory_mib(self, name: str) -> float:
+        """Resident memory of a program, MiB."""
+        status = Path(f"/proc/{dict(self._running)[name].pid}/status").read_text()
+        line = next(line for line in status.splitlines() if line.startswith("VmRSS"))
+        return int(line.split()[1]) / 1024
 
     def _log(self, name: str) -> Path:
         return self._folder / f"{name}.log"

@@ -16,6 +16,7 @@ from wherry_contract.features import RawValue
 from wherry_contract.when import to_text
 
 _SECONDS: Final = 10.0
+_LOOK_SECONDS: Final = 0.1
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,10 @@ class Terminals(threading.Thread):
             self._more.notify()
 
     def run(self) -> None:
-        """Send until closed."""
+        """Wait for the agent's first model, then send until closed."""
         connection = http.client.HTTPConnection(*self._address, timeout=_SECONDS)
+        while not self._closed and not ready(self._address):
+            time.sleep(_LOOK_SECONDS)
         while (payment := self._next()) is not None:
             try:
                 self._send(connection, payment)
@@ -118,6 +121,18 @@ class Terminals(threading.Thread):
         if response.status != HTTPStatus.OK:
             raise ValueError(str(answer.get("error", response.status)))
         self.ledger.replies.append(_reply(payment, answer))
+
+
+def ready(address: tuple[str, int], page: str = "ready") -> bool:
+    """Whether an agent answers, and has a model (``ready``) or is merely there (``live``)."""
+    connection = http.client.HTTPConnection(*address, timeout=_SECONDS)
+    try:
+        connection.request("GET", f"/v2/health/{page}")
+        return connection.getresponse().status == HTTPStatus.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 def _reply(payment: Payment, answer: Mapping[str, Any]) -> Reply:

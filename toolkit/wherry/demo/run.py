@@ -1,0 +1,107 @@
+"""One run of the demo: a folder, the programs, the story, and what came of its promises."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+from wherry_contract.errors import SetupError
+
+from .children import children
+from .payments import Stream
+from .stage import Check, Stage
+from .story import tell
+
+_MARK: Final = ".wherry-demo"  # only a folder that has it is ever removed
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a run is told.
+
+    Attributes:
+        example: the folder of the example.
+        folder: where everything of this run goes; that of an earlier run is removed.
+        report: where the report goes.
+        say: talks to the person.
+        progress: shows long work.
+    """
+
+    example: Path
+    folder: Path
+    report: Path
+    say: Callable[[str], None]
+    progress: Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+
+
+def find_example() -> Path:
+    """The example's folder in the source tree that this package was installed from.
+
+    Raises:
+        SetupError: H02, it is not there.
+    """
+    places = [Path(__file__).resolve().parents[3], Path.cwd()]
+    for place in places:
+        found = place / "examples" / "fraud_terminals"
+        if (found / "project.toml").exists():
+            return found
+    raise SetupError(
+        "H02", "examples/fraud_terminals is not here", cure="run it in a clone of the repository"
+    )
+
+
+def run_demo(choice: Choice) -> tuple[Check, ...]:
+    """Tell the story; returns the promises and what was seen of them.
+
+    Raises:
+        WherryError: a chapter could not be told.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; nothing is left running.
+    """
+    _clear(choice.folder)
+    with _sigterm_interrupts(), children(choice.folder) as programs:
+        stage = Stage(
+            example=choice.example,
+            folder=choice.folder.resolve(),
+            report=choice.report.resolve(),
+            programs=programs,
+            say=choice.say,
+            progress=choice.progress,
+        )
+        tell(stage, Stream(choice.example))
+    return tuple(stage.checks)
+
+
+def _clear(folder: Path) -> None:
+    try:
+        if folder.exists() and any(folder.iterdir()):
+            if not (folder / _MARK).exists():
+                detail = f"{folder} is there and was not made by the demo"
+                raise SetupError("H03", detail, cure="choose another --folder")
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / _MARK).touch()
+    except OSError as error:
+        raise SetupError("H03", f"{folder}: {error.strerror}") from error
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """SIGTERM and a closed terminal end the demo as Ctrl-C does."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = {
+        number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
