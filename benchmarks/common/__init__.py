@@ -102,8 +102,10 @@ def race(entries: Mapping[str, Callable[[], int]], rounds: int = ROUNDS) -> dict
         rounds: how often each is timed; one more round before goes unmeasured.
     """
     found: dict[str, list[float]] = {name: [] for name in entries}
+    listed = list(entries.items())
     for place in range(rounds + 1):
-        for name, handle in entries.items():
+        first = place % len(listed)  # so that nobody always follows the same one
+        for name, handle in listed[first:] + listed[:first]:
             began = time.perf_counter()
             rows = handle()
             taken = (time.perf_counter() - began) / rows * 1e6
