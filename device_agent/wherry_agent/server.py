@@ -275,7 +275,7 @@ class _Connection:
                 self._socket.settimeout(left)
                 self._hurried = True
             try:
-                return self._socket.recv(_READ_BYTES)
+                return self._socket.recv(self._most())
             except TimeoutError:
                 pass
         raise ServingError("S06", f"not whole after {self._limits.request_seconds:g} s")
@@ -283,10 +283,14 @@ class _Connection:
     def _wait(self) -> bytes:
         while True:
             try:
-                return self._socket.recv(_READ_BYTES)
+                return self._socket.recv(HEAD_LIMIT_BYTES)
             except TimeoutError:
                 if self._server.stopping:
                     return b""
+
+    def _most(self) -> int:
+        """A head that came whole in one read would pass h11's limit, so heads are read in less."""
+        return _READ_BYTES if self._http.their_state is h11.SEND_BODY else HEAD_LIMIT_BYTES
 
     def _rest(self) -> None:
         """A request is whole: the answer and the next one have a deadline of their own."""
