@@ -176,6 +176,7 @@ def make_bundle(
     signer: CryptoSigner | None = None,
     wants: str = ">=1.20,<2",
     architectures: tuple[str, ...] = (),
+    threads: int = 1,
 ) -> Made:
     """A small real bundle: a logistic regression, its profile, golden vectors and signatures.
 
@@ -193,6 +194,7 @@ def make_bundle(
         signer: who signs it.
         wants: the range of runtime versions.
         architectures: of the boards that it is for; none means any.
+        threads: for one inference.
     """
     inputs = contract(features, category=category)
     weights = [*WEIGHTS, *([0.01] * features)][:features] + [0.5] * category
@@ -208,7 +210,7 @@ def make_bundle(
         name=name,
         version=version,
         family=family,
-        runtime=_runtime(flaw, wants),
+        runtime=_runtime(flaw, wants, threads),
         board=BoardNeeds(architectures),
         input=inputs,
         encoder=encoder,
@@ -266,11 +268,11 @@ def expected_scores(
     )
 
 
-def _runtime(flaw: Flaw, wants: str) -> RuntimeNeeds:
+def _runtime(flaw: Flaw, wants: str, threads: int) -> RuntimeNeeds:
     operators: tuple[str, ...] = ("Add", "MatMul", "Sigmoid")
     if flaw == "operator":
         operators = (*operators, "Loop")
-    return RuntimeNeeds("onnxruntime", wants, 8, {"": 13}, operators)
+    return RuntimeNeeds("onnxruntime", wants, 8, {"": 13}, operators, threads)
 
 
 def _golden(
