@@ -239,7 +239,7 @@ ROWS: list[tuple[str, str, Callable[[], bytes]]] = [
     ("pax: another path", "B06", lambda: pax({"path": "index.json"})),
     ("pax: another size", "B06", lambda: pax_record(b"12 size=99\n")),
     ("pax: sparse", "B06", lambda: pax({"GNU.sparse.major": "1"})),
-    ("pax: a path in a time's clothes", "B06", lambda: pax_record(b"22 path= mtime=evil\n")),
+    ("pax: a path in a time's clothes", "B06", lambda: pax_record(b"21 path=12 mtime=3\n")),
     ("pax: very long", "B06", lambda: pax({"comment": "x" * 100_000})),
     ("a global pax header", "B06", lambda: retar(add("head", b"9 mtime=1\n", type=tarfile.XGLTYPE))),
     # names twice, names for nothing, and what is not there
