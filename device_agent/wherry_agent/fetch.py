@@ -140,8 +140,9 @@ class Depot:
                 response = connection.getresponse()
             except (OSError, http.client.HTTPException) as error:
                 raise LinkError("L04", f"{self._parts.netloc}: {error or repr(error)}") from error
-            _check_status(response, path)
-            yield response
+            with response:  # it holds the socket on its own when the server closes
+                _check_status(response, path)
+                yield response
         finally:
             connection.close()
 
