@@ -263,9 +263,8 @@ def expected_scores(
 ) -> NDArray[np.float64]:
     """The regression by hand, in double precision on what the encoder makes."""
     tensor = encoder.encode(raw).astype(np.float64)
-    return np.asarray(
-        1 / (1 + np.exp(-(tensor @ np.array(weights, np.float32).astype(float) + bias)))
-    )
+    logits = tensor @ np.array(weights, np.float32).astype(float) + bias
+    return np.asarray(1 / (1 + np.exp(-np.clip(logits, -500, 500))))
 
 
 def _runtime(flaw: Flaw, wants: str, threads: int) -> RuntimeNeeds:
