@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,44 +13,13 @@ from wherry.client import Client, find_client, segment
 from wherry_contract.errors import GateError, SetupError
 from wherry_contract.states import RolloutState
 
+from .options import Pair, select_option, server_options
 from .output import Seconds, confirm, json_option, say, show, table, yes_option
 
 _POLL_SECONDS: Final = 0.5
 _SHOWN: Final = 8  # device ids in one line of a plan
 _FAILED: Final = ("refused", "reverted", "silent")
 _ENDED: Final = (RolloutState.DONE, RolloutState.REVERTED)
-
-
-def _server_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    url = click.option("--server", default="", help="URL of the server; else it is looked for.")
-    token = click.option(
-        "--token-file",
-        type=click.Path(dir_okay=False, path_type=Path),
-        help="Where its token is; else in the data folder.",
-    )
-    return url(token(command))
-
-
-class _Pair(click.ParamType[tuple[str, str]]):
-    """``name=value``."""
-
-    name = "name=value"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, str]:
-        """Read the text."""
-        if isinstance(value, tuple):
-            return value
-        name, equals, text = str(value).partition("=")
-        if not (name and equals and text):
-            self.fail(f"{value!r} is not like site=paris", param, ctx)
-        return name, text
-
-
-_select_option = click.option(
-    "--select", type=_Pair(), multiple=True, help="A label that devices must have; may be repeated."
-)
 
 
 # --- push -------------------------------------------------------------------------------
@@ -60,7 +29,7 @@ _select_option = click.option(
     epilog="Example: wherry push fraud-1.4.0.wherry --waves 1,10%,100% --soak 30m --wait"
 )
 @click.argument("bundle", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@_select_option
+@select_option
 @click.option(
     "--waves",
     default="1,100%",
@@ -79,7 +48,7 @@ _select_option = click.option(
 @yes_option
 @click.option("--wait", is_flag=True, help="Follow it to its end; exit 1 if it was aborted.")
 @json_option
-@_server_options
+@server_options
 def push(
     *,
     bundle: Path,
@@ -186,7 +155,7 @@ def rollout() -> None:
 
 @rollout.command("list", epilog="Example: wherry rollout list --json")
 @json_option
-@_server_options
+@server_options
 def rollout_list(server: str, token_file: Path | None, *, as_json: bool) -> None:
     """List rollouts, the oldest first."""
     found = find_client(server, token_file).get("rollouts")
@@ -212,7 +181,7 @@ def rollout_list(server: str, token_file: Path | None, *, as_json: bool) -> None
 @click.argument("name")
 @click.option("--watch", is_flag=True, help="Follow it to its end; exit 1 if it was aborted.")
 @json_option
-@_server_options
+@server_options
 def rollout_status(
     name: str, server: str, token_file: Path | None, *, watch: bool, as_json: bool
 ) -> None:
@@ -253,7 +222,7 @@ def _status_lines(found: Mapping[str, Any]) -> Iterable[str]:
 @click.option("--why", default="", help="The reason; it is kept with the decision.")
 @yes_option
 @json_option
-@_server_options
+@server_options
 def rollout_abort(
     name: str, why: str, server: str, token_file: Path | None, *, yes: bool, as_json: bool
 ) -> None:
@@ -281,7 +250,7 @@ def device() -> None:
 )
 @click.argument("name")
 @click.option("--family", required=True, help="The model family that it is pinned to.")
-@click.option("--label", type=_Pair(), multiple=True, help="As site=paris; may be repeated.")
+@click.option("--label", type=Pair(), multiple=True, help="As site=paris; may be repeated.")
 @click.option("--listen", default="", help="Its serving port, as 127.0.0.1:8600 or unix:/path.")
 @click.option("--state-dir", default="", help="Where it keeps its memory.")
 @click.option("--again", is_flag=True, help="New papers for a device that is enrolled.")
@@ -291,7 +260,7 @@ def device() -> None:
     required=True,
     help="The folder for agent.toml and trust.json.",
 )
-@_server_options
+@server_options
 def device_enrol(
     *,
     name: str,
@@ -326,9 +295,9 @@ def device_enrol(
 
 
 @device.command("list", epilog="Example: wherry device list --select site=paris")
-@_select_option
+@select_option
 @json_option
-@_server_options
+@server_options
 def device_list(
     select: tuple[tuple[str, str], ...], server: str, token_file: Path | None, *, as_json: bool
 ) -> None:
@@ -360,7 +329,7 @@ def _running(state: Mapping[str, Any] | None) -> tuple[str, str, str]:
 @device.command("show", epilog="Example: wherry device show till-1")
 @click.argument("name")
 @json_option
-@_server_options
+@server_options
 def device_show(name: str, server: str, token_file: Path | None, *, as_json: bool) -> None:
     """Show one device: its state, what it lost, its latest events."""
     found = find_client(server, token_file).get(f"devices/{segment(name)}")

@@ -1,5 +1,6 @@
 """The fleet's judgement, pure: windows in, decisions with their figures out (docs/drift.md)."""
 
+from . import words
 from .judge import judge
 from .subjects import FLAGGED, SCORE, Reference
 from .view import (
@@ -34,4 +35,5 @@ __all__ = [
     "FLAGGED",
     "SCORE",
     "totals",
+    "words",
 ]

@@ -16,6 +16,7 @@ import numpy as np
 from .compare import Row, Share, Spread
 from .subjects import Subject
 from .view import DAY, MONDAY, WEEK, Cell, Decision, Evidence, Kind, Policy
+from .words import chance
 
 REFERENCE = "reference"
 BASELINE = "baseline"
@@ -282,7 +283,7 @@ def explain(evidence: Evidence | None, raised: Decision, decision: Decision, pol
     share = evidence.expected is not None
     warn, act = (policy.warn_share, policy.act_share) if share else (policy.warn, policy.act)
     limit, p = (act, evidence.p_act) if raised == Decision.ACT else (warn, evidence.p_warn)
-    how = f"changed (q {evidence.q:.2g}) and by more than {limit:g} (p {p:.2g})"
+    how = f"changed (q {chance(evidence.q)}) and by more than {limit:g} (p {chance(p)})"
     if decision == Decision.WATCH:
         return f"{how}, seen once: an alert needs {policy.times} of {policy.of}"
     return f"{how}, in {policy.times} of {policy.of}"

@@ -24,6 +24,7 @@ from wherry_contract.wire import Domain, Fields, parse_json
 from . import monitor_api, views
 from .files import as_store_error
 from .office import Office
+from .query import selection
 from .rollout import Policy
 
 REQUEST: Final = Domain(RolloutError, "R06", "R06", "R06", "R06")
@@ -177,7 +178,7 @@ class _Api:
         return JSONResponse({"schema": "wherry/papers/1"} | papers.__dict__)
 
     def devices(self, request: Request) -> Response:
-        rows = self._store.devices(_select(request))
+        rows = self._store.devices(selection(request))
         shown = [views.device_view(row) for row in rows]
         return JSONResponse({"schema": "wherry/devices/1", "devices": shown})
 
@@ -275,14 +276,3 @@ def _policy(body: Fields) -> Policy:
     if body.rest():
         raise body.error(min(body.rest()), "a name that this server knows")
     return policy
-
-
-def _select(request: Request) -> dict[str, str]:
-    """Labels of the query, as ``?select=site=paris&select=group=b``."""
-    found = {}
-    for text in request.query_params.getlist("select"):
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise RolloutError("R06", f"select {text[:80]!r} should be like site=paris")
-        found[name] = value
-    return found

@@ -2,14 +2,163 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Final
 
-if TYPE_CHECKING:
-    from starlette.routing import Route
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
 
-    from .store import Store
+from wherry.documents import to_document
+from wherry.monitor import FleetView, Policy, Reference, judge
+from wherry.report.data import (
+    BundleLine,
+    DecisionLine,
+    DeviceLine,
+    EventLine,
+    ExposureLine,
+    ReportData,
+    RolloutLine,
+)
+from wherry_contract.errors import RolloutError
+
+from .query import seconds, selection
+from .rows import DeviceRow, Incident, RolloutRow, StoredEvent, StoredWindow
+from .store import Store
+
+_MOST_EVENTS: Final = 500
+_MOST_ROLLOUTS: Final = 20
 
 
-def routes(store: Store) -> list[Route]:  # noqa: ARG001 - the monitor's routes read it
+def routes(store: Store) -> list[Route]:
     """The monitor's routes."""
-    return []
+    api = _MonitorApi(store)
+    return [
+        Route("/api/v1/monitor", api.monitor, methods=["GET"]),
+        Route("/api/v1/report-data", api.report_data, methods=["GET"]),
+    ]
+
+
+class _MonitorApi:
+    """One method for each route. Each judges anew: what it says depends on windows alone."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._references: dict[str, Reference] = {}  # what a digest names never changes
+
+    def monitor(self, request: Request) -> JSONResponse:
+        brief = request.query_params.get("brief") == "1"
+        view = self._view(request).cut(seconds(request, "since"), brief=brief)
+        return JSONResponse({"schema": "wherry/monitor/1"} | to_document(view))
+
+    def report_data(self, request: Request) -> JSONResponse:
+        select = selection(request)
+        view = self._view(request).cut(seconds(request, "since"))
+        return JSONResponse(collect(self._store, view, select, time.time()).to_dict())
+
+    def _view(self, request: Request) -> FleetView:
+        policy = Policy()
+        bucket = seconds(request, "bucket")
+        if bucket is not None:
+            policy = replace(policy, bucket_seconds=bucket)
+        windows = self._store.windows(select=selection(request))
+        return judge(self._known(windows), windows, policy)
+
+    def _known(self, windows: Sequence[StoredWindow]) -> Mapping[str, Reference]:
+        """The references of the bundles that scored, as far as the depot has them."""
+        for bundle in {item.window.bundle for item in windows} - self._references.keys():
+            try:
+                profile, manifest = self._store.profile(bundle), self._store.manifest(bundle)
+            except RolloutError:  # R04: the monitor counts its windows as left out
+                continue
+            self._references[bundle] = Reference(profile, manifest.input)
+        return self._references
+
+
+def collect(store: Store, view: FleetView, select: Mapping[str, str], now: float) -> ReportData:
+    """Everything that a report shows.
+
+    Args:
+        store: the fleet's memory.
+        view: the judgement.
+        select: labels that the devices must have.
+        now: Unix seconds.
+    """
+    rows = store.devices(select)
+    names = {row.device for row in rows}
+    events = [_event(row) for row in store.events(limit=_MOST_EVENTS) if row.device in names]
+    incidents = [_incident(row) for row in store.incidents() if row.device in names or not select]
+    rollouts = [_rollout(row, names) for row in store.rollouts()[-_MOST_ROLLOUTS:]]
+    return ReportData(
+        made_at=now,
+        select=select,
+        view=view,
+        bundles=tuple(BundleLine(row.digest, row.name, row.version) for row in store.bundles()),
+        devices=tuple(_device(row, store.lost(row.device)) for row in rows),
+        rollouts=tuple(row for row in rollouts if row.devices),
+        events=tuple(sorted(events + incidents, key=lambda row: row.at)),
+        counters=store.counters(),
+    )
+
+
+def _device(row: DeviceRow, lost: int) -> DeviceLine:
+    state = row.state
+    return DeviceLine(
+        device=row.device,
+        family=row.family,
+        labels=row.labels,
+        online=row.online,
+        seen_at=row.seen_at,
+        phase=state.phase if state else "",
+        bundle=state.bundle if state else "",
+        bundle_name=state.bundle_name if state else "",
+        bundle_version=state.bundle_version if state else "",
+        trust=state.trust if state else "",
+        fallback=bool(state and state.fallback),
+        agent=state.agent if state else "",
+        lost=lost,
+    )
+
+
+def _rollout(row: RolloutRow, names: set[str]) -> RolloutLine:
+    return RolloutLine(
+        id=row.id,
+        name=row.name,
+        version=row.version,
+        bundle=row.bundle,
+        state=row.state,
+        waves=row.waves,
+        created_at=row.created_at,
+        changed_at=row.changed_at,
+        stopped=row.stopped,
+        devices=tuple(
+            ExposureLine(
+                device=item.device,
+                wave=item.wave,
+                outcome=item.outcome,
+                code=item.code,
+                detail=item.detail,
+                offered_at=item.offered_at,
+                settled_at=item.settled_at,
+                reverted_at=item.reverted_at,
+            )
+            for item in row.devices
+            if item.device in names
+        ),
+        decisions=tuple(
+            DecisionLine(item.at, item.before, item.after, item.wave, item.reason)
+            for item in row.decisions
+        ),
+    )
+
+
+def _event(row: StoredEvent) -> EventLine:
+    event = row.event
+    return EventLine(event.at, row.device, event.severity, event.code, event.text)
+
+
+def _incident(row: Incident) -> EventLine:
+    text = f"not taken, from {row.channel}: {row.detail}"
+    return EventLine(row.at, row.device, "warning", row.code, text)

@@ -1,0 +1,256 @@
+"""`wherry monitor` and `wherry report`: what the fleet's windows say."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from wherry.client import find_client
+from wherry_contract.errors import GateError, LinkError, SetupError
+
+from .options import select_option, server_options
+from .output import Seconds, json_option, say, show, table
+
+if TYPE_CHECKING:
+    from wherry.monitor import Cell, FleetView, Health
+    from wherry.report.data import ReportData
+
+_WATCH_SECONDS: Final = 5.0
+_HEADS: Final = (
+    "where", "what", "span", "n", "m", "value", "corrected", "interval", "p", "decision",
+)  # fmt: skip
+_HEALTH_HEADS: Final = (
+    "where", "rows", "flagged", "by rule", "errors", "p50 ms", "p95 ms", "p99 ms", "judged",
+)  # fmt: skip
+
+_since_option = click.option(
+    "--since", type=Seconds(), help="How far to look back from the newest payments, as 7d."
+)
+_bucket_option = click.option(
+    "--bucket",
+    type=Seconds(),
+    help="Length of a time bucket; it divides a week or is some of them. [default: 1d]",
+)
+
+
+@click.command(epilog="Example: wherry monitor --since 7d --select site=paris")
+@_since_option
+@select_option
+@_bucket_option
+@click.option("--all", "every", is_flag=True, help="Every device and every span, not just news.")
+@click.option("--watch", is_flag=True, help="Look again and again, and tell when it changes.")
+@json_option
+@server_options
+def monitor(
+    *,
+    since: float | None,
+    select: tuple[tuple[str, str], ...],
+    bucket: float | None,
+    every: bool,
+    watch: bool,
+    as_json: bool,
+    server: str,
+    token_file: Path | None,
+) -> None:
+    """Show health, latency and drift of the fleet.
+
+    All devices together are compared with the model's reference, each device with its own
+    earlier days. Exit 1 if something has drifted: it changed, by more than a little, in two
+    of three spans. What the figures mean stands in docs/drift.md.
+    """
+    client = find_client(server, token_file)
+    query = _query(since, select, bucket) | ({} if every or as_json else {"brief": 1})
+    found = client.get("monitor", **query)
+    view = _read(found)
+    while watch:
+        show("wherry/monitor/1", found, _lines(view, every=every), as_json=as_json)
+        before = found
+        while found == before:
+            time.sleep(_WATCH_SECONDS)
+            found = client.get("monitor", **query)
+        view = _read(found)
+    show("wherry/monitor/1", found, _lines(view, every=every), as_json=as_json)
+    if view.alerts:
+        from wherry.monitor.words import listed, place, subject
+
+        names = dict.fromkeys(f"{place(cell.device)}: {subject(cell)}" for cell in view.alerts)
+        raise GateError(
+            "Q03", listed(list(names), 12), cure="see the lines above and docs/drift.md"
+        )
+
+
+def _query(
+    since: float | None, select: tuple[tuple[str, str], ...], bucket: float | None
+) -> dict[str, Any]:
+    labels = [f"{name}={value}" for name, value in select]
+    return {"since": since, "bucket": bucket, "select": labels}
+
+
+def _read(document: Mapping[str, Any]) -> FleetView:
+    from wherry.documents import from_document
+    from wherry.monitor import FleetView
+
+    try:
+        return from_document(FleetView, document, "monitor")
+    except ValueError as error:
+        raise LinkError("L07", str(error)) from error
+
+
+def _lines(view: FleetView, *, every: bool) -> Iterable[str]:
+    from wherry.monitor.words import headline, span
+
+    state, sentences = headline(view)
+    yield f"{state.upper()}: {' '.join(sentences)}"
+    for item in view.refusals:
+        yield f"left out: {item.windows} windows of {item.device}, {item.rows} rows: {item.reason}"
+    if not view.windows:
+        return
+    yield ""
+    opened = min(item.opened for item in view.health)
+    yield f"{view.windows} windows; payments of {span(opened, view.newest)}, UTC"
+    yield from _health_lines(view)
+    yield ""
+    cells = [cell for cell in view.cells if every or _is_news(cell)]
+    yield from _cell_lines(cells, every=every)
+
+
+def _is_news(cell: Cell) -> bool:
+    """All that stands for the fleet; of single devices what moved, and what waits for rows."""
+    from wherry.monitor import ALERTS, Decision
+
+    quiet = (Decision.STABLE, Decision.CALENDAR, Decision.NO_BASELINE)
+    moved = cell.decision in (*ALERTS, Decision.WATCH)
+    return cell.current and (not cell.device or moved or cell.decision not in quiet)
+
+
+def _health_lines(view: FleetView) -> Iterable[str]:
+    from wherry.monitor import totals
+    from wherry.monitor.words import place, tale
+
+    judged = dict(tale(view))
+    rows = [
+        (
+            place(item.device),
+            item.rows,
+            f"{100 * item.flagged / max(1, item.rows):.2f}%",
+            item.fallback,
+            sum(item.errors.values()),
+            *_latencies(item),
+            judged.get(place(item.device), ""),
+        )
+        for item in totals(view.health)
+    ]
+    return table(_HEALTH_HEADS, rows)
+
+
+def _latencies(item: Health) -> tuple[str, str, str]:
+    found = [item.latency_us(share) for share in (0.5, 0.95, 0.99)]
+    first, second, third = ("-" if us is None else f"{us / 1000:.3g}" for us in found)
+    return first, second, third
+
+
+def _cell_lines(cells: Iterable[Cell], *, every: bool) -> Iterable[str]:
+    from wherry.monitor.words import chance, figures, gravity, place, span, subject
+
+    rows = []
+    order = sorted(cells, key=lambda cell: (0 if every else gravity(cell), cell.device))
+    for cell in order:
+        evidence = cell.evidence
+        rows.append(
+            (
+                place(cell.device),
+                subject(cell),
+                span(cell.opened, cell.closed),
+                evidence.n if evidence else cell.rows,
+                evidence.m if evidence else "-",
+                *figures(evidence),
+                chance(evidence.p) if evidence else "-",
+                f"{cell.decision}: {cell.rule}",
+            )
+        )
+    return table(_HEADS, rows)
+
+
+@click.command(epilog="Example: wherry report -o fleet.html --since 30d")
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("wherry-report.html"),
+    show_default=True,
+    help="The file to write.",
+)
+@_since_option
+@select_option
+@_bucket_option
+@click.option(
+    "--from",
+    "source",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Make it from this file, which --json printed, and ask no server.",
+)
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print what it is made of, and write no file."
+)
+@server_options
+def report(
+    *,
+    out: Path,
+    since: float | None,
+    select: tuple[tuple[str, str], ...],
+    bucket: float | None,
+    source: Path | None,
+    as_json: bool,
+    server: str,
+    token_file: Path | None,
+) -> None:
+    """Write the fleet's report as one HTML file.
+
+    It needs no network and no program but a browser, and holds no row of data: drift by
+    feature and time, scores, latency, rollouts, devices and events.
+    """
+    if source is None:
+        document = find_client(server, token_file).get(
+            "report-data", **_query(since, select, bucket)
+        )
+        if as_json:
+            show("wherry/report-data/1", document, [], as_json=True)
+            return
+        data = _parse(document)
+    else:
+        data = _load(source)
+        if as_json:
+            show("wherry/report-data/1", data.to_dict(), [], as_json=True)
+            return
+    from wherry.report.render import render
+
+    page = render(data)
+    try:
+        out.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise SetupError("H03", f"{out}: {error.strerror}") from error
+    say(f"{out}: {len(page.encode()):,} bytes")
+
+
+def _parse(document: Mapping[str, Any]) -> ReportData:
+    from wherry.documents import from_document
+    from wherry.report.data import ReportData
+
+    try:
+        return from_document(ReportData, document, "report data")
+    except ValueError as error:
+        raise LinkError("L07", str(error)) from error
+
+
+def _load(path: Path) -> ReportData:
+    from wherry.report.data import LIMIT_BYTES, read_data
+
+    try:
+        with path.open("rb") as stream:
+            return read_data(stream.read(LIMIT_BYTES + 1))
+    except OSError as error:
+        raise SetupError("H02", f"{path}: {error.strerror}") from error

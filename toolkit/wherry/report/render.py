@@ -1,0 +1,186 @@
+"""The report as one HTML file: no script, no network, readable on a phone, light and dark.
+
+Whatever comes from a device is text and stays text: the template escapes all, control
+characters are made visible, and the page's own policy forbids scripts and loading.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from wherry.monitor import FLAGGED, Kind, words
+
+from . import charts, facts
+from .data import ReportData, RolloutLine
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+_TEMPLATE: Final = "report.html.j2"
+_MOST_PICTURES: Final = 8
+_MOST_ROLLOUTS: Final = 6
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A chart with its title, and a line below it."""
+
+    title: str
+    svg: Markup
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class _RolloutPart:
+    """A rollout as the page shows it."""
+
+    line: RolloutLine
+    begun: str
+    waves: list[dict[str, str]]
+    picture: Picture | None
+    more: int
+
+
+def render(data: ReportData) -> str:
+    """The report's page."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        # whatever is printed goes through `plain` first, wherever it came from
+        finalize=lambda value: plain(value) if type(value) is str else value,
+    )
+    environment.filters["breakable"] = _breakable
+    return environment.get_template(_TEMPLATE).render(_page(data))
+
+
+def plain(text: str) -> str:
+    """Text without characters that could hide or turn around what stands there."""
+    return "".join(
+        "\ufffd" if unicodedata.category(char) in ("Cc", "Cf") and char not in "\n\t" else char
+        for char in text
+    )
+
+
+def _breakable(name: str) -> Markup:
+    """A long name, escaped, that may go on in the next line after an underscore."""
+    from markupsafe import Markup
+
+    return Markup("_<wbr>").join(plain(name).split("_"))
+
+
+def _page(data: ReportData) -> dict[str, Any]:
+    view = data.view
+    state, sentences = words.headline(view)
+    heads, rows = facts.grid(view)
+    labels = " ".join(f"{name}={value}" for name, value in sorted(data.select.items()))
+    return {
+        "data": data,
+        "view": view,
+        "policy": view.policy,
+        "made_at": words.day(data.made_at),
+        "labels": labels,
+        "state": facts.state(state),
+        "tone": facts.tone(state),
+        "sentences": sentences,
+        "period": _period(data),
+        "rows_in_all": f"{sum(item.rows for item in view.health if not item.device):,}",
+        "alerts": facts.alerts(view),
+        "moved": list(_moved(data)),
+        "heads": heads,
+        "grid": rows,
+        "hidden": max(0, len(view.devices) - facts.MOST_COLUMNS),
+        "inks": [(words.place(place), ink) for place, ink in charts.colours(view).items()],
+        "drift": list(_drift(data)),
+        "scores": list(_scores(data)),
+        "health": facts.health(data),
+        "health_pictures": list(_health(data)),
+        "rollouts": [_rollout(line, data.made_at) for line in data.rollouts[::-1][:_MOST_ROLLOUTS]],
+        "devices": facts.devices(data),
+        "events": data.events[::-1][: facts.MOST_EVENTS],
+        "day": words.day,
+        "bundles": {item.digest: f"{item.name} {item.version}" for item in data.bundles},
+    }
+
+
+def _period(data: ReportData) -> str:
+    if not data.view.health:
+        return ""
+    return words.span(min(item.opened for item in data.view.health), data.view.newest)
+
+
+# --- pictures ----------------------------------------------------------------------------
+
+
+def _moved(data: ReportData) -> Iterator[Picture]:
+    inks = charts.colours(data.view)
+    cells = [cell for cell in data.view.alerts if cell.slots and cell.kind == Kind.SHAPE]
+    cells.sort(key=lambda cell: (not cell.device, words.gravity(cell)))
+    for cell in cells[:_MOST_PICTURES]:
+        where = words.place(cell.device)
+        note = f"{where}, {words.span(cell.opened, cell.closed)}: now (bar), {cell.against} (mark)"
+        ink = inks.get(cell.device, "var(--fleet)")
+        yield _picture(charts.slots(cell, ink), cell.subject, note)
+
+
+def _drift(data: ReportData) -> Iterator[Picture]:
+    view, inks = data.view, charts.colours(data.view)
+    for name in facts.subjects(view):
+        if name == FLAGGED:
+            continue  # a share, with a picture of its own
+        kinds = (Kind.SHAPE, Kind.SCORE)
+        cells = [cell for cell in view.cells if cell.subject == name and cell.kind in kinds]
+        yield _picture(charts.drift(cells, inks, view.policy, view), name, "")
+
+
+def _scores(data: ReportData) -> Iterator[Picture]:
+    inks = charts.colours(data.view)
+    names = {item.digest: f"{item.name} {item.version}" for item in data.bundles}
+    for pair in data.view.scores[:_MOST_PICTURES]:
+        model = names.get(pair.bundle, pair.bundle[:19])
+        note = f"{model}, {words.span(pair.opened, pair.closed)}, {pair.rows:,} rows"
+        ink = inks.get(pair.device, "var(--fleet)")
+        yield _picture(charts.scores(pair, ink), words.place(pair.device), note)
+
+
+def _health(data: ReportData) -> Iterator[Picture]:
+    view = data.view
+    if charts.has_latency(view.health):
+        note = "all devices; from request to answer"
+        yield _picture(charts.latency(view.health), "Latency", note)
+    if any(item.rows for item in view.health):
+        expected = facts.expected_flags(view)
+        note = f"dashed: {words.percent(expected)} of the reference" if expected else ""
+        spec = charts.flagged(view.health, charts.colours(view), expected)
+        yield _picture(spec, "Flagged share", note)
+
+
+def _rollout(line: RolloutLine, now: float) -> _RolloutPart:
+    asked = [item for item in line.devices if item.offered_at]
+    picture = None
+    if asked:
+        spec = charts.rollout(line, now)
+        picture = _picture(spec, f"{line.name} {line.version}", "order to outcome, UTC")
+    more = max(0, len(line.devices) - charts.MOST_BARS)
+    return _RolloutPart(line, words.day(line.created_at), facts.waves(line), picture, more)
+
+
+def _picture(spec: charts.Spec, title: str, note: str) -> Picture:
+    """Draw a chart; its data are in it, so that nothing may be loaded."""
+    import vl_convert
+    from markupsafe import Markup
+
+    drawn = vl_convert.vegalite_to_svg(spec, allowed_base_urls=[])
+    label = escape(plain(f"{title}: {note}" if note else title), quote=True)
+    named = re.sub(r"^<svg ", f'<svg role="img" aria-label="{label}" ', drawn, count=1)
+    return Picture(title, Markup(named), note)  # noqa: S704 - Vega escapes what it draws
