@@ -43,7 +43,8 @@ HOMES = {
     "starlette": ("toolkit/wherry/server/",),
     "uvicorn": ("toolkit/wherry/server/",),
     "pyarrow": ("toolkit/wherry/",),
-    "jinja2": ("toolkit/wherry/",),
+    "jinja2": ("toolkit/wherry/report/",),
+    "markupsafe": ("toolkit/wherry/report/",),
     "vl_convert": ("toolkit/wherry/",),
     "numpy": ("contract/", "device_agent/", "converters/", "toolkit/wherry/"),
 }

@@ -61,7 +61,7 @@ def test_help_loads_nothing_heavy() -> None:
     code = (
         "import sys; from wherry.cli import run; code = run(['--help'])\n"
         "heavy = {'numpy', 'onnx', 'onnxruntime', 'sqlalchemy', 'pyarrow', 'starlette'}\n"
-        "sys.exit(code or ','.join(sorted(heavy & sys.modules.keys())))"
+        "sys.exit(code or ','.join(sorted(heavy & sys.modules.keys())) or None)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -77,7 +77,8 @@ def test_help_loads_nothing_heavy() -> None:
         (["build"], 2, "Missing argument"),
         (["build", "/nowhere/project.toml"], 3, "H02"),
         (["bundle", "inspect", "/nowhere/a.wherry"], 3, "H02"),
-        (["rollout", "list", "--server", "http://127.0.0.1:9"], 3, "H07"),
+        (["rollout", "list", "--server", "http://127.0.0.1:9", "--token-file", __file__], 3, "L08"),
+        (["rollout", "list", "--server", "http://127.0.0.1:9", "--token-file", "/no"], 3, "H02"),
     ],
 )
 def test_exit_codes(

@@ -107,7 +107,7 @@ def run(arguments: Sequence[str]) -> int:
         code, text = error.exit_code, error.render()
     except (KeyboardInterrupt, click.Abort) as error:
         seen, code, text = error, 130, "interrupted"
-    except BrokenPipeError:  # the reader of our output has gone, as in `| head`
+    except (BrokenPipeError, SystemExit):  # the reader of our output has gone, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:  # noqa: BLE001 - the last line of defence: never a bare traceback
