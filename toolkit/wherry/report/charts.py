@@ -139,8 +139,7 @@ def drift(cells: Sequence[Cell], inks: Mapping[str, str], policy: Policy, view: 
             silent.append(point | {"psi": 0.0})
     top = max([0.15, *(point["high"] for point in judged if point["where"] == place(""))])
     top = max([top, *(1.1 * point["psi"] for point in judged)])
-    domain = [to_text(min(i.opened for i in view.health)), to_text(view.newest)]
-    x: Spec = {"field": "t"} | _time(domain=domain)
+    x = _time(view.health)
     ticks = [tick for tick in (0, policy.warn, policy.act, 0.25, 0.5, 1, 2, 4, 8) if tick <= top]
     y: Spec = {
         "field": "psi",
