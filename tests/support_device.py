@@ -5,6 +5,7 @@ Only clocks, power and the start of child processes are handed in; all else is t
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -47,6 +48,14 @@ class HandClock:
         """Let time go by on both."""
         self.wall += seconds
         self.steady += seconds
+
+
+class RunningClock(HandClock):
+    """A clock that runs as the machine's does, and can be moved ahead."""
+
+    def monotonic(self) -> float:
+        """Seconds that never go back."""
+        return self.steady + time.monotonic()
 
 
 class PowerCut(BaseException):
