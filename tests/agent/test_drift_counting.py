@@ -1,0 +1,23 @@
+"""The benchmark of drift counting still runs, and its four ways still find the same counts."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from support import ROOT
+
+
+def test_all_ways_count_alike(tmp_path: Path) -> None:
+    found = tmp_path / "found.json"
+    program = ROOT / "benchmarks" / "drift_counting.py"
+    subprocess.run(
+        [sys.executable, program, "--rows", "400", "--features", "6", "--json", found],
+        check=True,
+        capture_output=True,
+    )
+    document = json.loads(found.read_text())
+    assert len(document["us_a_row"]) == 4
+    assert document["window_bytes"]["15"] < document["window_bytes"]["30"] < 10_000
