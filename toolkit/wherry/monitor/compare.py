@@ -47,7 +47,7 @@ class Spread:
     def compare(self, expected: Row, actual: Row, policy: Policy) -> Evidence | None:
         """The PSI and its statistics; nothing if there are too few slots, or rows in them."""
         before, now = self._fold(expected), self._fold(actual)
-        if len(self.labels) < 2 or sum(now) < self.needed or not sum(before):
+        if len(self.labels) < 2 or min(sum(now), sum(before)) < self.needed:
             return None
         found = assess(before, now)
         return Evidence(
@@ -94,7 +94,7 @@ class Share:
         places = list(self.places)
         hits, rows = int(actual[places].sum()), int(actual.sum())
         before, all_before = int(expected[places].sum()), int(expected.sum())
-        if rows < self.needed or not all_before or not hits + before:
+        if min(rows, all_before) < self.needed or not hits + before:
             return None
         a, b = (hits + 1) / (rows + 2), (before + 1) / (all_before + 2)
         error = math.sqrt(a * (1 - a) / (rows + 2) + b * (1 - b) / (all_before + 2))

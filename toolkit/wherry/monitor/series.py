@@ -197,7 +197,7 @@ class Series:
         if len(item.test.labels) < 2:
             self._say(item.span, Decision.STABLE, "one value fills the reference: all is alike")
         else:
-            self._say(item.span, Decision.WAITING, "too few rows hold a value")
+            self._say(item.span, Decision.WAITING, "too few rows on one of the two sides")
 
     def _judged(self, item: Compared, raised: Decision, decision: Decision) -> Cell:
         evidence, test = item.evidence, item.test

@@ -23,6 +23,7 @@ _MARKS: Final = {
     Decision.NO_BASELINE: "new",
     Decision.WAITING: "few rows",
 }
+_WHOLE: Final = (Kind.SHAPE, Kind.SCORE, Kind.FLAGGED)
 _STATES: Final = {
     Decision.ACT: "Drifted",
     Decision.WARN: "Drifted",
@@ -95,7 +96,7 @@ def grid(view: FleetView) -> tuple[list[str], list[tuple[str, list[Tile]]]]:
 def _tile(cells: Sequence[Cell]) -> Tile:
     if not cells:
         return Tile("mute", "", "nothing was counted")
-    worst = min(cells, key=words.gravity)
+    worst = min(cells, key=lambda cell: (words.gravity(cell), cell.kind not in _WHOLE))
     evidence = worst.evidence
     mark = _MARKS[worst.decision]
     if evidence is None:
