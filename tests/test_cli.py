@@ -77,7 +77,7 @@ def test_help_loads_nothing_heavy() -> None:
         (["build"], 2, "Missing argument"),
         (["build", "/nowhere/project.toml"], 3, "H02"),
         (["bundle", "inspect", "/nowhere/a.wherry"], 3, "H02"),
-        (["rollout", "list", "--server", "http://127.0.0.1:9", "--token-file", __file__], 3, "L08"),
+        (["rollout", "list", "--server", "http://127.0.0.1:9", "--token-file", __file__], 3, "R05"),
         (["rollout", "list", "--server", "http://127.0.0.1:9", "--token-file", "/no"], 3, "H02"),
     ],
 )

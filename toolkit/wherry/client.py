@@ -6,12 +6,13 @@ import contextlib
 import http.client
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 from urllib.parse import quote, urlencode, urlsplit
 
-from wherry_contract.errors import CODES, LinkError, SetupError, coded_error
+from wherry_contract.errors import CODES, LinkError, RolloutError, SetupError, coded_error
 
 _SECONDS: Final = 60.0
 _ANSWER_LIMIT_BYTES: Final = 256 * 2**20
@@ -123,13 +124,16 @@ def find_client(server: str = "", token_file: Path | None = None) -> Client:
 
     Raises:
         SetupError: H02 no token, H07 no server.
+        RolloutError: R05, the file holds something else than a token.
     """
     url = server or os.environ.get("WHERRY_SERVER", "") or _running(home() / "server.json")
     path = token_file or home() / "token"
     try:
-        token = path.read_text().strip()
+        token = path.read_text(errors="replace").strip()
     except OSError as error:
         raise SetupError("H02", f"{path}: {error.strerror}", cure="see --token-file") from error
+    if not re.fullmatch(r"[\x21-\x7e]{1,256}", token):
+        raise RolloutError("R05", f"{path} holds no token")
     return Client(url, token)
 
 
