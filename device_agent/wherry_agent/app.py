@@ -13,10 +13,12 @@ import os
 import platform
 import secrets
 import signal
+import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Final
 
@@ -36,7 +38,7 @@ from .server import Hooks, HttpServer
 from .service import Service
 from .shelf import Shelf
 from .spool import Fact, Spool
-from .store import BlobStore, StatePair, durable_write, folder_lock
+from .store import BlobStore, StatePair, as_store_error, durable_write, folder_lock
 from .trust import PinnedTrust
 from .update_io import Updater
 
@@ -47,6 +49,8 @@ _DRAIN_SECONDS: Final = 5.0
 _JOIN_SECONDS: Final = 8.0
 _RESTART_CEILING_SECONDS: Final = 60.0
 _KEYS_LOGGED: Final = 1024
+_SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a folder of our own is made in it
+_MEMORY_MIB: Final = 4.0
 
 _log = logging.getLogger("wherry")
 _LEVELS: Final = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -134,6 +138,11 @@ def open_outbox(config: AgentConfig) -> Outbox:
     return Outbox(config.state_dir, config.device, mib=limits.outbox_mib, days=limits.outbox_days)
 
 
+def _memory() -> Path | None:
+    """Where files stay in memory; nothing leaves the choice to `tempfile`."""
+    return _SHARED_MEMORY if _SHARED_MEMORY.is_dir() else None
+
+
 class Agent:
     """One running agent."""
 
@@ -144,6 +153,7 @@ class Agent:
         self._threads: list[threading.Thread] = []
         self._session = secrets.token_hex(8)
         self._started_at = self._clock.now()
+        self._unspoken: list[Fact] = []
 
     def stop(self) -> None:
         """End `run` soon; may be called from a signal handler."""
@@ -157,9 +167,11 @@ class Agent:
         """
         with ExitStack() as stack:
             stack.enter_context(folder_lock(self._config.state_dir))
-            self._outbox = open_outbox(self._config)
+            self._outbox = self._open_outbox(stack)
             depot = Depot(self._config.depot)
             self._core = build_core(self._config, self._outbox, self._clock, depot)
+            for fact in self._unspoken:
+                self._core.spool.tell(fact)
             self._core.updater.start()
             self._server = self._open_port()
             stack.callback(self._say_where, "")
@@ -168,6 +180,21 @@ class Agent:
             while not self._stop.wait(_TICK_SECONDS):
                 self._core.scorer.tick()
             self._end()
+
+    def _open_outbox(self, stack: ExitStack) -> Outbox:
+        """The outbox; where the disk will not have it, one in memory until the next start."""
+        try:
+            return open_outbox(self._config)
+        except StoreError as error:
+            self._unspoken.append(Fact.of(error))
+        limits = self._config.limits
+        try:
+            folder = tempfile.TemporaryDirectory(prefix="wherry-", dir=_memory())
+            memory = Path(stack.enter_context(folder))
+        except OSError as error:
+            raise as_store_error(error, "no place for an outbox") from error
+        mib = min(_MEMORY_MIB, limits.outbox_mib)
+        return Outbox(memory, self._config.device, mib=mib, days=limits.outbox_days)
 
     def _open_port(self) -> HttpServer:
         service = Service(self._config, self._core.scorer, self._session)

@@ -223,6 +223,10 @@ def test_it_serves_what_is_on_disk_with_no_network_at_all(
         alone.start()
         status, answer = alone.ask()
         assert (status, answer["parameters"]["bundle"]) == (200, FIRST.digest)
+        assert alone.process
+        memory = Path(f"/proc/{alone.process.pid}/status").read_text()
+        (resident,) = re.findall(r"VmRSS:\s+(\d+) kB", memory)
+        assert int(resident) < 128 * 1024  # measured: 67 MiB
         assert alone.stop() == 0
 
 
@@ -245,6 +249,26 @@ def test_a_model_that_went_bad_on_disk_is_taken_out_of_service(
     status, answer = agent.ask()
     assert (status, answer["parameters"]["bundle"]) == (200, FIRST.digest)
     wait_for(lambda: "B04" in fleet.codes(), what=agent.log())
+
+
+def test_an_outbox_that_the_disk_will_not_have_stops_no_payment(
+    agent: AgentProcess, fleet: Fleet
+) -> None:
+    fleet.order(signed_order(order_for(FIRST.digest, 1)))
+    agent.start()
+    wait_for(lambda: agent.phase == S.SOAK, what=agent.log())
+    with Traffic(agent):
+        until_good(agent, FIRST.digest)
+    assert agent.stop() == 0
+    before = fleet.rows
+    for path in agent.state_dir.glob("outbox.db*"):
+        path.unlink()
+    (agent.state_dir / "outbox.db").mkdir()  # a medium that refuses
+    agent.start()
+    assert agent.ask(ROW, ROW)[0] == 200
+    wait_for(lambda: "D06" in fleet.codes(), what=agent.log())
+    assert agent.stop() == 0
+    assert fleet.rows == before + 2
 
 
 def test_two_agents_in_one_folder(agent: AgentProcess) -> None:
