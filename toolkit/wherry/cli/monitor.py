@@ -101,17 +101,18 @@ def _read(document: Mapping[str, Any]) -> FleetView:
 
 
 def _lines(view: FleetView, *, every: bool) -> Iterable[str]:
-    from wherry.monitor.words import headline, span
+    from wherry.monitor.words import headline, number, span
 
     state, sentences = headline(view)
     yield f"{state.upper()}: {' '.join(sentences)}"
     for item in view.refusals:
-        yield f"left out: {item.windows} windows of {item.device}, {item.rows} rows: {item.reason}"
+        what = f"{number(item.windows, 'window')} of {item.device}, {number(item.rows, 'row')}"
+        yield f"left out: {what}: {item.reason}"
     if not view.windows:
         return
     yield ""
     opened = min(item.opened for item in view.health)
-    yield f"{view.windows} windows; payments of {span(opened, view.newest)}, UTC"
+    yield f"{number(view.windows, 'window')}; payments of {span(opened, view.newest)}, UTC"
     yield from _health_lines(view)
     yield ""
     cells = [cell for cell in view.cells if every or _is_news(cell)]

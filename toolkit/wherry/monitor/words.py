@@ -112,13 +112,14 @@ def headline(view: FleetView) -> tuple[Decision, list[str]]:
     quiet = [device for device in view.devices if device not in alerts and device not in watched]
     if quiet and not (alerts or watched):
         verb = "is" if len(quiet) == 1 else "are"
-        said.append(f"{_number(len(quiet), 'device')} {verb} quiet; nothing has drifted.")
+        said.append(f"{number(len(quiet), 'device')} {verb} quiet; nothing has drifted.")
     elif quiet:
         said.append(f"Quiet: {listed(quiet)}.")
     return state, said
 
 
-def _number(count: int, word: str) -> str:
+def number(count: int, word: str) -> str:
+    """``1 row``, ``2 rows``."""
     return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 

@@ -6,11 +6,8 @@ characters are made visible, and the page's own policy forbids scripts and loadi
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,6 +15,7 @@ from wherry.monitor import FLAGGED, Kind, words
 
 from . import charts, facts
 from .data import ReportData, RolloutLine
+from .drawing import Picture, draw, plain
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -25,15 +23,6 @@ if TYPE_CHECKING:
 _TEMPLATE: Final = "report.html.j2"
 _MOST_PICTURES: Final = 8
 _MOST_ROLLOUTS: Final = 6
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A chart with its title, and a line below it."""
-
-    title: str
-    svg: Markup
-    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,14 +51,6 @@ def render(data: ReportData) -> str:
     )
     environment.filters["breakable"] = _breakable
     return environment.get_template(_TEMPLATE).render(_page(data))
-
-
-def plain(text: str) -> str:
-    """Text without characters that could hide or turn around what stands there."""
-    return "".join(
-        "\ufffd" if unicodedata.category(char) in ("Cc", "Cf") and char not in "\n\t" else char
-        for char in text
-    )
 
 
 def _breakable(name: str) -> Markup:
@@ -130,7 +111,7 @@ def _moved(data: ReportData) -> Iterator[Picture]:
         where = words.place(cell.device)
         note = f"{where}, {words.span(cell.opened, cell.closed)}: now (bar), {cell.against} (mark)"
         ink = inks.get(cell.device, "var(--fleet)")
-        yield _picture(charts.slots(cell, ink), cell.subject, note)
+        yield draw(charts.slots(cell, ink), cell.subject, note)
 
 
 def _drift(data: ReportData) -> Iterator[Picture]:
@@ -140,7 +121,7 @@ def _drift(data: ReportData) -> Iterator[Picture]:
             continue  # a share, with a picture of its own
         kinds = (Kind.SHAPE, Kind.SCORE)
         cells = [cell for cell in view.cells if cell.subject == name and cell.kind in kinds]
-        yield _picture(charts.drift(cells, inks, view.policy, view), name, "")
+        yield draw(charts.drift(cells, inks, view.policy, view), name, "")
 
 
 def _scores(data: ReportData) -> Iterator[Picture]:
@@ -150,19 +131,19 @@ def _scores(data: ReportData) -> Iterator[Picture]:
         model = names.get(pair.bundle, pair.bundle[:19])
         note = f"{model}, {words.span(pair.opened, pair.closed)}, {pair.rows:,} rows"
         ink = inks.get(pair.device, "var(--fleet)")
-        yield _picture(charts.scores(pair, ink), words.place(pair.device), note)
+        yield draw(charts.scores(pair, ink), words.place(pair.device), note)
 
 
 def _health(data: ReportData) -> Iterator[Picture]:
     view = data.view
     if charts.has_latency(view.health):
         note = "all devices; from request to answer"
-        yield _picture(charts.latency(view.health), "Latency", note)
+        yield draw(charts.latency(view.health), "Latency", note)
     if any(item.rows for item in view.health):
         expected = facts.expected_flags(view)
         note = f"dashed: {words.percent(expected)} of the reference" if expected else ""
         spec = charts.flagged(view.health, charts.colours(view), expected)
-        yield _picture(spec, "Flagged share", note)
+        yield draw(spec, "Flagged share", note)
 
 
 def _rollout(line: RolloutLine, now: float) -> _RolloutPart:
@@ -170,17 +151,6 @@ def _rollout(line: RolloutLine, now: float) -> _RolloutPart:
     picture = None
     if asked:
         spec = charts.rollout(line, now)
-        picture = _picture(spec, f"{line.name} {line.version}", "order to outcome, UTC")
+        picture = draw(spec, f"{line.name} {line.version}", "order to outcome, UTC")
     more = max(0, len(line.devices) - charts.MOST_BARS)
     return _RolloutPart(line, words.day(line.created_at), facts.waves(line), picture, more)
-
-
-def _picture(spec: charts.Spec, title: str, note: str) -> Picture:
-    """Draw a chart; its data are in it, so that nothing may be loaded."""
-    import vl_convert
-    from markupsafe import Markup
-
-    drawn = vl_convert.vegalite_to_svg(spec, allowed_base_urls=[])
-    label = escape(plain(f"{title}: {note}" if note else title), quote=True)
-    named = re.sub(r"^<svg ", f'<svg role="img" aria-label="{label}" ', drawn, count=1)
-    return Picture(title, Markup(named), note)  # noqa: S704 - Vega escapes what it draws
