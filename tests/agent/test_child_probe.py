@@ -26,7 +26,7 @@ HEAD = "import sys, os, time, signal\nfrom wherry_agent.child import child_main\
 @pytest.fixture
 def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
     """Makes a module that a child can be started from."""
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
 
     def make(body: str) -> str:
         (tmp_path / "a_child.py").write_text(HEAD + body)

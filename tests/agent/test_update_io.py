@@ -466,6 +466,18 @@ def test_an_active_model_that_is_gone_gives_way_to_the_other_slot(
         assert device.updater.record.serving.digest == OLD.digest
 
 
+def test_a_standby_whose_manifest_rotted_stops_no_update(tmp_path: Path, depot: Depot) -> None:
+    """Which blobs it needs is unknown then, so none are removed; nothing ends over it."""
+    with Device(tmp_path, depot=depot.url) as device:
+        install(device, OLD, 1)
+        device.updater.offer(signed_order(order_for(NEW.digest, 2)))
+        device.step_to("soak")
+        device.blobs.path(OLD.digest).write_bytes(b"rotten")
+        device.settle()
+        assert device.outcomes()[-1][1] == "committed"
+        assert device.serves == NEW.digest
+
+
 def test_with_no_model_left_the_rule_answers(tmp_path: Path, depot: Depot) -> None:
     with Device(tmp_path, depot=depot.url) as device:
         install(device, OLD, 1)
