@@ -237,8 +237,7 @@ def _arrive(record: DeviceRecord, state: S) -> DeviceRecord:
         good = replace(record.slots[slot], trust=SlotTrust.GOOD)
         return record.with_slot(slot, good).with_update(outcome=str(Outcome.COMMITTED))
     if state == S.REVERT:
-        bad = replace(record.slots[slot], trust=SlotTrust.BAD)
-        return replace(record.with_slot(slot, bad), active=_other_good(record, slot))
+        return _revert(record, slot, superseded=record.update.code == "U02")
     if state == S.DISCARD and slot and slot != record.active:
         return record.with_slot(slot, Slot()).with_update(slot="")
     if state == S.IDLE:
@@ -247,14 +246,30 @@ def _arrive(record: DeviceRecord, state: S) -> DeviceRecord:
     return record
 
 
+def _revert(record: DeviceRecord, slot: str, *, superseded: bool) -> DeviceRecord:
+    """Back to the other slot; a model that a newer order interrupted has done nothing bad.
+
+    If it is the only one, it serves on while the newer order is carried out, and it is what
+    that order is reverted to: a terminal is not without a model because two orders met.
+    """
+    trust = SlotTrust.UNPROVEN if superseded else SlotTrust.BAD
+    left = record.with_slot(slot, replace(record.slots[slot], trust=trust))
+    other = "b" if slot == "a" else "a"
+    if record.slots[other].trust in (SlotTrust.GOOD, SlotTrust.UNPROVEN):
+        return replace(left, active=other)
+    return replace(left, active=slot if superseded else "")
+
+
 def _other_good(record: DeviceRecord, slot: str) -> str:
     other = "b" if slot == "a" else "a"
     return other if record.slots[other].trust == SlotTrust.GOOD else ""
 
 
 def free_slot(record: DeviceRecord) -> str:
-    """The slot that may be overwritten: never the one that serves."""
-    return "b" if record.active == "a" else "a"
+    """The slot that may be overwritten: not the one that serves, nor the one whose rule does."""
+    if record.active:
+        return "b" if record.active == "a" else "a"
+    return "b" if record.slots["a"].digest else "a"
 
 
 def resume(record: DeviceRecord) -> DeviceRecord:

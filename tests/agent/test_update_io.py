@@ -11,6 +11,7 @@ import pytest
 from support_agent import (
     Depot,
     Faults,
+    Flaw,
     Made,
     keys,
     make_bundle,
@@ -476,6 +477,22 @@ def test_a_standby_whose_manifest_rotted_stops_no_update(tmp_path: Path, depot: 
         device.settle()
         assert device.outcomes()[-1][1] == "committed"
         assert device.serves == NEW.digest
+
+
+@pytest.mark.parametrize("flaw", ["golden", "nan"], ids=["refused", "reverted"])
+def test_two_orders_that_meet_on_a_new_device_leave_it_a_model(tmp_path: Path, flaw: Flaw) -> None:
+    bad = make_bundle("2.0.0", flaw=flaw)
+    with (
+        running_depot(tmp_path / "depot", OLD, bad) as depot,
+        Device(tmp_path / "device", depot=depot.url) as device,
+    ):
+        device.updater.start()
+        device.updater.offer(signed_order(order_for(OLD.digest, 1)))
+        device.step_to("soak")
+        device.updater.offer(signed_order(order_for(bad.digest, 2)))
+        device.settle(amount=5000.0)  # from there on the flawed model's scores are none
+        assert device.outcomes()[-1][1] in ("refused", "reverted")
+        assert device.serves == OLD.digest
 
 
 def test_with_no_model_left_the_rule_answers(tmp_path: Path, depot: Depot) -> None:

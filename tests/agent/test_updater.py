@@ -156,6 +156,27 @@ def test_revert_makes_the_old_slot_active_and_the_new_one_bad() -> None:
     )
 
 
+ONLY = {"a": Slot(), "b": Slot(NEW, 1, "m", "2", SlotTrust.UNPROVEN)}
+
+
+@pytest.mark.parametrize("state", SWITCHED)
+def test_the_only_model_serves_on_when_a_newer_order_comes(state: S) -> None:
+    after = step(record_in(state, slots=ONLY), Result(E.NEWER, "U02"))
+    assert (after.active, after.serving.trust) == ("b", SlotTrust.UNPROVEN)
+    assert free_slot(after) == "a"
+
+
+def test_a_newer_order_that_fails_goes_back_to_the_model_that_it_interrupted() -> None:
+    slots = {"a": Slot(OLD, 1, "m", "1", SlotTrust.UNPROVEN), "b": ONLY["b"]}
+    after = step(record_in(S.SOAK, slots=slots), Result(E.FAIL, "U06"))
+    assert (after.active, after.slots["b"].trust) == ("a", SlotTrust.BAD)
+
+
+def test_a_slot_whose_rule_answers_is_not_overwritten() -> None:
+    bad = DeviceRecord().with_slot("a", Slot(OLD, 1, "m", "1", SlotTrust.BAD))
+    assert free_slot(bad) == "b"
+
+
 def test_discard_empties_the_staged_slot_and_never_the_active_one() -> None:
     after = step(record_in(S.PROBE), Result(E.FAIL, "P01"))
     assert after.slots["b"] == Slot()
