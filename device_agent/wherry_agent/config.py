@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
+from wherry_contract.address import BrokerAddress
 from wherry_contract.errors import SetupError
 from wherry_contract.manifest import SLUG
 from wherry_contract.wire import SETTINGS, Fields
@@ -52,40 +53,6 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Broker:
-    """Where the broker is."""
-
-    host: str
-    port: int
-    tls: bool = False
-    username: str = ""
-    password: str = ""
-
-    @classmethod
-    def from_url(cls, url: str) -> Broker:
-        """Read ``mqtt://[user:password@]host[:port]`` or ``mqtts://…``.
-
-        Raises:
-            SetupError: H08.
-        """
-        try:
-            parts = urlsplit(url)
-            port = parts.port
-        except ValueError as error:
-            raise SetupError("H08", f"broker url: {error}") from error
-        if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname:
-            raise SetupError("H08", "the broker's url should be like mqtt://host:1883")
-        tls = parts.scheme == "mqtts"
-        return cls(
-            parts.hostname,
-            port or (8883 if tls else 1883),
-            tls,
-            unquote(parts.username or ""),
-            unquote(parts.password or ""),
-        )
-
-
-@dataclass(frozen=True)
 class AgentConfig:
     """Everything the agent is told.
 
@@ -106,7 +73,7 @@ class AgentConfig:
     family: str
     state_dir: Path
     trust: Path
-    broker: Broker | None
+    broker: BrokerAddress | None
     depot: str
     listen: str
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -143,7 +110,7 @@ def _read(fields: Fields, folder: Path) -> AgentConfig:
         family=fields.text("family", pattern=SLUG),
         state_dir=folder / fields.text("state_dir", "state"),
         trust=folder / fields.text("trust", "trust.json"),
-        broker=Broker.from_url(url) if url else None,
+        broker=BrokerAddress.from_url(url) if url else None,
         depot=_depot_url(depot),
         listen=serving.text("listen", "127.0.0.1:8600"),
         labels=_labels(fields),

@@ -18,12 +18,13 @@ from typing import Any, Final
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
+from wherry_contract.address import BrokerAddress
 from wherry_contract.errors import LinkError, StoreError, WherryError
 from wherry_contract.messages import Ack, Presence
 from wherry_contract.topics import Topic
 
 from .clock import Clock
-from .config import AgentConfig, Broker
+from .config import AgentConfig
 from .outbox import Message, Outbox
 from .spool import Fact
 
@@ -92,7 +93,7 @@ class Link:
         """End `run` soon; what is in the outbox gets a last chance first."""
         self._stop.set()
 
-    def run(self, broker: Broker) -> None:
+    def run(self, broker: BrokerAddress) -> None:
         """Connect, and connect again, until told to stop."""
         while not self._stop.is_set():
             try:
@@ -111,7 +112,7 @@ class Link:
 
     # --- one connection -----------------------------------------------------------------
 
-    def _session_with(self, broker: Broker) -> None:
+    def _session_with(self, broker: BrokerAddress) -> None:
         client = self._new_client(broker)
         self._client = client
         self._sent, self._cursor, self._unsubscribed = {}, 0, 0.0
@@ -128,7 +129,7 @@ class Link:
         finally:
             client.disconnect()  # closes what a refusal or an error left open
 
-    def _new_client(self, broker: Broker) -> paho.Client:
+    def _new_client(self, broker: BrokerAddress) -> paho.Client:
         client = paho.Client(
             CallbackAPIVersion.VERSION2,
             client_id=f"{self._config.device}-{self._session}",

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from support_agent import agent_config, write_agent_config
 
-from wherry_agent.config import Broker, Limits, load_config
+from wherry_agent.config import Limits, load_config
+from wherry_contract.address import BrokerAddress
 from wherry_contract.errors import SetupError
 
 LEAST = 'device = "shop-1"\nfleet = "test"\nfamily = "fraud"\n'
@@ -40,7 +41,9 @@ def test_everything_that_can_be_said(tmp_path: Path) -> None:
         window_rows=50,
         probe_seconds=2.5,
     )
-    assert config.broker == Broker("broker.example", 8884, tls=True, username="me", password="p@ss")
+    assert config.broker == BrokerAddress(
+        "broker.example", 8884, tls=True, username="me", password="p@ss"
+    )
     assert config.depot == "https://depot.example/a"
     assert config.listen == "unix:/run/wherry.sock"
     assert config.features == {"AMOUNT", "NIGHTS"}
@@ -65,10 +68,10 @@ WRONG: list[tuple[str, str | bytes, str]] = [
     ("negative", LEAST + "[limits]\noutbox_days = -1", "outbox_days"),
     ("not finite", LEAST + "[limits]\noutbox_days = inf", "outbox_days"),
     ("too much", LEAST + "[limits]\nwindow_rows = 1e12", "window_rows"),
-    ("a broker that is no url", LEAST + '[broker]\nurl = "somewhere"', "mqtt://"),
-    ("a broker on another protocol", LEAST + '[broker]\nurl = "http://h:1"', "mqtt://"),
-    ("a broker on port x", LEAST + '[broker]\nurl = "mqtt://h:x"', "broker"),
-    ("a broker beyond the ports", LEAST + '[broker]\nurl = "mqtt://h:99999"', "broker"),
+    ("a broker that is no url", LEAST + '[broker]\nurl = "somewhere"', "H12"),
+    ("a broker on another protocol", LEAST + '[broker]\nurl = "http://h:1"', "H12"),
+    ("a broker on port x", LEAST + '[broker]\nurl = "mqtt://h:x"', "H12"),
+    ("a broker beyond the ports", LEAST + '[broker]\nurl = "mqtt://h:99999"', "H12"),
     ("a depot that is a path", LEAST + '[depot]\nurl = "/srv/depot"', "depot"),
     ("a depot on port x", LEAST + '[depot]\nurl = "http://h:x/"', "depot"),
     ("a label that is no word", LEAST + '[labels]\nsite = "a\\nb"', "site"),
@@ -82,7 +85,7 @@ WRONG: list[tuple[str, str | bytes, str]] = [
     ("text", "named"), [row[1:] for row in WRONG], ids=[row[0] for row in WRONG]
 )
 def test_wrong(tmp_path: Path, text: str | bytes, named: str) -> None:
-    with pytest.raises(SetupError, match="H08") as caught:
+    with pytest.raises(SetupError, match=r"H08|H12") as caught:
         read(tmp_path, text)
     assert named in str(caught.value)
 
@@ -93,16 +96,16 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 
 URLS = [
-    ("mqtt://h", Broker("h", 1883)),
-    ("mqtts://h", Broker("h", 8883, tls=True)),
-    ("mqtt://[::1]:7", Broker("::1", 7)),
-    ("mqtt://u@h", Broker("h", 1883, username="u")),
+    ("mqtt://h", BrokerAddress("h", 1883)),
+    ("mqtts://h", BrokerAddress("h", 8883, tls=True)),
+    ("mqtt://[::1]:7", BrokerAddress("::1", 7)),
+    ("mqtt://u@h", BrokerAddress("h", 1883, username="u")),
 ]
 
 
 @pytest.mark.parametrize(("url", "wanted"), URLS, ids=[row[0] for row in URLS])
-def test_broker_urls(url: str, wanted: Broker) -> None:
-    assert Broker.from_url(url) == wanted
+def test_broker_urls(url: str, wanted: BrokerAddress) -> None:
+    assert BrokerAddress.from_url(url) == wanted
 
 
 def test_written_and_read_again(tmp_path: Path) -> None:

@@ -20,10 +20,11 @@ from support import Mosquitto, wait_for
 from support_agent import DEVICE, FLEET, agent_config
 from support_device import HandClock, RunningClock
 
-from wherry_agent.config import AgentConfig, Broker
+from wherry_agent.config import AgentConfig
 from wherry_agent.mqtt import IN_FLIGHT, Handlers, Link
 from wherry_agent.outbox import Outbox
 from wherry_agent.spool import Fact
+from wherry_contract.address import BrokerAddress
 from wherry_contract.messages import Ack, Place, Presence, ranges
 
 ROOT = f"wherry/v1/{FLEET}/{DEVICE}"
@@ -122,7 +123,7 @@ def running(
         state=lambda: b'{"state":1}',
     )
     link = Link(config, session, outbox, clock, handlers)
-    assert isinstance(config.broker, Broker)
+    assert isinstance(config.broker, BrokerAddress)
     thread = threading.Thread(target=link.run, args=(config.broker,))
     thread.start()
     try:

@@ -19,7 +19,6 @@ from support import Mosquitto, free_port, mosquitto_program, wait_for
 from wherry.broker import (
     SERVER,
     Accounts,
-    Address,
     Supervised,
     find_engine,
     is_loopback,
@@ -27,6 +26,7 @@ from wherry.broker import (
     nats_settings,
 )
 from wherry.server.round_trip import connect, new_client, self_test
+from wherry_contract.address import BrokerAddress
 from wherry_contract.errors import LinkError, SetupError
 
 ACCOUNTS = Accounts(b"s" * 32, "f", ["till-1", "till-2"])
@@ -45,17 +45,17 @@ def running(kind: str, folder: Path) -> Iterator[Supervised]:
         broker.stop()
 
 
-def as_whom(broker: Supervised, name: str) -> Address:
+def as_whom(broker: Supervised, name: str) -> BrokerAddress:
     """The address with an account."""
     where = broker.address
     password = ACCOUNTS.password(name) if name else ""
-    return Address(where.host, where.port, username=name, password=password)
+    return BrokerAddress(where.host, where.port, username=name, password=password)
 
 
 class Ear:
     """A client in a thread that keeps what it hears."""
 
-    def __init__(self, address: Address, hears: Sequence[str]) -> None:
+    def __init__(self, address: BrokerAddress, hears: Sequence[str]) -> None:
         self.heard: set[tuple[str, bytes]] = set()
         self.ready = threading.Event()
         self.client = new_client(address, f"ear-{id(self)}")
@@ -118,7 +118,7 @@ def test_it_does_what_it_grants_and_keeps_devices_apart(kind: str, tmp_path: Pat
 def test_a_wrong_password_is_refused(kind: str, tmp_path: Path) -> None:
     with running(kind, tmp_path) as broker:
         where = broker.address
-        stranger = Address(where.host, where.port, username="till-1", password="0" * 40)
+        stranger = BrokerAddress(where.host, where.port, username="till-1", password="0" * 40)
         with pytest.raises(LinkError) as caught:
             self_test(stranger, "f", seconds=5)
         assert caught.value.code == "L02"
@@ -243,7 +243,7 @@ def test_the_self_test_finds_out(
     port = free_port()
     broker = subprocess.Popen(make(tmp_path, port), stderr=subprocess.DEVNULL)
     try:
-        address = Address("127.0.0.1", port)
+        address = BrokerAddress("127.0.0.1", port)
         wait_for(lambda: _answers(address))
         with pytest.raises(LinkError) as caught:
             self_test(address, "f", seconds=0.8)
@@ -253,7 +253,7 @@ def test_the_self_test_finds_out(
         broker.wait()
 
 
-def _answers(address: Address) -> bool:
+def _answers(address: BrokerAddress) -> bool:
     try:
         connect(client := new_client(address, "look"), address)
     except LinkError:
@@ -263,7 +263,7 @@ def _answers(address: Address) -> bool:
 
 
 def test_the_self_test_leaves_nothing_behind(mosquitto: Mosquitto) -> None:
-    address = Address("127.0.0.1", mosquitto.port)
+    address = BrokerAddress("127.0.0.1", mosquitto.port)
     self_test(address, "f")
     ear = Ear(address, ["wherry/#"])
     try:
@@ -276,7 +276,7 @@ def test_the_self_test_leaves_nothing_behind(mosquitto: Mosquitto) -> None:
 
 def test_no_broker_at_the_address() -> None:
     with pytest.raises(LinkError) as caught:
-        self_test(Address("127.0.0.1", free_port()), "f")
+        self_test(BrokerAddress("127.0.0.1", free_port()), "f")
     assert caught.value.code == "L01"
 
 
@@ -302,20 +302,20 @@ def test_a_kind_that_nobody_knows() -> None:
 @pytest.mark.parametrize(
     ("url", "address"),
     [
-        ("mqtt://h", Address("h", 1883)),
-        ("mqtts://h:1", Address("h", 1, tls=True)),
-        ("mqtt://%40a:b%2Fc@h:1", Address("h", 1, username="@a", password="b/c")),
-        ("mqtt://[::1]:5", Address("::1", 5)),
+        ("mqtt://h", BrokerAddress("h", 1883)),
+        ("mqtts://h:1", BrokerAddress("h", 1, tls=True)),
+        ("mqtt://%40a:b%2Fc@h:1", BrokerAddress("h", 1, username="@a", password="b/c")),
+        ("mqtt://[::1]:5", BrokerAddress("::1", 5)),
     ],
 )
-def test_addresses(url: str, address: Address) -> None:
-    assert Address.from_url(url) == address
+def test_addresses(url: str, address: BrokerAddress) -> None:
+    assert BrokerAddress.from_url(url) == address
 
 
 @pytest.mark.parametrize("url", ["h:1883", "http://h", "mqtt://", "mqtt://h:99999", "mosquito"])
 def test_what_is_no_address(url: str) -> None:
     with pytest.raises(SetupError) as caught:
-        Address.from_url(url)
+        BrokerAddress.from_url(url)
     assert caught.value.code == "H12"
 
 

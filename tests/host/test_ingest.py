@@ -16,10 +16,10 @@ from paho.mqtt.enums import CallbackAPIVersion
 from support import Mosquitto, wait_for
 from support_fleet import event, open_store, state, window
 
-from wherry.broker import Address
 from wherry.server.ingest import Arrival, Ingest, is_newer
 from wherry.server.link import Link
 from wherry.server.store import Store
+from wherry_contract.address import BrokerAddress
 from wherry_contract.errors import StoreError
 from wherry_contract.messages import LIMIT_BYTES, Ack, Presence, Window
 from wherry_contract.topics import Topic
@@ -296,7 +296,7 @@ class Voice:
 @contextmanager
 def linked(store: Store, port: int) -> Iterator[Link]:
     """A link that listens."""
-    link = Link(Address("127.0.0.1", port), "f", ingest(store), lambda: None)
+    link = Link(BrokerAddress("127.0.0.1", port), "f", ingest(store), lambda: None)
     link.start()
     try:
         wait_for(lambda: link.listening_since, what="the link")
@@ -346,7 +346,7 @@ def test_the_link_survives_the_brokers_death(tmp_path: Path, mosquitto: Mosquitt
 def test_a_broker_that_is_away_at_the_start(tmp_path: Path, mosquitto: Mosquitto) -> None:
     mosquitto.kill()
     with open_store(tmp_path, "a") as store:
-        link = Link(Address("127.0.0.1", mosquitto.port), "f", ingest(store), lambda: None)
+        link = Link(BrokerAddress("127.0.0.1", mosquitto.port), "f", ingest(store), lambda: None)
         link.start()
         try:
             mosquitto.start()

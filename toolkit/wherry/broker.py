@@ -29,8 +29,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import unquote, urlsplit
 
+from wherry_contract.address import BrokerAddress
 from wherry_contract.errors import SetupError
 from wherry_contract.topics import DOWN, UP
 
@@ -44,41 +44,6 @@ _READY_SECONDS: Final = 15.0
 _BACKOFF_SECONDS: Final = (0.1, 10.0)
 _LOG_SHOWN: Final = 400  # characters
 _CONSUMERS: Final = 50_000  # NATS has 1,000 by default, and refuses the rest quietly
-
-
-@dataclass(frozen=True)
-class Address:
-    """Where a broker is, and as whom to speak to it."""
-
-    host: str
-    port: int
-    tls: bool = False
-    username: str = ""
-    password: str = ""
-
-    @classmethod
-    def from_url(cls, url: str) -> Address:
-        """Read ``mqtt://[user:password@]host[:port]`` or ``mqtts://…``.
-
-        Raises:
-            SetupError: H12.
-        """
-        try:
-            parts = urlsplit(url)
-            port = parts.port
-        except ValueError as error:
-            raise SetupError("H12", str(error)) from error
-        if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname:
-            raise SetupError("H12", repr(url[:80]))
-        tls = parts.scheme == "mqtts"
-        user, password = unquote(parts.username or ""), unquote(parts.password or "")
-        return cls(parts.hostname, port or (8883 if tls else 1883), tls, user, password)
-
-    @property
-    def url(self) -> str:
-        """The address without credentials, so that it can be shown."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'mqtts' if self.tls else 'mqtt'}://{host}:{self.port}"
 
 
 class Accounts:
@@ -221,7 +186,7 @@ class Supervised:
         self._stop = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
         self._thread = threading.Thread(target=self._run, name="broker", daemon=True)
-        self.address = Address(host, port)
+        self.address = BrokerAddress(host, port)
         self.starts = 0
         self._last_words = ""
 
@@ -306,7 +271,7 @@ class Supervised:
         self._thread.join(_STOP_SECONDS)
 
 
-def _listens(address: Address) -> bool:
+def _listens(address: BrokerAddress) -> bool:
     with socket.socket(socket.AF_INET6 if ":" in address.host else socket.AF_INET) as probe:
         probe.settimeout(1.0)
         return probe.connect_ex((reachable(address.host), address.port)) == 0

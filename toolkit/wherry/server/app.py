@@ -19,10 +19,10 @@ from typing import Any, Final
 from wherry.broker import (
     SERVER,
     Accounts,
-    Address,
     Supervised,
     find_engine,
 )
+from wherry_contract.address import BrokerAddress
 from wherry_contract.errors import RolloutError, SetupError
 from wherry_contract.manifest import SLUG
 from wherry_contract.wire import SETTINGS, Fields, parse_json
@@ -241,9 +241,9 @@ class _Server:
 
     # --- the broker ---------------------------------------------------------------------
 
-    def _start_broker(self, store: Store) -> Address:
+    def _start_broker(self, store: Store) -> BrokerAddress:
         if self._choice.broker not in _ENGINES:
-            return Address.from_url(self._choice.broker)
+            return BrokerAddress.from_url(self._choice.broker)
         engine = find_engine(self._choice.broker)
         port = _pick_port(self._choice.host, self._kept.broker_port)
         self._kept = replace(self._kept, broker_port=port)
@@ -269,7 +269,7 @@ class _Server:
     def _device_broker(self, device: str) -> str:
         """The broker's URL for a device; another's accounts are not ours to make."""
         if not self._supervised:
-            return Address.from_url(self._choice.broker).url
+            return BrokerAddress.from_url(self._choice.broker).url
         address = replace(self._supervised.address, host=_name(self._choice.host))
         return with_credentials(address.url, device, self._accounts([]).password(device))
 

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from wherry.broker import Address
+from wherry_contract.address import BrokerAddress
 from wherry_contract.errors import LinkError, StoreError, WherryError
 from wherry_contract.topics import UP, Topic, every_device
 
@@ -37,7 +37,7 @@ class Link:
     """Hears every device of the fleet, and speaks to them."""
 
     def __init__(
-        self, address: Address, fleet: str, ingest: Ingest, on_connect: Callable[[], None]
+        self, address: BrokerAddress, fleet: str, ingest: Ingest, on_connect: Callable[[], None]
     ) -> None:
         """Take the broker, the fleet, the ingest, and whom to tell of a connection."""
         self._address = address

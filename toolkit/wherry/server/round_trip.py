@@ -11,14 +11,15 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, Self
 
-from wherry.broker import Address, reachable
+from wherry.broker import reachable
+from wherry_contract.address import BrokerAddress
 from wherry_contract.errors import LinkError
 from wherry_contract.topics import Topic, every_device
 
 _SECONDS: Final = 10.0
 
 
-def new_client(address: Address, client_id: str) -> Any:
+def new_client(address: BrokerAddress, client_id: str) -> Any:
     """A paho client for an address; not connected yet."""
     import paho.mqtt.client as paho
     from paho.mqtt.enums import CallbackAPIVersion
@@ -32,7 +33,7 @@ def new_client(address: Address, client_id: str) -> Any:
     return client
 
 
-def connect(client: Any, address: Address) -> None:
+def connect(client: Any, address: BrokerAddress) -> None:
     """Connect a client.
 
     Raises:
@@ -44,7 +45,7 @@ def connect(client: Any, address: Address) -> None:
         raise LinkError("L01", f"{address.url}: {error}") from error
 
 
-def self_test(address: Address, fleet: str, *, seconds: float = _SECONDS) -> None:
+def self_test(address: BrokerAddress, fleet: str, *, seconds: float = _SECONDS) -> None:
     """Publish and see the message come back, live and retained, by a filter with a wildcard.
 
     Raises:
@@ -67,7 +68,7 @@ def self_test(address: Address, fleet: str, *, seconds: float = _SECONDS) -> Non
 class _Listener:
     """A client that is subscribed, turned by hand."""
 
-    def __init__(self, address: Address, heard: str, seconds: float) -> None:
+    def __init__(self, address: BrokerAddress, heard: str, seconds: float) -> None:
         self.client = new_client(address, f"self-test-{secrets.token_hex(6)}")
         self._address = address
         self._heard = heard
