@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support import SHARED, Mosquitto, running_mosquitto
+
+# a shell that starts us in the background ignores SIGINT for us, and programs inherit that
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
