@@ -215,9 +215,12 @@ class Updater:
                 self._offer_tries += 1
                 if self._offer_tries <= RETRY_BUDGET:
                     return False
+                # dropped so that it blocks no other, but not seen: it is judged if it is repeated
             except WherryError as error:
                 self._tell(Fact.of(error), key=f"refused:{mark[:16]}")
-            self._seen = mark
+                self._seen = mark
+            else:
+                self._seen = mark
             self.changed()
         self._offer_tries = 0
         with self._lock:

@@ -21,7 +21,7 @@ from support_agent import (
 )
 from support_device import Device, HandClock, Power, PowerCut
 
-from wherry_agent.updater import BOOT_BUDGET
+from wherry_agent.updater import BOOT_BUDGET, RETRY_BUDGET
 from wherry_contract.manifest import Soak
 from wherry_contract.states import SlotTrust
 
@@ -204,6 +204,28 @@ def test_the_retained_order_again_and_again_is_taken_once(device: Device) -> Non
         device.updater.offer(payload)
         device.settle()
     assert len(device.outcomes()) == 2
+
+
+def test_an_order_that_a_failing_disk_had_given_up_is_taken_when_it_is_repeated(
+    tmp_path: Path,
+) -> None:
+    """The server repeats the same bytes until the order is echoed."""
+    with Device(tmp_path) as device:
+        device.updater.start()
+        in_the_way = [tmp_path / "state" / f".state.{turn}.new" for turn in (0, 1)]
+        for path in in_the_way:
+            path.mkdir()
+        payload = signed_order(order_for(NEW.digest, 2))
+        device.updater.offer(payload)
+        for _ in range(RETRY_BUDGET + 1):
+            device.step()
+        assert not device.updater._offers  # it blocks no other
+        assert device.updater.record.sequences == {}
+        for path in in_the_way:
+            path.rmdir()
+        device.updater.offer(payload)
+        device.step()
+        assert list(device.updater.record.sequences.values()) == [2]
 
 
 STATES = ["admit", "fetch", "verify", "stage", "probe", "switch", "soak"]
