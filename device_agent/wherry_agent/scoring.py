@@ -243,7 +243,7 @@ class Scorer:
 
     def _by_rule(self, raw: RawMatrix, served: Served, failure: str) -> Answers:
         if served.manifest.fallback is None:
-            self.refuse("S05", len(raw), failure)
+            self._fail(raw, served, failure)
             raise ServingError("S05", failure)
         return rule_answer(served.manifest.fallback, raw, served.manifest, failure)
 
@@ -261,21 +261,32 @@ class Scorer:
         failures = done.failures + (rows if failure else 0)
         self._progress = Progress(done.since, done.rows + rows, failures, failure or done.failure)
 
-    def refuse(self, code: str, rows: int, failure: str = "") -> None:
-        """Count rows that were not answered.
+    def _fail(self, raw: RawMatrix, served: Served, failure: str) -> None:
+        """Count rows that the model should have answered, for the model that failed them."""
+        with self._lock:
+            if served is self._served:
+                self._refuse("S05", len(raw))
+                self._advance(len(raw), failure)
+            else:  # it was swapped while it failed: its rows get a window of their own
+                late = Counter(served.digest, served.manifest, served.profile)
+                late.refuse("S05", len(raw), self._clock.now())
+                self._emit(late.close("switch"))
+
+    def refuse(self, code: str, rows: int) -> None:
+        """Count rows that were not answered, by no fault of the model.
 
         Args:
             code: why.
             rows: how many.
-            failure: set if it was the model's fault, so that a soak fails over it.
         """
         with self._lock:
-            if self._counter:
-                if self._counter.empty:
-                    self._counter.since = self._clock.monotonic()
-                self._counter.refuse(code, rows, self._clock.now())
-            if failure:
-                self._advance(rows, failure)
+            self._refuse(code, rows)
+
+    def _refuse(self, code: str, rows: int) -> None:
+        if self._counter:
+            if self._counter.empty:
+                self._counter.since = self._clock.monotonic()
+            self._counter.refuse(code, rows, self._clock.now())
 
     def tick(self) -> None:
         """Close a window whose time is up; to be called now and then."""

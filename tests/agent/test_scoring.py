@@ -232,6 +232,19 @@ def test_without_a_rule_the_payment_is_told_so_and_the_row_is_counted() -> None:
     assert bench.scorer.progress.failures == 1
 
 
+def test_a_row_that_failed_across_a_switch_is_charged_to_its_own_model() -> None:
+    """A sick model that is taken out must not fail the soak of the one that replaces it."""
+    bench = Bench()
+    sick = served(RULELESS)
+    bench.scorer.swap(sick)
+    bench.scorer.swap(served(OTHER))
+    with pytest.raises(ServingError, match="S05"):
+        bench.scorer.answer(np.array([[2000.0, 1, 1]]), sick, started=0.0, at=None)
+    assert (bench.scorer.progress.rows, bench.scorer.progress.failures) == (0, 0)
+    bench.scorer.stop()
+    assert [(item.bundle, item.errors) for item in bench.windows] == [(RULELESS.digest, {"S05": 1})]
+
+
 def test_the_rule_alone() -> None:
     bench = Bench()
     parts = PLAIN.parts
