@@ -10,6 +10,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,6 +22,7 @@ from support_fleet import FAMILY, Server, enrol, open_store, running_server, whe
 
 from wherry.client import Client
 from wherry.server.api import make_app
+from wherry.server.app import _Ending, _Interrupted
 from wherry.server.office import Office, Site
 from wherry_agent.config import load_config
 from wherry_contract.bundle import LIMIT_BYTES
@@ -367,3 +369,17 @@ def test_the_client_says_the_servers_errors_as_its_own(server: Server) -> None:
     with pytest.raises(WherryError) as caught:
         Client("ftp://x", "x")
     assert caught.value.code == "H07"
+
+
+def test_a_signal_whose_exception_was_swallowed_is_not_lost() -> None:
+    """As in a finalizer, where whatever is thrown goes nowhere."""
+    before = {which: signal.getsignal(which) for which in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        ending = _Ending()
+        with suppress(_Interrupted):
+            ending(signal.SIGTERM, None)
+        with pytest.raises(_Interrupted):
+            ending.serving(object())
+    finally:
+        for which, handler in before.items():
+            signal.signal(which, handler)

@@ -123,23 +123,44 @@ def serve(choice: Choice, on_ready: Callable[[Ready], None]) -> None:
     choice.data.mkdir(parents=True, exist_ok=True, mode=0o700)
     with ExitStack() as stack:
         stack.enter_context(_locked(choice.data / "lock"))
-        # uvicorn handles both while it runs and raises them again when it has ended
-        previous = {which: signal.signal(which, _interrupt) for which in _SIGNALS}
+        ending = _Ending()
+        previous = {which: signal.signal(which, ending) for which in _SIGNALS}
         stack.callback(_restore, previous)
-        _Server(choice, stack).run(on_ready)
+        _Server(choice, stack, ending).run(on_ready)
 
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
-class _Interrupted(Exception):  # noqa: N818 - no error: a signal came while starting
-    pass
+class _Interrupted(BaseException):  # no error, and nothing that may be caught on the way
+    """A signal came while the server was starting."""
 
 
-def _interrupt(_number: int, _frame: object) -> None:
-    for which in _SIGNALS:  # the end is on its way; once is enough
-        signal.signal(which, signal.SIG_IGN)
-    raise _Interrupted
+class _Ending:
+    """What SIGTERM and SIGINT do: throw while starting, ask politely once HTTP is served.
+
+    What is thrown may be swallowed, as inside a finalizer; so it is looked at again before
+    the server waits for anything else.
+    """
+
+    def __init__(self) -> None:
+        self._asked = False
+        self._server: Any = None
+
+    def __call__(self, _number: int, _frame: object) -> None:
+        self._asked = True
+        if self._server is not None:
+            self._server.should_exit = True
+            return
+        for which in _SIGNALS:  # the end is on its way; once is enough
+            signal.signal(which, signal.SIG_IGN)
+        raise _Interrupted
+
+    def serving(self, server: Any) -> None:
+        """From now on this uvicorn server is told, and nothing is thrown into its event loop."""
+        self._server = server
+        if self._asked:
+            raise _Interrupted
 
 
 def _restore(handlers: dict[signal.Signals, Any]) -> None:
@@ -160,8 +181,9 @@ def _locked(path: Path) -> Iterator[None]:
 class _Server:
     """The parts while they run; each is ended by the stack, the last started first."""
 
-    def __init__(self, choice: Choice, stack: ExitStack) -> None:
+    def __init__(self, choice: Choice, stack: ExitStack, ending: _Ending) -> None:
         self._choice = choice
+        self._ending = ending
         self._stack = stack
         self._data = choice.data
         self._kept = self._keep()
@@ -213,7 +235,7 @@ class _Server:
         ready = Ready(url, address.url, fleet, self._data)
         self._announce(ready)
         on_ready(ready)
-        _serve_http(app, listener)
+        _serve_http(app, listener, self._ending)
 
     def _listen(self) -> socket.socket:
         wanted = self._choice.port or self._kept.http_port
@@ -323,7 +345,7 @@ def _try_port(host: str, port: int) -> int:
         return int(probe.getsockname()[1])
 
 
-def _serve_http(app: Any, listener: socket.socket) -> None:
+def _serve_http(app: Any, listener: socket.socket, ending: _Ending) -> None:
     import uvicorn
 
     config = uvicorn.Config(
@@ -334,7 +356,10 @@ def _serve_http(app: Any, listener: socket.socket) -> None:
         timeout_graceful_shutdown=_HTTP_STOP_SECONDS,
         server_header=False,
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    server = uvicorn.Server(config)
+    ending.serving(server)
+    # uvicorn handles both signals while it runs and raises them again when it has ended
+    server.run(sockets=[listener])
 
 
 def set_up_logging(*, verbose: bool) -> None:
