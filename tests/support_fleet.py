@@ -26,9 +26,9 @@ from support import wait_for
 from support_agent import keys, public_key
 
 from wherry.client import Client
+from wherry.rows import DeviceRow
 from wherry.server.database import Database
 from wherry.server.depot import Depot
-from wherry.server.rows import DeviceRow
 from wherry.server.store import Store
 from wherry_agent.config import load_config
 from wherry_contract.assignment import Assignment, open_assignment

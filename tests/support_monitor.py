@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wherry.monitor import Cell, FleetView, Reference
-from wherry.server.rows import StoredWindow
+from wherry.rows import StoredWindow
 from wherry_contract.features import Feature, InputContract, RawMatrix
 from wherry_contract.histograms import LATENCY_BINS, SCORE_BINS, score_bins
 from wherry_contract.messages import Place, Window

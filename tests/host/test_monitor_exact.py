@@ -19,7 +19,7 @@ from support_monitor import (
 )
 
 from wherry.monitor import Policy, judge
-from wherry.server.rows import StoredWindow
+from wherry.rows import StoredWindow
 from wherry_contract.messages import Window
 
 # --- exact ----------------------------------------------------------------------------------

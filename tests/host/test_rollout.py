@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support_fleet import FAMILY, state
 
+from wherry.rows import DeviceRow, Exposure, RolloutRow
 from wherry.server.rollout import (
     SILENT,
     TABLE,
@@ -22,7 +23,6 @@ from wherry.server.rollout import (
     settle,
     way_back,
 )
-from wherry.server.rows import DeviceRow, Exposure, RolloutRow
 from wherry.server.waves import Candidate, plan_waves, wave_ends
 from wherry_contract.errors import RolloutError
 from wherry_contract.states import RolloutState as R

@@ -10,10 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support_fleet import BUNDLE, event, open_store, state, window
 
-from wherry.server.database import Database
-from wherry.server.intake import INCIDENTS_KEPT, Batch
-from wherry.server.ledger import Change
-from wherry.server.rows import (
+from wherry.rows import (
     Decision,
     DeviceRow,
     Exposure,
@@ -21,6 +18,9 @@ from wherry.server.rows import (
     Order,
     RolloutRow,
 )
+from wherry.server.database import Database
+from wherry.server.intake import INCIDENTS_KEPT, Batch
+from wherry.server.ledger import Change
 from wherry_contract.errors import RolloutError, StoreError
 from wherry_contract.messages import Window
 

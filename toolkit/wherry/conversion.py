@@ -24,7 +24,7 @@ from wherry_convert.quantize import Quantized, quantize
 from wherry_convert.sources import load_source
 from wherry_convert.to_onnx import Converted, convert
 
-from .server.files import write_durably
+from .files import write_durably
 
 SCHEMA: Final = "wherry/converted"
 LIMIT_BYTES: Final = 4 * 2**20

@@ -21,7 +21,7 @@ from wherry_contract.manifest import SLUG
 from wherry_contract.signature import ENVELOPE_LIMIT_BYTES, PublicKey
 from wherry_contract.wire import TRUST, Fields, canonical, parse_json
 
-from .server.files import write_durably
+from .files import write_durably
 
 if TYPE_CHECKING:
     from securesystemslib.signer import CryptoSigner

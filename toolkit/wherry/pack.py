@@ -27,8 +27,8 @@ from wherry_contract.signature import BundleStatement
 from wherry_convert.graph import inspect_graph
 from wherry_convert.scoring import Scored
 
+from .files import write_durably
 from .keys import sign_envelope, signed_payload
-from .server.files import write_durably
 from .vectors import check_vectors
 
 if TYPE_CHECKING:

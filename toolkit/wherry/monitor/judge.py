@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from wherry.server.rows import StoredWindow
+from wherry.rows import StoredWindow
 
 from .compare import Row
 from .series import Compared, Series

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from wherry.server.rows import StoredWindow
+from wherry.rows import StoredWindow
 from wherry_contract.histograms import LATENCY_BINS
 from wherry_contract.messages import Window
 

@@ -17,12 +17,12 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from wherry import __version__
+from wherry.files import as_store_error
 from wherry_contract.bundle import LIMIT_BYTES as BUNDLE_LIMIT_BYTES
 from wherry_contract.errors import BundleError, RolloutError, WherryError
 from wherry_contract.wire import Domain, Fields, parse_json
 
 from . import monitor_api, views
-from .files import as_store_error
 from .office import Office
 from .query import selection
 from .rollout import Policy

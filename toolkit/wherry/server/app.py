@@ -22,6 +22,7 @@ from wherry.broker import (
     Supervised,
     find_engine,
 )
+from wherry.files import write_durably
 from wherry_contract.address import BrokerAddress
 from wherry_contract.errors import RolloutError, SetupError
 from wherry_contract.manifest import SLUG
@@ -31,7 +32,6 @@ from .api import make_app
 from .database import Database
 from .depot import Depot
 from .driver import Driver, Radio
-from .files import write_durably
 from .ingest import Ingest
 from .link import LOG, Link
 from .office import Office, Site, with_credentials

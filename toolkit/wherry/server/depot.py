@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from wherry.files import as_store_error, write_durably
+from wherry.rows import BundleRow
 from wherry_contract.bundle import MANIFEST_FILE, PROFILE_FILE, Bundle, open_bundle
 from wherry_contract.errors import RolloutError, TrustError
 from wherry_contract.manifest import Manifest
@@ -20,9 +22,6 @@ from wherry_contract.oci import DIGEST, OciManifest, blob_path
 from wherry_contract.profile import ReferenceProfile
 from wherry_contract.signature import FamilyTrust, PublicKey, TrustRoot
 from wherry_contract.wire import TRUST, Fields, parse_json, sha256_digest
-
-from .files import as_store_error, write_durably
-from .rows import BundleRow
 
 _SERVED: Final = re.compile(r"blobs/sha256/[0-9a-f]{64}|statements/[0-9a-f]{64}\.dsse\.json")
 _KEY_LIMIT_BYTES: Final = 4096

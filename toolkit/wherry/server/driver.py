@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
+from wherry.rows import Decision, DeviceRow, Exposure, Order, RolloutRow
 from wherry_contract.assignment import Assignment
 from wherry_contract.errors import WherryError
 from wherry_contract.messages import wrap_assignment
@@ -34,7 +35,6 @@ from .rollout import (
     settle,
     way_back,
 )
-from .rows import Decision, DeviceRow, Exposure, Order, RolloutRow
 from .store import Store
 
 LOG: Final = logging.getLogger("wherry.server")

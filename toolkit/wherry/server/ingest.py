@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from wherry.rows import DeviceRow, Incident
 from wherry_contract.errors import MessageError, StoreError, WherryError
 from wherry_contract.messages import (
     LIMIT_BYTES,
@@ -27,7 +28,6 @@ from wherry_contract.messages import (
 from wherry_contract.topics import UP, Topic, parse_topic
 
 from .intake import Batch
-from .rows import DeviceRow, Incident
 from .store import Store
 
 _PLACE: Final = (

@@ -9,10 +9,10 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 
+from wherry.rows import Incident
 from wherry_contract.messages import Event, Place, State, Window
 
 from . import database as db
-from .rows import Incident
 
 INCIDENTS_KEPT: Final = 1000
 

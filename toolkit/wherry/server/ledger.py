@@ -13,11 +13,11 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 
+from wherry.rows import Decision, Exposure, Order, RolloutRow
 from wherry_contract.errors import RolloutError
 from wherry_contract.states import RolloutState
 
 from . import database as db
-from .rows import Decision, Exposure, Order, RolloutRow
 
 ENDED: Final = (str(RolloutState.DONE), str(RolloutState.REVERTED))
 

@@ -22,10 +22,10 @@ from wherry.report.data import (
     ReportData,
     RolloutLine,
 )
+from wherry.rows import DeviceRow, Incident, RolloutRow, StoredEvent, StoredWindow
 from wherry_contract.errors import RolloutError
 
 from .query import seconds, selection
-from .rows import DeviceRow, Incident, RolloutRow, StoredEvent, StoredWindow
 from .store import Store
 
 _MOST_EVENTS: Final = 500

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import BinaryIO, Final
 from urllib.parse import urlsplit
 
+from wherry.rows import BundleRow, DeviceRow, Exposure, RolloutRow
 from wherry_contract.errors import RolloutError, TrustError
 from wherry_contract.manifest import SLUG
 from wherry_contract.signature import AssignmentKey, FamilyTrust, PublicKey, TrustRoot
 from wherry_contract.states import RolloutState
 
 from .rollout import Policy
-from .rows import BundleRow, DeviceRow, Exposure, RolloutRow
 from .store import Store
 from .waves import Candidate, plan_waves
 

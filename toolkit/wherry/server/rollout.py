@@ -17,10 +17,9 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Final
 
+from wherry.rows import DeviceRow, Exposure, RolloutRow
 from wherry_contract.states import AFTER_SWITCH, Outcome, SlotTrust, UpdateState
 from wherry_contract.states import RolloutState as R
-
-from .rows import DeviceRow, Exposure, RolloutRow
 
 SILENT: Final = "silent"
 _FAILED: Final = (Outcome.REFUSED, Outcome.REVERTED, SILENT)

@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 
+from wherry.rows import BundleRow, DeviceRow, Incident, RolloutRow, StoredEvent, StoredWindow
 from wherry_contract.errors import RolloutError
 from wherry_contract.manifest import Manifest
 from wherry_contract.messages import Event, State, Window
@@ -20,7 +21,6 @@ from . import database as db
 from .depot import Depot
 from .intake import Batch, take
 from .ledger import Ledger
-from .rows import BundleRow, DeviceRow, Incident, RolloutRow, StoredEvent, StoredWindow
 
 
 class Store:

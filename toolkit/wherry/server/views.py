@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from wherry.rows import BundleRow, Decision, DeviceRow, Exposure, Incident, RolloutRow, StoredEvent
 from wherry_contract.messages import State
 from wherry_contract.when import to_text
-
-from .rows import BundleRow, Decision, DeviceRow, Exposure, Incident, RolloutRow, StoredEvent
 
 
 def moment(seconds: float) -> str | None:
