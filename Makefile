@@ -4,8 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 # Debian's names for what the tests run beside us
-TOOLS := mosquitto mosquitto_sub skopeo docker-registry
-PACKAGES := mosquitto mosquitto-clients skopeo docker-registry
+TOOLS := mosquitto mosquitto_sub skopeo docker-registry strace
+PACKAGES := mosquitto mosquitto-clients skopeo docker-registry strace
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help demo test test-tools lint fmt unit docs docs-check wheel bench clean
@@ -47,8 +47,10 @@ fmt: $(VENV)/.dev  ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+unit: export OMP_NUM_THREADS = 1
+unit: export OPENBLAS_NUM_THREADS = 1
 unit: $(VENV)/.dev  ## the tests alone
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 docs: $(VENV)/.dev  ## write the generated pages anew
 	$(BIN)/python docs/cli_reference.py > docs/cli.md

@@ -7,10 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from support import SHARED, Mosquitto, running_mosquitto
 
 # a shell that starts us in the background ignores SIGINT for us, and programs inherit that
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# machines of CI are shared and slow: no example is wrong for taking long
+settings.register_profile("wherry", deadline=None)
+settings.load_profile("wherry")
 
 
 @pytest.fixture

@@ -98,13 +98,11 @@ def test_very_verbose_shows_where_an_error_came_from(capsys: pytest.CaptureFixtu
 
 
 def test_a_closed_pipe_is_no_error() -> None:
-    code = (
-        "import sys, time; from wherry.cli import run; time.sleep(0.3); sys.exit(run(['--help']))"
-    )
     reader, writer = os.pipe()
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE)
-    os.close(writer)
     os.close(reader)
+    command = [sys.executable, "-m", "wherry", "--help"]
+    process = subprocess.Popen(command, stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
     assert process.communicate()[1] == b""
     assert process.returncode == 0
 

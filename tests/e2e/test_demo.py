@@ -26,7 +26,8 @@ from wherry.demo.story import start
 
 folder = Path(sys.argv[1])
 with children(folder) as programs:
-    stage = Stage(find_example(), folder, folder / "report.html", programs, print, None)
+    example, report = find_example(), folder / "report.html"
+    stage = Stage(example, folder, report, "mosquitto", programs, print, None)
     stage.wherry("key", "generate", "release")
     start(stage, Stream(stage.example))
     print("all is running", flush=True)
@@ -101,6 +102,40 @@ def test_the_bundles_can_be_looked_into(finished: Run, arguments: list[str], cod
         cwd=finished.folder, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == code, done.stdout + done.stderr
+
+
+_ON_NATS = """
+import sys
+from pathlib import Path
+from wherry.demo.children import children
+from wherry.demo.payments import Stream
+from wherry.demo.run import find_example
+from wherry.demo.stage import Stage
+from wherry.demo.story import push, start
+
+folder, bundle = Path(sys.argv[1]), Path(sys.argv[2])
+with children(folder) as programs:
+    example, report = find_example(), folder / "report.html"
+    stage = Stage(example, folder, report, "nats", programs, print, None)
+    keys = bundle.parent / "fleet" / "keys"
+    (stage.fleet / "keys").mkdir(parents=True)
+    (stage.fleet / "keys" / "release.pub.json").write_bytes(
+        (keys / "release.pub.json").read_bytes()
+    )
+    stream = Stream(example)
+    push(stage, stream, start(stage, stream), bundle)
+    sys.exit(0 if all(check.passed for check in stage.checks) else 1)
+"""
+
+
+def test_where_only_pip_is_the_broker_is_nats(finished: Run, tmp_path: Path) -> None:
+    bundle = finished.folder / "fraud-1.0.0.wherry"
+    done = subprocess.run(
+        [sys.executable, "-c", _ON_NATS, str(tmp_path), str(bundle)],
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "every device committed: done" in done.stdout
 
 
 def test_nothing_is_left_running(finished: Run) -> None:

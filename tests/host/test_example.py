@@ -6,6 +6,7 @@ import importlib
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from pyarrow import parquet
 from support import ROOT
 
+from wherry.build import build
 from wherry.project import load_project
 
 EXAMPLE = ROOT / "examples" / "fraud_terminals"
@@ -138,6 +140,31 @@ def test_a_model_file_has_the_same_bytes_again(
     week = scripts["train"].read_week(DATA / "train.parquet")
     again = scripts["train"].sealed(scripts["train"].gradient_boosting(week))
     assert again == (trained[0] / "gradient_boosting.skops").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "fewest", "most"),
+    [("project.toml", "gradient_boosting", 0, 0), ("mlp.toml", "mlp", 1, 100)],
+    ids=["trees: no flip", "int8 net: its flips are counted"],
+)
+def test_both_projects_build_and_say_how_many_decisions_flip(
+    trained: tuple[Path, dict[str, Any]],
+    tmp_path: Path,
+    name: str,
+    model: str,
+    *,
+    fewest: int,
+    most: int,
+) -> None:
+    project = load_project(EXAMPLE / name)
+    source = replace(project.source, path=trained[0] / f"{model}.skops")
+    report = build(replace(project, source=source), out=tmp_path / "x.wherry").report
+    assert fewest <= report.flips <= most
+    gaps = {
+        metric: abs(value - report.metrics["bundle"].ranked()[metric])
+        for metric, value in report.metrics["source"].ranked().items()
+    }
+    assert max(gaps.values()) <= 0.002, gaps
 
 
 @pytest.mark.parametrize("name", ["project.toml", "mlp.toml"])

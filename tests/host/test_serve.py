@@ -10,6 +10,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from support import Mosquitto, wait_for
 from support_agent import make_bundle
 from support_fleet import FAMILY, Server, enrol, open_store, running_server, wherry
 
+from wherry.broker import SERVER
 from wherry.client import Client
 from wherry.server.api import make_app
 from wherry.server.app import _Ending, _Interrupted
@@ -271,6 +273,20 @@ def test_a_device_gets_papers_that_its_agent_can_read(server: Server) -> None:
     assert config.listen == "unix:/run/x.sock"
     assert config.state_dir == path.parent / "here"
     assert config.labels == {}
+
+
+def test_devices_that_come_at_once_all_get_their_account(tmp_path: Path) -> None:
+    names = [f"till-{place}" for place in range(24)]
+    with running_server(tmp_path / "data", "--broker", "mosquitto") as server:
+        client = server.client
+
+        def join(name: str) -> str:
+            return str(client.post("devices", {"device": name, "family": FAMILY})["schema"])
+
+        with ThreadPoolExecutor(8) as pool:
+            assert set(pool.map(join, names)) == {"wherry/papers/1"}
+        passwords = (server.data / "broker" / "passwords").read_text().splitlines()
+        assert {line.partition(":")[0] for line in passwords} == {*names, SERVER}
 
 
 # --- the process ----------------------------------------------------------------------------

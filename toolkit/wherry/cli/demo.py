@@ -25,7 +25,13 @@ from .output import progress
     show_default=True,
     help="Where the report goes.",
 )
-def demo(folder: Path, report: Path) -> int:
+@click.option(
+    "--broker",
+    default="auto",
+    show_default=True,
+    help="mosquitto or nats; by default what is installed, mosquitto first.",
+)
+def demo(folder: Path, report: Path, broker: str) -> int:
     """Run the whole road on this machine.
 
     From real payments to a signed bundle, three agents, a refused mistake, a drift that is
@@ -34,7 +40,7 @@ def demo(folder: Path, report: Path) -> int:
     from wherry.demo.run import Choice, find_example, run_demo
 
     began = time.monotonic()
-    checks = run_demo(Choice(find_example(), folder, report, click.echo, progress))
+    checks = run_demo(Choice(find_example(), folder, report, broker, click.echo, progress))
     kept = sum(check.passed for check in checks)
     seconds = time.monotonic() - began
     click.echo(f"\n{kept} of {len(checks)} promises kept, {seconds:.0f} s. The report: {report}")

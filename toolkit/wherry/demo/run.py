@@ -29,6 +29,7 @@ class Choice:
         example: the folder of the example.
         folder: where everything of this run goes; that of an earlier run is removed.
         report: where the report goes.
+        broker: as `wherry serve` takes it.
         say: talks to the person.
         progress: shows long work.
     """
@@ -36,6 +37,7 @@ class Choice:
     example: Path
     folder: Path
     report: Path
+    broker: str
     say: Callable[[str], None]
     progress: Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
@@ -69,6 +71,7 @@ def run_demo(choice: Choice) -> tuple[Check, ...]:
             example=choice.example,
             folder=choice.folder.resolve(),
             report=choice.report.resolve(),
+            broker=choice.broker,
             programs=programs,
             say=choice.say,
             progress=choice.progress,

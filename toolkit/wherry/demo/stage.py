@@ -38,6 +38,7 @@ class Stage:
         example: the folder of the example.
         folder: where everything of this run goes.
         report: where the report goes.
+        broker: as `wherry serve` takes it.
         programs: what was started.
         say: talks to the person.
         progress: shows long work; yields a function that takes steps.
@@ -47,6 +48,7 @@ class Stage:
     example: Path
     folder: Path
     report: Path
+    broker: str
     programs: Children
     say: Callable[[str], None]
     progress: Callable[[str, int], AbstractContextManager[Callable[[int], None]]]

@@ -46,6 +46,19 @@ class Fleet:
         return [reply for group in self.terminals.values() for reply in group.ledger.replies]
 
     @property
+    def answered(self) -> dict[str, int]:
+        """How many were answered so far, by group."""
+        return {name: len(group.ledger.replies) for name, group in self.terminals.items()}
+
+    def since(self, answered: Mapping[str, int]) -> list[Reply]:
+        """What was answered after that many."""
+        return [
+            reply
+            for name, group in self.terminals.items()
+            for reply in group.ledger.replies[answered[name] :]
+        ]
+
+    @property
     def failures(self) -> list[str]:
         """Every payment that was not answered."""
         return [text for group in self.terminals.values() for text in group.ledger.failures]
@@ -100,7 +113,9 @@ def start(stage: Stage, stream: Stream) -> Fleet:
     """Server, broker, depot, and an agent for each group of terminals."""
     stage.chapter("Start the server (broker, depot, ingest) and an agent for each chain of shops")
     programs, environment = stage.programs, stage.environment
-    programs.start("server", [sys.executable, "-m", "wherry", "serve"], environment)
+    programs.start(
+        "server", [sys.executable, "-m", "wherry", "serve", "--broker", stage.broker], environment
+    )
     programs.wait("server", (stage.fleet / "server.json").exists, seconds=60)
     terminals = {}
     for group in stream.groups:
@@ -214,7 +229,7 @@ def push_mistake(stage: Stage, stream: Stream, fleet: Fleet, good: Path) -> None
     bad = stage.folder / "fraud-1.1.0.wherry"
     signer = load_signer(stage.fleet / "keys" / "release.key")
     wrong = make_mistake(good, bad, signer, version="1.1.0")
-    answered, failed = len(fleet.replies), len(fleet.failures)
+    before, failed = fleet.answered, len(fleet.failures)
     fleet.send(stream.days(27, 27), pause=0.01)
     found = stage.ask("push", str(bad), "--waves", "1,100%", "--yes", "--wait", codes=(1,))
     _tell_rollout(stage, found)
@@ -227,7 +242,7 @@ def push_mistake(stage: Stage, stream: Stream, fleet: Fleet, good: Path) -> None
         passed=refused == ["P01"] and found["state"] == "reverted",
         seen=f"{[item['device'] for item in touched]} {refused}, rollout {found['state']}",
     )
-    since = fleet.replies[answered:]
+    since = fleet.since(before)
     lost, wrongly = len(fleet.failures) - failed, sum(r.bundle == wrong for r in fleet.replies)
     by_rule = sum(reply.source != "model" for reply in since)
     stage.check(

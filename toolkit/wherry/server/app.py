@@ -9,6 +9,7 @@ import os
 import secrets
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -188,6 +189,7 @@ class _Server:
         self._data = choice.data
         self._kept = self._keep()
         self._supervised: Supervised | None = None
+        self._admitting = threading.Lock()
 
     def _keep(self) -> _Kept:
         kept = _Kept.read(self._data / "settings.json")
@@ -285,7 +287,9 @@ class _Server:
         return Accounts(path.read_bytes(), self._kept.fleet, devices)
 
     def _admit(self, store: Store) -> None:
-        if self._supervised:
+        if not self._supervised:
+            return
+        with self._admitting:  # else a shorter list, read before, may be written last
             self._supervised.write(self._accounts([row.device for row in store.devices()]))
 
     def _device_broker(self, device: str) -> str:
