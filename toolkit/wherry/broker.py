@@ -34,6 +34,7 @@ from wherry_contract.address import BrokerAddress
 from wherry_contract.errors import SetupError
 from wherry_contract.topics import DOWN, UP
 
+from .files import write_durably
 from .leash import leashed
 
 SERVER: Final = "@server"  # no device can have this id
@@ -191,15 +192,16 @@ class Supervised:
         self._last_words = ""
 
     def write(self, accounts: Accounts) -> None:
-        """Write the settings; a running broker reads accounts anew."""
+        """Write the settings; a running broker reads accounts anew.
+
+        Raises:
+            StoreError: D01 or D06.
+        """
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         address = self.address
         files = self._engine.settings(accounts, self._folder, address.host, address.port)
         for name, text in files.items():
-            fresh = self._folder / f".{name}"
-            fresh.touch(mode=0o600)
-            fresh.write_text(text)
-            fresh.replace(self._folder / name)
+            write_durably(self._folder / name, text.encode(), mode=0o600)
         process = self._process
         if process and process.poll() is None and self._leash_is_off(process.pid):
             process.send_signal(signal.SIGHUP)
