@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support_fleet import FAMILY, state
 
-from wherry.rows import DeviceRow, Exposure, RolloutRow
+from wherry.rows import SILENT, DeviceRow, Exposure, RolloutRow
 from wherry.server.rollout import (
-    SILENT,
     TABLE,
     E,
     Look,

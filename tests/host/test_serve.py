@@ -267,8 +267,10 @@ def test_a_device_gets_papers_that_its_agent_can_read(server: Server) -> None:
     assert len(trust.assignment_keys) == 1
     again = wherry(server.data, *words, ok=3)
     assert "R08" in again.stderr
+    path.chmod(0o644)  # as a copy may have it
     more = ["--listen", "unix:/run/x.sock", "--state-dir", "here", "--again"]
     wherry(server.data, *words, *more)
+    assert path.stat().st_mode & 0o777 == 0o600
     config = load_config(path)
     assert config.listen == "unix:/run/x.sock"
     assert config.state_dir == path.parent / "here"

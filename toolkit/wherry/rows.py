@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from wherry_contract.messages import Event, State, Window
+from wherry_contract.states import Outcome
+
+SILENT: Final = "silent"
+"""The outcome of a device that vanished after its switch; it cannot say so itself."""
+FAILED: Final = (Outcome.REFUSED, Outcome.REVERTED, SILENT)
+"""Outcomes that count against a bundle."""
 
 
 @dataclass(frozen=True)

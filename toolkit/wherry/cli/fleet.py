@@ -10,7 +10,9 @@ from typing import Any, Final
 import click
 
 from wherry.client import Client, find_client, segment
-from wherry_contract.errors import GateError, SetupError
+from wherry.files import write_durably
+from wherry.rows import FAILED
+from wherry_contract.errors import GateError
 from wherry_contract.states import RolloutState
 
 from .options import Pair, select_option, server_options
@@ -18,7 +20,6 @@ from .output import Seconds, confirm, json_option, say, show, table, yes_option
 
 _POLL_SECONDS: Final = 0.5
 _SHOWN: Final = 8  # device ids in one line of a plan
-_FAILED: Final = ("refused", "reverted", "silent")
 _ENDED: Final = (RolloutState.DONE, RolloutState.REVERTED)
 
 
@@ -132,7 +133,7 @@ def _progress_line(found: Mapping[str, Any]) -> str:
 
 
 def _progress(item: Mapping[str, Any]) -> str:
-    if item["reverted_at"] and item["outcome"] not in _FAILED:
+    if item["reverted_at"] and item["outcome"] not in FAILED:
         return "taken back" if item.get("phase") in ("", "idle") else "going back"
     if item["outcome"]:
         return str(item["outcome"])
@@ -166,9 +167,7 @@ def rollout_list(server: str, token_file: Path | None, *, as_json: bool) -> None
             f"{item['wave'] + 1}/{item['waves']}",
             len(item["devices"]),
             sum(device["outcome"] == "committed" for device in item["devices"]),
-            sum(
-                device["outcome"] in ("refused", "reverted", "silent") for device in item["devices"]
-            ),
+            sum(device["outcome"] in FAILED for device in item["devices"]),
             item["created_at"],
         )
         for item in found["rollouts"]
@@ -284,13 +283,8 @@ def device_enrol(
     }
     papers = find_client(server, token_file).post("devices", order)
     config = out / "agent.toml"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        config.touch(mode=0o600)  # it holds the device's password
-        config.write_text(papers["agent_toml"])
-        (out / "trust.json").write_text(papers["trust_json"])
-    except OSError as error:
-        raise SetupError("H03", f"{out}: {error.strerror}") from error
+    write_durably(out / "trust.json", papers["trust_json"].encode())
+    write_durably(config, papers["agent_toml"].encode(), mode=0o600)  # it has a password
     say(f"{name} is enrolled; on the device: wherry-agent run --config {config}")
 
 

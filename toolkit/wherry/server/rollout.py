@@ -17,12 +17,10 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Final
 
-from wherry.rows import DeviceRow, Exposure, RolloutRow
+from wherry.rows import FAILED, SILENT, DeviceRow, Exposure, RolloutRow
 from wherry_contract.states import AFTER_SWITCH, Outcome, SlotTrust, UpdateState
 from wherry_contract.states import RolloutState as R
 
-SILENT: Final = "silent"
-_FAILED: Final = (Outcome.REFUSED, Outcome.REVERTED, SILENT)
 _REPLACED: Final = "U02"  # a newer order came: says nothing about the bundle
 UNDECIDED: Final = "U10"  # the code of an event that says so
 
@@ -140,11 +138,11 @@ def settle(item: Exposure, bundle: str, look: Look, silent_seconds: float) -> Ex
     A report is believed when it says "failed". "Committed" must also be seen in the reported
     state: serving this bundle, proven, and not by the fallback rule.
     """
-    if item.outcome in (*_FAILED, Outcome.COMMITTED, Outcome.WITHDRAWN) or not item.offered_at:
+    if item.outcome in (*FAILED, Outcome.COMMITTED, Outcome.WITHDRAWN) or not item.offered_at:
         return item
     row, report = look.devices.get(item.device), look.reports.get(item.device)
     found: Report | None = None
-    if report and report.outcome in _FAILED:
+    if report and report.outcome in FAILED:
         replaced = report.code == _REPLACED
         found = Report(str(Outcome.WITHDRAWN), report.code, report.detail) if replaced else report
     elif row and _healthy(row, bundle):
@@ -218,7 +216,7 @@ def _judge_wave(row: RolloutRow, policy: Policy, look: Look) -> Verdict:
     figures = _figures(exposures, wave, look)
     allowed = policy.max_failures if wave else 0
     figures["allowed_failures"] = allowed
-    failed = [item for item in exposures if item.wave == wave and item.outcome in _FAILED]
+    failed = [item for item in exposures if item.wave == wave and item.outcome in FAILED]
     if len(failed) > allowed:
         first = failed[0]
         why = f"{first.device} {first.outcome} {first.code} {first.detail}".strip()
@@ -242,7 +240,7 @@ def _figures(exposures: Sequence[Exposure], wave: int, look: Look) -> dict[str, 
     return {
         "devices": len(mine),
         "committed": sum(item.outcome == Outcome.COMMITTED for item in mine),
-        "failed": sum(item.outcome in _FAILED for item in mine),
+        "failed": sum(item.outcome in FAILED for item in mine),
         "replaced": sum(item.outcome == Outcome.WITHDRAWN for item in mine),
         "settled": sum(bool(item.outcome) for item in mine),
         "away": len(away),
