@@ -252,11 +252,12 @@ class Device(threading.Thread):
         self.refused: dict[int, str] = {}
         self.bundle, self.proven, self.phase, self.rollout = "", "empty", "idle", ""
         self.sequences: dict[str, int] = {}
+        self.mute = False  # whether what it says gets no further than its outbox
         self._root = TrustRoot.from_bytes(found.trust.read_bytes())
         self._seq = 0
         self._sent: dict[int, float] = {}
         self._stopped = threading.Event()
-        self._cut = False
+        self._cut = self._due = False
         self._orders: list[bytes] = []
         self._client: paho.Client | None = None
 
@@ -276,6 +277,15 @@ class Device(threading.Thread):
     def send(self, channel: str, payload: bytes, seq: int) -> None:
         """Put a message into the outbox."""
         self.outbox[seq] = (channel, payload)
+
+    def report_soon(self) -> None:
+        """Report as it is now."""
+        self._due = True
+
+    @property
+    def proven_bundle(self) -> str:
+        """What it serves, if that has proven itself."""
+        return self.bundle if self.proven == "good" else ""
 
     def place(self) -> Place:
         """The next place."""
@@ -358,13 +368,17 @@ class Device(threading.Thread):
             reported_at=now,
         )
         assert self._client
-        self._client.publish(self._topic("state"), found.to_bytes(), 1, retain=True)
+        if not self.mute:
+            self._client.publish(self._topic("state"), found.to_bytes(), 1, retain=True)
 
     def _work(self) -> None:
         assert self._client
         now = time.monotonic()
+        if self._due:
+            self._due = False
+            self._report()
         for seq, (channel, payload) in list(self.outbox.items()):
-            if now - self._sent.get(seq, -99) > 1.0:
+            if not self.mute and now - self._sent.get(seq, -99) > 1.0:
                 self._client.publish(self._topic(channel), payload, 1)
                 self._sent[seq] = now
         while self._orders and not self._stopped.is_set():

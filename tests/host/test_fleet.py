@@ -145,8 +145,8 @@ def test_a_bad_bundle_ends_at_the_canary(tmp_path: Path, end: str) -> None:
         assert sorted(found.outcomes(name).values()) == ["", "", end]
         assert {device.bundle for device in found.devices} == {GOOD.digest}
         canary = found.canary(name)
-        assert canary.taken[-1].digest == ""  # it had not switched, or was back: a withdrawal
-        assert [order.digest for order in canary.taken[1:]] == [BAD.digest, ""]
+        # whatever it was last heard of in, it is told what to serve
+        assert [order.digest for order in canary.taken[1:]] == [BAD.digest, GOOD.digest]
         untouched = [device for device in found.devices if device is not canary]
         assert all(len(device.taken) == 1 for device in untouched)
 
@@ -172,6 +172,42 @@ def test_an_operator_takes_everybody_back_the_last_one_first(tmp_path: Path) -> 
         found.await_state(name, "reverted")
         followed = wherry(found.server.data, "rollout", "status", name, "--watch", ok=1)
         assert "Q02" in followed.stderr
+
+
+def test_who_committed_without_a_chance_to_say_so_goes_back_as_well(tmp_path: Path) -> None:
+    with fleet(tmp_path) as found:
+        found.push(GOOD, "--wait")
+        for device in found.devices:
+            device.mute = True
+        name = found.push(BETTER, "--waves", "100%")
+        wait_for(lambda: {device.proven_bundle for device in found.devices} == {BETTER.digest})
+        wherry(found.server.data, "rollout", "abort", name, "--yes")
+        wait_for(lambda: {device.proven_bundle for device in found.devices} == {GOOD.digest})
+        assert found.rollout(name)["state"] == "reverting"
+        for device in found.devices:
+            device.mute = False
+            device.report_soon()
+        ended = found.await_state(name, "reverted")
+        assert ended["decisions"][-1]["figures"]["back"] == 3
+
+
+def test_the_first_bundle_of_all_has_nothing_before_it(tmp_path: Path) -> None:
+    with fleet(tmp_path) as found:
+        for device in found.devices:
+            device.behaviour.stays = "fetch"
+        name = found.push(GOOD)
+        wait_for(lambda: found.canary(name).phase == "fetch")
+        finish(found.canary(name), GOOD)
+        wait_for(lambda: all(device.phase == "fetch" or device.bundle for device in found.devices))
+        asked = wherry(found.server.data, "rollout", "abort", name, "--yes")
+        assert "3 of them ran no other bundle" in asked.stderr
+        last = found.await_state(name, "reverted")["decisions"][-1]
+        assert (last["figures"]["back"], last["figures"]["kept"]) == (2, 1)
+        assert "1 still serve it, with no bundle to go back to or unable to: " in last["reason"]
+        assert canary_of(found, name) in last["reason"]
+        shown = wherry(found.server.data, "rollout", "status", name).stdout
+        assert "1 still on it, 2 taken back" in shown
+        assert found.canary(name).bundle == GOOD.digest
 
 
 def test_without_consent_nothing_changes(tmp_path: Path) -> None:
@@ -279,8 +315,9 @@ def test_killed_at_every_step_nothing_is_lost_and_nothing_runs_twice(tmp_path: P
             wait_for(lambda d=device: not d.outbox, what="acknowledgements")
 
 
-def finish(device: Device) -> None:
-    """Let a device that soaks commit."""
+def finish(device: Device, made: Made | None = None) -> None:
+    """Let a device that soaks commit, or one that stays somewhere before."""
+    device.bundle = made.digest if made else device.bundle
     device.proven = "good"
     device._end(device.taken[-1], "committed")
 

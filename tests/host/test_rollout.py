@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support_fleet import FAMILY, state
 
-from wherry.rows import SILENT, DeviceRow, Exposure, RolloutRow
+from wherry.outcomes import SILENT
+from wherry.rows import DeviceRow, Exposure, RolloutRow
 from wherry.server.rollout import (
     TABLE,
     E,
     Look,
     Policy,
     Report,
-    has_switched,
     judge,
     settle,
     way_back,
@@ -306,6 +306,27 @@ FETCHES = {"bundle": OLD, "phase": "fetch", "sequences": {KEY: 5}}
             {"away": 1, "still_on_it": 1},
             id="away: its order waits for it, and it is said that it is still on it",
         ),
+        pytest.param(
+            rollout(replace(part("a"), reverted_at=NOW - 10, sequence=6), at=R.REVERTING),
+            [row("a", **(RUNS_NEW | {"sequences": {KEY: 6}}))],
+            E.RETURNING,
+            {"back": 0, "kept": 0, "still_on_it": 1},
+            id="has the order back and serves the bundle still: not back",
+        ),
+        pytest.param(
+            rollout(replace(part("a"), reverted_at=1.0, sequence=6), at=R.REVERTING),
+            [row("a", **(RUNS_NEW | {"sequences": {KEY: 6}}))],
+            E.RETURNED,
+            {"back": 0, "kept": 1},
+            id="likewise after a long time: it cannot, and a new rollout may help it",
+        ),
+        pytest.param(
+            rollout(replace(part("a"), previous="", reverted_at=NOW, sequence=6), at=R.REVERTING),
+            [row("a", **(RUNS_NEW | {"sequences": {KEY: 6}}))],
+            E.RETURNED,
+            {"back": 0, "kept": 1, "still_on_it": 1},
+            id="there was no bundle before: it keeps this one, and that is said",
+        ),
     ],
 )
 def test_what_follows(
@@ -360,21 +381,6 @@ def test_the_table_has_a_row_for_whatever_is_said(
 
 def test_the_ends_have_no_way_on() -> None:
     assert not [state for state, _ in TABLE if state in (R.DONE, R.REVERTED)]
-
-
-@pytest.mark.parametrize(
-    ("known", "outcome", "switched"),
-    [
-        pytest.param(None, "", False, id="unknown"),
-        pytest.param(row(**FETCHES), "", False, id="fetches"),
-        pytest.param(row(**SOAKS), "", True, id="soaks"),
-        pytest.param(row(bundle=OLD, phase="revert"), "", True, id="is reverting"),
-        pytest.param(row(bundle=OLD, phase="idle"), "reverted", False, id="has reverted"),
-        pytest.param(row(online=False), "committed", True, id="had committed"),
-    ],
-)
-def test_who_has_switched(known: DeviceRow | None, outcome: str, *, switched: bool) -> None:
-    assert has_switched(known, part("a", outcome), NEW) is switched
 
 
 def test_the_way_back_is_the_way_there_reversed() -> None:

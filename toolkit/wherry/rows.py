@@ -4,15 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from wherry_contract.messages import Event, State, Window
-from wherry_contract.states import Outcome
-
-SILENT: Final = "silent"
-"""The outcome of a device that vanished after its switch; it cannot say so itself."""
-FAILED: Final = (Outcome.REFUSED, Outcome.REVERTED, SILENT)
-"""Outcomes that count against a bundle."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +87,8 @@ class Exposure:
 
     Attributes:
         wave: counts from 0, which is the canary.
-        previous: the bundle that served when the order was given; "" for none.
+        previous: the bundle that served when the order was given; once the order back is
+            given, the bundle that it names; "" for none.
         offered_at: when the order was given, Unix seconds; 0 if it was not.
         reverted_at: when the order back was given; 0 if it was not.
         sequence: of the latest order that this rollout gave the device.

@@ -11,7 +11,7 @@ import click
 
 from wherry.client import Client, find_client, segment
 from wherry.files import write_durably
-from wherry.rows import FAILED
+from wherry.outcomes import FAILED
 from wherry_contract.errors import GateError
 from wherry_contract.states import RolloutState
 
@@ -134,7 +134,9 @@ def _progress_line(found: Mapping[str, Any]) -> str:
 
 def _progress(item: Mapping[str, Any]) -> str:
     if item["reverted_at"] and item["outcome"] not in FAILED:
-        return "taken back" if item.get("phase") in ("", "idle") else "going back"
+        if item.get("phase") not in ("", "idle"):
+            return "going back"
+        return "still on it" if item.get("on_it") else "taken back"
     if item["outcome"]:
         return str(item["outcome"])
     return str(item.get("phase") or "offered") if item["offered_at"] else "waiting"
@@ -228,12 +230,19 @@ def rollout_abort(
     """Stop a rollout and take its devices back, the last one first."""
     client = find_client(server, token_file)
     found = client.get(f"rollouts/{segment(name)}")
-    exposed = [item for item in found["devices"] if item["offered_at"]]
-    reach = f"{len(exposed)} of {len(found['devices'])} devices have the order and go back"
-    confirm([f"{found['id']} is {found['state']}; {reach} to what they ran before"], yes=yes)
+    confirm(_abort_lines(found), yes=yes)
     found = client.post(f"rollouts/{segment(name)}/abort", {"why": why})
     say(f"rollout {found['id']} ends; follow it with `wherry rollout status {name} --watch`")
     show("wherry/rollout/1", found, [found["id"]], as_json=as_json)
+
+
+def _abort_lines(found: Mapping[str, Any]) -> Iterable[str]:
+    exposed = [item for item in found["devices"] if item["offered_at"]]
+    reach = f"{len(exposed)} of {len(found['devices'])} devices have the order and go back"
+    yield f"{found['id']} is {found['state']}; {reach} to what they ran before"
+    first = sum(item["previous"] in {"", found["bundle"]} for item in exposed)
+    if first:
+        yield f"{first} of them ran no other bundle: who has committed this one keeps it"
 
 
 # --- device -----------------------------------------------------------------------------

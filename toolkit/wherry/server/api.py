@@ -217,14 +217,13 @@ class _Api:
 
     def rollout(self, request: Request) -> Response:
         row = self._store.ledger.rollout(request.path_params["name"])
-        phases = {
-            device.device: device.state.phase
-            for device in self._store.enrolled(item.device for item in row.devices).values()
-            if device.state
-        }
+        known = self._store.enrolled(item.device for item in row.devices)
         document = views.rollout_view(row)
         for item in document["devices"]:
-            item["phase"] = phases.get(item["device"], "")
+            device = known.get(item["device"])
+            state = device.state if device else None
+            item["phase"] = state.phase if state else ""
+            item["on_it"] = bool(state and state.bundle == row.bundle)
         return JSONResponse({"schema": "wherry/rollout/1"} | document)
 
     async def abort(self, request: Request) -> Response:

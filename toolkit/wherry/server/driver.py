@@ -30,7 +30,6 @@ from .rollout import (
     Policy,
     Report,
     echoes,
-    has_switched,
     judge,
     settle,
     way_back,
@@ -198,17 +197,21 @@ class Driver:
         orders = []
         for item in due:
             device = look.devices.get(item.device)
-            digest = row.bundle if row.state != R.REVERTING else self._back_to(row, item, device)
+            digest = row.bundle if row.state != R.REVERTING else self._back_to(row, item)
             order = self._order(row, item.device, digest, known.get(item.device), device, look.now)
             orders.append(order)
             new[item.device] = _ordered(item, row, order, device, look.now)
         return [new.get(item.device, item) for item in row.devices], orders
 
-    def _back_to(self, row: RolloutRow, item: Exposure, device: DeviceRow | None) -> str:
-        """The bundle to go back to; "" withdraws the order from who has not switched."""
-        if item.previous in ("", row.bundle) or not has_switched(device, item, row.bundle):
+    def _back_to(self, row: RolloutRow, item: Exposure) -> str:
+        """The bundle to go back to; "" withdraws the order where there was none before.
+
+        What a device last reported does not matter: it may have switched since. One that
+        has not is told to serve what it serves.
+        """
+        if item.previous in ("", row.bundle) or not self._store.depot.holds(item.previous):
             return ""
-        return item.previous if self._store.depot.holds(item.previous) else ""
+        return item.previous
 
     def _order(  # noqa: PLR0917 - an order is made of these
         self,
@@ -284,6 +287,6 @@ def _ordered(
     item: Exposure, row: RolloutRow, order: Order, device: DeviceRow | None, now: float
 ) -> Exposure:
     if row.state == R.REVERTING:
-        return replace(item, reverted_at=now, sequence=order.sequence)
+        return replace(item, reverted_at=now, sequence=order.sequence, previous=order.digest)
     previous = device.state.bundle if device and device.state else ""
     return replace(item, offered_at=now, sequence=order.sequence, previous=previous)

@@ -17,7 +17,8 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Final
 
-from wherry.rows import FAILED, SILENT, DeviceRow, Exposure, RolloutRow
+from wherry.outcomes import FAILED, SILENT
+from wherry.rows import DeviceRow, Exposure, RolloutRow
 from wherry_contract.states import AFTER_SWITCH, Outcome, SlotTrust, UpdateState
 from wherry_contract.states import RolloutState as R
 
@@ -204,7 +205,7 @@ def judge(row: RolloutRow, look: Look) -> Verdict:
         look: what is known.
     """
     if row.state in _ENDING:
-        return _judge_return(row.devices, look, row.bundle)
+        return _judge_return(row, look)
     if row.stopped:
         figures = _figures(row.devices, row.wave, look)
         return Verdict(E.STOPPED, figures, f"an operator said: {row.stopped}")
@@ -265,25 +266,44 @@ def _is_late(wave: int, exposures: Sequence[Exposure], policy: Policy, look: Loo
     )
 
 
-def _judge_return(exposures: Sequence[Exposure], look: Look, bundle: str) -> Verdict:
-    exposed = [item for item in exposures if item.offered_at]
-    unordered = [item for item in exposed if not item.reverted_at]
-    back = [item for item in exposed if item.reverted_at and _is_back(item, look)]
-    away = [
-        item
-        for item in exposed
-        if item.reverted_at and item not in back and not _is_online(item, look)
-    ]
+def _judge_return(row: RolloutRow, look: Look) -> Verdict:
+    exposed = [item for item in row.devices if item.offered_at]
+    ways = [_way(item, row, look) for item in exposed]
+    back, kept, away = (ways.count(way) for way in ("back", "kept", "away"))
     figures = {
         "exposed": len(exposed),
-        "back": len(back),
-        "away": len(away),
-        "still_on_it": sum(_serves(item, look, bundle) for item in exposed),
+        "back": back,
+        "kept": kept,
+        "away": away,
+        "still_on_it": sum(_serves(item, look, row.bundle) for item in exposed),
     }
-    if unordered or len(back) + len(away) < len(exposed):
-        return Verdict(E.RETURNING, figures, f"{len(back)} of {len(exposed)} are back")
-    reason = f"{len(back)} are back, {len(away)} are away and will find their order"
+    if "" in ways:
+        return Verdict(E.RETURNING, figures, f"{back} of {len(exposed)} are back")
+    reason = f"{back} are back, {away} are away and will find their order"
+    if kept:
+        names = [item.device for item, way in zip(exposed, ways, strict=True) if way == "kept"]
+        reason += f"; {kept} still serve it, with no bundle to go back to or unable to: {names[0]}"
     return Verdict(E.RETURNED, figures, reason)
+
+
+def _way(item: Exposure, row: RolloutRow, look: Look) -> str:
+    """Where a device is on its way back; "" for under way.
+
+    Back is who has taken the order back and serves something else. A device that has taken
+    it, has ended and serves the bundle nevertheless keeps it: at once where there is no
+    other, after a while where it could not install the other.
+    """
+    if not item.reverted_at:
+        return ""
+    device = look.devices.get(item.device)
+    ended = device and device.state and device.state.phase == UpdateState.IDLE
+    if device and ended and echoes(device, look.keyid, item.sequence):
+        if not _serves(item, look, row.bundle):
+            return "back"
+        late = look.now - item.reverted_at > Policy.from_dict(row.policy).silent_seconds
+        if not item.previous or late:
+            return "kept"
+    return "" if _is_online(item, look) else "away"
 
 
 def _is_online(item: Exposure, look: Look) -> bool:
@@ -291,22 +311,9 @@ def _is_online(item: Exposure, look: Look) -> bool:
     return bool(row and row.online)
 
 
-def _is_back(item: Exposure, look: Look) -> bool:
-    row = look.devices.get(item.device)
-    done = row and row.state and row.state.phase == UpdateState.IDLE
-    return bool(row and done and echoes(row, look.keyid, item.sequence))
-
-
 def _serves(item: Exposure, look: Look, bundle: str) -> bool:
     row = look.devices.get(item.device)
     return bool(row and row.state and row.state.bundle == bundle)
-
-
-def has_switched(row: DeviceRow | None, item: Exposure, bundle: str) -> bool:
-    """Whether a device serves, or may serve, the rollout's bundle, so that it must go back."""
-    if item.outcome == Outcome.COMMITTED or row is None or row.state is None:
-        return item.outcome == Outcome.COMMITTED
-    return row.state.bundle == bundle or row.state.phase in AFTER_SWITCH
 
 
 def way_back(exposures: Sequence[Exposure]) -> list[Exposure]:
