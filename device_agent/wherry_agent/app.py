@@ -113,6 +113,8 @@ def build_core(config: AgentConfig, outbox: Outbox, clock: Clock, depot: Source)
     spool = LoggedSpool(outbox, clock)
     if outbox.damaged:
         spool.tell(Fact("D04", f"it lies in {outbox.damaged.name} now", "error"))
+    if outbox.copied:
+        spool.tell(Fact("agent.copied", f"it reports as spool {outbox.spool} now", "warning"))
     scorer = Scorer(config.limits, clock, spool.emit)
     blobs = BlobStore(config.state_dir)
     reach = Reach(

@@ -82,6 +82,7 @@ class Link:
         self._cursor = 0
         self._unsubscribed = 0.0  # when to subscribe again; 0 if nothing was refused
         self._heartbeat = 0.0
+        self._twin = ""  # whom we parted from
         self._held = 0.0  # when this connection will have lasted
         self.connected = False
 
@@ -255,13 +256,10 @@ class Link:
             self._handlers.tell(Fact.of(error), f"{error.code}:{channel}:{self._session}")
 
     def _on_ack(self, ack: Ack) -> None:
-        if ack.spool != self._outbox.spool:
-            return
+        rows = self._outbox.rows_of(ack)
         self._outbox.acknowledge(ack)
-        refused = dict(ack.refused)
         for seq in list(self._sent):
-            stored = any(first <= seq <= last for first, last in ack.stored)
-            if stored or seq in refused:
+            if any(first <= seq <= last for first, last in rows):
                 del self._sent[seq]
 
     def _on_presence(self, seen: Presence, *, retained: bool) -> None:
@@ -272,3 +270,11 @@ class Link:
         elif not retained:
             fact = Fact("G07", f"session {seen.session} is online too", "error")
             self._handlers.tell(fact, f"twin:{seen.session}")
+            self._part_from(seen.session)
+
+    def _part_from(self, twin: str) -> None:
+        """Take another spool, in case the twin's whole machine was copied from ours."""
+        if twin != self._twin:  # it says so at each reconnect
+            self._outbox.renew()
+            self._twin = twin
+            self.changed()

@@ -5,12 +5,15 @@ loses nothing of it. The broker's word is not enough to drop a message (mosquitt
 acknowledged ones when it was killed); only the ingest's own acknowledgement is.
 
 Bounded by bytes and age: the oldest windows go first and are counted, then the oldest
-events. A message's bytes are fixed when it is added and never change.
+events. Age is the time for which the outbox was open since, so no clock that is set, or
+wrong after a start, makes anything old. A message's bytes are fixed when it is added and
+never change.
+
+A copied outbox begins a new spool (see `spools`), and what it still holds keeps its names.
 """
 
 from __future__ import annotations
 
-import secrets
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -22,6 +25,7 @@ from typing import Final
 from wherry_contract.errors import StoreError
 from wherry_contract.messages import Ack, Place
 
+from .spools import home_of, read_eras, rows_of
 from .store import as_store_error, set_aside
 
 _FULL: Final = sqlite3.SQLITE_FULL
@@ -49,12 +53,14 @@ CREATE TABLE IF NOT EXISTS fact (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS told (key TEXT PRIMARY KEY, at REAL NOT NULL);
 """
 _KEYS_KEPT: Final = 1024
-_CLOCK_IS_SET: Final = 1_767_225_600.0  # 2026: a board that thinks it is earlier has no clock
 
 
 @dataclass(frozen=True)
 class Message:
-    """One thing to say; `kind` is its channel: ``window`` or ``event``."""
+    """One thing to say; `kind` is its channel: ``window`` or ``event``.
+
+    `seq` is its row in this outbox, over all spools; its place is in the payload.
+    """
 
     seq: int
     kind: str
@@ -71,7 +77,7 @@ class Outbox:
             folder: where ``outbox.db`` lies.
             device: the device's id.
             mib: what the messages may take.
-            days: how old a message may get.
+            days: for how long the outbox may be open before a message is too old.
 
         Raises:
             StoreError: D01 or D06.
@@ -82,7 +88,9 @@ class Outbox:
         self._limit_seconds = days * 86_400
         self._lock = threading.RLock()
         self.damaged: Path | None = None
+        self.copied = False
         self.dropped = 0
+        self._opened: float | None = None  # the clock of `add` at its first call
         try:
             self._open()
         except sqlite3.Error as error:
@@ -90,17 +98,28 @@ class Outbox:
                 raise _store_error(error) from error
             self.damaged = self._set_aside()
             self._open_anew()
+        except OSError as error:
+            raise as_store_error(error, "outbox") from error
+
+    @property
+    def spool(self) -> str:
+        """The spool of what is added now."""
+        return self._eras[-1][1]
 
     def _open(self) -> None:
+        home = home_of(self._path)
         database = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)
         try:
             database.execute("PRAGMA journal_mode=WAL")
             database.execute("PRAGMA synchronous=FULL")
             _check(database)
             database.executescript(_SCHEMA)
-            self.spool = _fact(database, "spool", secrets.token_hex(8))
+            self.copied = _fact(database, "home", home) != home
+            self._eras = read_eras(database, anew=self.copied)
+            database.execute("UPDATE fact SET value = ? WHERE name = 'home'", (home,))
             self.dropped = int(_fact(database, "dropped", "0"))
             self._bytes, self.newest = _sums(database)
+            self._age = _last_at(database)
         except sqlite3.Error:
             database.close()
             raise
@@ -114,6 +133,8 @@ class Outbox:
             self._open()
         except sqlite3.Error as error:
             raise _store_error(error) from error
+        except OSError as error:
+            raise as_store_error(error, "outbox") from error
 
     def _set_aside(self) -> Path:
         try:
@@ -133,7 +154,7 @@ class Outbox:
         except sqlite3.Error as error:
             self._roll_back()
             raise _store_error(error) from error
-        except BaseException:
+        except BaseException:  # whatever `make` throws, and a thread that is ended: nothing stays
             self._roll_back()
             raise
 
@@ -149,39 +170,50 @@ class Outbox:
         Args:
             kind: ``window`` or ``event``.
             make: makes the payload for the place that it is given.
-            now: Unix seconds.
+            now: seconds of a clock that never goes back, the same for all calls.
             key: a message with a key is stored once, however often it is added (until a
                 thousand other keys came).
 
         Returns:
-            The sequence; 0 if the key was there already.
+            Its row; 0 if the key was there already.
 
         Raises:
             StoreError: D01 or D06; nothing was stored.
         """
         with self._lock:
+            at = self._open_for(now)
             with self._writing() as database:
                 if key and _is_told(database, key):
                     return 0
                 cursor = database.execute(
-                    "INSERT INTO message (kind, at, payload) VALUES (?, ?, ?)", (kind, now, b"")
+                    "INSERT INTO message (kind, at, payload) VALUES (?, ?, ?)", (kind, at, b"")
                 )
                 seq = int(cursor.lastrowid or 0)
-                payload = make(Place(self._device, self.spool, seq, _oldest(database)))
+                payload = make(self._place(seq, _oldest(database, self._eras[-1][0])))
                 database.execute("UPDATE message SET payload = ? WHERE seq = ?", (payload, seq))
                 if key:
-                    _remember(database, key, now)
-                size, dropped = self._make_room(database, self._bytes + len(payload), now, seq)
+                    _remember(database, key, at)
+                size, dropped = self._make_room(database, self._bytes + len(payload), at, seq)
             self._bytes = size
             self.dropped += dropped
             self.newest = seq
         return seq
 
+    def _open_for(self, now: float) -> float:
+        """Seconds for which the outbox was open, over all starts in which something was added."""
+        if self._opened is None:
+            self._opened = now
+        return self._age + now - self._opened
+
+    def _place(self, row: int, oldest: int) -> Place:
+        first, spool = self._eras[-1]
+        return Place(self._device, spool, row - first + 1, oldest - first + 1)
+
     def _make_room(
-        self, database: sqlite3.Connection, size: int, now: float, newest: int
+        self, database: sqlite3.Connection, size: int, at: float, newest: int
     ) -> tuple[int, int]:
         """Drop the oldest windows, then the oldest events; returns bytes left and how many went."""
-        expired = now - self._limit_seconds
+        expired = at - self._limit_seconds
         if size <= self._limit_bytes and _first_at(database) > expired:
             return size, 0
         rows = database.execute(
@@ -190,8 +222,8 @@ class Outbox:
             (newest,),
         )
         gone = []
-        for seq, at, length in rows:
-            if size > self._limit_bytes or _CLOCK_IS_SET < at < expired:
+        for seq, added, length in rows:
+            if size > self._limit_bytes or added < expired:
                 gone.append((seq,))
                 size -= length
         database.executemany("DELETE FROM message WHERE seq = ?", gone)
@@ -223,18 +255,31 @@ class Outbox:
         Raises:
             StoreError: D01 or D06; what could not be dropped is sent again.
         """
-        if ack.spool != self.spool:
+        rows = self.rows_of(ack)
+        if not rows:
             return 0
-        ranges = [*ack.stored, *((seq, seq) for seq, _ in ack.refused)]
         with self._lock:
             with self._writing() as database:
                 before = database.total_changes
-                for first, last in ranges:
+                for first, last in rows:
                     database.execute("DELETE FROM message WHERE seq BETWEEN ? AND ?", (first, last))
                 gone = database.total_changes - before
                 size, _ = _sums(database)
             self._bytes = size
         return gone
+
+    def rows_of(self, ack: Ack) -> list[tuple[int, int]]:
+        """Ranges of rows that an acknowledgement names; none if its spool is not ours."""
+        return rows_of(self._eras, ack)
+
+    def renew(self) -> None:
+        """Go on under a new spool, because somebody else may be using this one too.
+
+        Raises:
+            StoreError: D01 or D06.
+        """
+        with self._lock, self._writing() as database:
+            self._eras = read_eras(database, anew=True)
 
     @property
     def waiting(self) -> int:
@@ -268,14 +313,20 @@ def _fact(database: sqlite3.Connection, name: str, default: str) -> str:
     return str(row[0])
 
 
+def _last_at(database: sqlite3.Connection) -> float:
+    found = database.execute("SELECT max(at) FROM message").fetchone()
+    return float(found[0] or 0)
+
+
 def _sums(database: sqlite3.Connection) -> tuple[int, int]:
     """Bytes of all payloads, and the newest sequence; zeros if there is nothing."""
     found = database.execute("SELECT sum(length(payload)), max(seq) FROM message").fetchone()
     return int(found[0] or 0), int(found[1] or 0)
 
 
-def _oldest(database: sqlite3.Connection) -> int:
-    return int(database.execute("SELECT min(seq) FROM message").fetchone()[0])
+def _oldest(database: sqlite3.Connection, first: int) -> int:
+    found = database.execute("SELECT min(seq) FROM message WHERE seq >= ?", (first,)).fetchone()
+    return int(found[0])
 
 
 def _first_at(database: sqlite3.Connection) -> float:

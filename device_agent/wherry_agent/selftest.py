@@ -168,7 +168,7 @@ def _disk(folder: Path) -> str:
 def _outbox(folder: Path) -> str:
     fact, now = Fact("self-test"), time.time()
     box = Outbox(folder, "self-test", mib=1, days=1)
-    seq = box.add("event", lambda place: fact.event(place, now).to_bytes(), now=now)
+    seq = box.add("event", lambda place: fact.event(place, now).to_bytes(), now=time.monotonic())
     box.close()
     again = Outbox(folder, "self-test", mib=1, days=1)
     try:

@@ -102,11 +102,14 @@ class Spool:
     def _store(self, item: Tally | tuple[Fact, float, str | None]) -> int:
         if isinstance(item, Tally):
             return self._outbox.add(
-                "window", lambda place: item.window(place).to_bytes(), now=self._clock.now()
+                "window", lambda place: item.window(place).to_bytes(), now=self._clock.monotonic()
             )
         fact, at, key = item
         return self._outbox.add(
-            "event", lambda place: fact.event(place, at).to_bytes(), now=at, key=key
+            "event",
+            lambda place: fact.event(place, at).to_bytes(),
+            now=self._clock.monotonic(),
+            key=key,
         )
 
     def _tell_dropped(self) -> bool:

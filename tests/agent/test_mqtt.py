@@ -346,9 +346,11 @@ def test_two_agents_with_one_id_are_told_of(tmp_path: Path, mosquitto: Mosquitto
         running(tmp_path / "first", mosquitto) as first,
     ):
         wait_for(lambda: first.link.connected, what="the first")
+        spool = first.outbox.spool
         with running(tmp_path / "second", mosquitto, OTHER) as second:
             wait_for(lambda: "G07" in first.codes(), what="the event")
             assert OTHER in first.told[-1][0].text
+            wait_for(lambda: first.outbox.spool != spool, what="another spool")
             second.add(3)
             wait_for(lambda: second.outbox.waiting == 0, what="the second's windows")
             assert first.outbox.spool != second.outbox.spool
