@@ -6,8 +6,11 @@ import asyncio
 import http.client
 import itertools
 import json
+import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -135,7 +138,22 @@ def test_without_the_token_there_is_nothing(server: Server, path: str, token: st
 def test_anybody_may_ask_whether_it_runs(server: Server) -> None:
     status, _, data = ask(server, "GET", "/api/v1/health", token="")
     assert status == 200
-    assert json.loads(data)["schema"] == "wherry/health/1"
+    found = json.loads(data)
+    assert (found["schema"], found["ready"]) == ("wherry/health/1", True)
+    assert found["parts"] == dict.fromkeys(("link", "driver", "broker"), True)
+
+
+def test_it_is_not_ready_while_a_part_of_it_is_down(tmp_path: Path) -> None:
+    with running_server(tmp_path / "data") as server:
+        log = server.data / "broker" / "broker.log"
+        log.unlink()
+        log.mkdir()  # so that the broker cannot be started again
+        os.kill(server.children()[0], signal.SIGKILL)
+        wait_for(lambda: ask(server, "GET", "/api/v1/health")[0] == 503)
+        parts = json.loads(ask(server, "GET", "/api/v1/health")[2])["parts"]
+        assert parts == {"link": True, "driver": True, "broker": False}
+        log.rmdir()
+        wait_for(lambda: ask(server, "GET", "/api/v1/health")[0] == 200)
 
 
 BODY = {"bundle": MADE.digest, "select": {}}
@@ -401,3 +419,16 @@ def test_a_signal_whose_exception_was_swallowed_is_not_lost() -> None:
     finally:
         for which, handler in before.items():
             signal.signal(which, handler)
+
+
+def test_a_command_waits_for_a_server_that_was_started_just_before(tmp_path: Path) -> None:
+    """`wherry serve &` and the next line, pasted together."""
+    serving = subprocess.Popen(
+        [sys.executable, "-m", "wherry", "serve", "--data", str(tmp_path / "data")],
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        assert "device" in wherry(tmp_path / "data", "device", "list").stdout
+    finally:
+        serving.terminate()
+        serving.wait(20)

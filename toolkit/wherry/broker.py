@@ -34,6 +34,7 @@ from wherry_contract.address import BrokerAddress
 from wherry_contract.errors import SetupError
 from wherry_contract.topics import DOWN, UP
 
+from .endure import LOG, Enduring
 from .files import write_durably
 from .leash import leashed
 
@@ -186,7 +187,7 @@ class Supervised:
         self._folder = folder
         self._stop = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
-        self._thread = threading.Thread(target=self._run, name="broker", daemon=True)
+        self._thread = Enduring("broker", self._run, self._stop)
         self.address = BrokerAddress(host, port)
         self.starts = 0
         self._last_words = ""
@@ -228,6 +229,11 @@ class Supervised:
             time.sleep(0.02)
 
     @property
+    def alive(self) -> bool:
+        """Whether a broker runs now."""
+        return self._thread.alive and self.pid != 0
+
+    @property
     def pid(self) -> int:
         """Of the child that runs now; 0 between two."""
         process = self._process
@@ -241,7 +247,11 @@ class Supervised:
         pause, longest = _BACKOFF_SECONDS
         while not self._stop.is_set():
             began = time.monotonic()
-            self._run_once()
+            try:
+                self._run_once()
+            except OSError as error:  # a full disk, no file handles, no memory: it may pass
+                self._last_words = str(error)
+                LOG.error("the broker does not start: %s", error)
             lived = time.monotonic() - began
             pause = _BACKOFF_SECONDS[0] if lived > longest else min(longest, pause * 2)
             self._stop.wait(pause)

@@ -81,7 +81,12 @@ class _Guard:
 
 
 def make_app(
-    office: Office, token: str, scratch: Path, *, upload_bytes: int = BUNDLE_LIMIT_BYTES
+    office: Office,
+    token: str,
+    scratch: Path,
+    *,
+    life: Callable[[], Mapping[str, bool]] = dict,
+    upload_bytes: int = BUNDLE_LIMIT_BYTES,
 ) -> ASGIApp:
     """The HTTP application.
 
@@ -89,9 +94,10 @@ def make_app(
         office: what operators ask.
         token: what they must show.
         scratch: a folder for uploads that are not checked yet.
+        life: the server's parts by name, and whether they go on.
         upload_bytes: the largest upload.
     """
-    api = _Api(office, scratch, upload_bytes)
+    api = _Api(office, scratch, upload_bytes, life)
     routes = [
         Route("/depot/{name:path}", api.depot, methods=["GET"]),
         Route("/api/v1/health", api.health, methods=["GET"]),
@@ -119,8 +125,15 @@ def _on_error(_: Request, error: Exception) -> Response:
 class _Api:
     """One method for each route."""
 
-    def __init__(self, office: Office, scratch: Path, upload_bytes: int) -> None:
+    def __init__(
+        self,
+        office: Office,
+        scratch: Path,
+        upload_bytes: int,
+        life: Callable[[], Mapping[str, bool]],
+    ) -> None:
         self._office = office
+        self._life = life
         self._upload_bytes = upload_bytes
         self._store = office.store
         self._scratch = scratch
@@ -136,7 +149,11 @@ class _Api:
         return FileResponse(path, media_type="application/octet-stream", headers=headers)
 
     def health(self, _: Request) -> Response:
-        return JSONResponse({"schema": "wherry/health/1", "ready": True, "version": __version__})
+        parts = dict(self._life())
+        ready = all(parts.values())
+        document = {"ready": ready, "parts": parts, "version": __version__}
+        status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
+        return JSONResponse({"schema": "wherry/health/1"} | document, status)
 
     # --- bundles ------------------------------------------------------------------------
 

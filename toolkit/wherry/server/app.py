@@ -171,11 +171,14 @@ def _restore(handlers: dict[signal.Signals, Any]) -> None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as stream:
+    with path.open("a") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise RolloutError("R10", str(path.parent)) from error
+        stream.truncate(0)
+        stream.write(str(os.getpid()))  # so that a command can see that we are starting
+        stream.flush()
         yield
 
 
@@ -233,11 +236,15 @@ class _Server:
         office = Office(store, site, signer.public, time.time, driver.news)
         scratch = self._data / "uploads"
         scratch.mkdir(exist_ok=True)
-        app = make_app(office, self._token(), scratch)
+        app = make_app(office, self._token(), scratch, life=lambda: self._life(link, driver))
         ready = Ready(url, address.url, fleet, self._data)
         self._announce(ready)
         on_ready(ready)
         _serve_http(app, listener, self._ending)
+
+    def _life(self, link: Link, driver: Driver) -> dict[str, bool]:
+        found = {"link": link.alive, "driver": driver.alive}
+        return found | ({"broker": self._supervised.alive} if self._supervised else {})
 
     def _listen(self) -> socket.socket:
         wanted = self._choice.port or self._kept.http_port

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from wherry_contract.errors import StoreError
 
@@ -207,7 +207,7 @@ class Database:
         try:
             with self._engine.connect() as connection:
                 yield connection
-        except DBAPIError as error:
+        except SQLAlchemyError as error:
             raise _store_error(error) from error
 
     @contextmanager
@@ -222,7 +222,7 @@ class Database:
                 writer = connection.execution_options(wherry_begin="IMMEDIATE")
                 with writer.begin():
                     yield writer
-        except DBAPIError as error:
+        except SQLAlchemyError as error:
             raise _store_error(error) from error
 
     def close(self) -> None:
@@ -243,7 +243,7 @@ def _begin(connection: sa.Connection) -> None:
     connection.exec_driver_sql(f"BEGIN {kind}")
 
 
-def _store_error(error: DBAPIError) -> StoreError:
-    text = str(error.orig)
+def _store_error(error: SQLAlchemyError) -> StoreError:
+    text = str(error.orig if isinstance(error, DBAPIError) else error)
     full = any(word in text.lower() for word in _FULL_WORDS)
     return StoreError("D01" if full else "D06", f"fleet store: {text[:200]}")

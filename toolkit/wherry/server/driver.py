@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
+from wherry.endure import Enduring
 from wherry.rows import Decision, DeviceRow, Exposure, Order, RolloutRow
 from wherry_contract.assignment import Assignment
 from wherry_contract.errors import WherryError
@@ -69,7 +70,7 @@ class Driver:
         self._retain_seconds = retain_days * 86_400
         self._wake = threading.Event()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="driver", daemon=True)
+        self._thread = Enduring("driver", self._run, self._stop)
         self._published: dict[str, tuple[int, float]] = {}
         self._everything = False
         self._purge_at = 0.0
@@ -85,8 +86,12 @@ class Driver:
         """End it after the present look."""
         self._stop.set()
         self._wake.set()
-        if self._thread.is_alive():
-            self._thread.join(10.0)
+        self._thread.join(10.0)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it goes on looking."""
+        return self._thread.alive
 
     def news(self) -> None:
         """Ask for a look soon."""

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+from wherry.endure import Enduring
 from wherry_contract.address import BrokerAddress
 from wherry_contract.errors import LinkError, StoreError, WherryError
 from wherry_contract.topics import UP, Topic, every_device
@@ -45,7 +46,7 @@ class Link:
         self._ingest = ingest
         self._on_connect = on_connect
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="link", daemon=True)
+        self._thread = Enduring("link", self._run, self._stop)
         self._outgoing: queue.SimpleQueue[tuple[str, bytes, int, bool]] = queue.SimpleQueue()
         self._arrived: list[Arrival] = []
         self._refused = ""
@@ -59,8 +60,12 @@ class Link:
     def stop(self) -> None:
         """End it; what has arrived is stored first."""
         self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join(10.0)
+        self._thread.join(10.0)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it goes on listening, or trying to."""
+        return self._thread.alive
 
     def publish(self, device: str, channel: str, payload: bytes) -> None:
         """Send to a device; dropped while there is no connection, to be sent again later."""
@@ -77,7 +82,8 @@ class Link:
                     attempts = 0
             except WherryError as error:
                 LOG.warning("%s", error)
-            self.listening_since = None
+            finally:
+                self.listening_since = None
             attempts += 1
             ceiling = min(_RECONNECT_SECONDS, 0.2 * 2 ** min(attempts, 12))
             self._stop.wait(0.1 + random.random() * ceiling)  # noqa: S311 - jitter, no secret

@@ -54,16 +54,14 @@ class Store:
             query = query.where(db.window.c.bundle == bundle)
         labels = {row.device: row.labels for row in self.devices(select)}
         with self._database.reading() as connection:
-            return [
-                StoredWindow(
-                    row.device,
-                    labels[row.device],
-                    row.received_at,
-                    Window.from_bytes(row.payload),
-                )
-                for row in connection.execute(query)
-                if row.device in labels
-            ]
+            rows = connection.execute(query).all()  # reading them takes long: not in here
+        return [
+            StoredWindow(
+                row.device, labels[row.device], row.received_at, Window.from_bytes(row.payload)
+            )
+            for row in rows
+            if row.device in labels
+        ]
 
     def events(
         self,
@@ -89,11 +87,11 @@ class Store:
         if rollout is not None:
             query = query.where(db.event.c.rollout == rollout)
         with self._database.reading() as connection:
-            rows = [
-                StoredEvent(row.device, row.received_at, Event.from_bytes(row.payload))
-                for row in connection.execute(query)
-            ]
-        return rows[::-1]
+            rows = connection.execute(query).all()
+        return [
+            StoredEvent(row.device, row.received_at, Event.from_bytes(row.payload))
+            for row in reversed(rows)
+        ]
 
     def devices(self, select: Mapping[str, str] | None = None) -> list[DeviceRow]:
         """Enrolled devices by id; with `select`, those that have all of these labels."""
