@@ -1,26 +1,32 @@
 """The example's live traffic: ten days of payments at three chains, and what happens to one.
 
     python examples/fraud_terminals/stream.py --shift birch > payments.jsonl
+    python examples/fraud_terminals/stream.py --post http://127.0.0.1:8600
 
-One payment a line, in time order: `row` holds the named raw values of the input contract, as
-a till would send them. The demo feeds them to agents; the same is here to be imported.
+One payment a line, in time order, each the body that a till sends to its agent's
+`/v2/models/fraud/infer`; or, with --post, sent there. The demo feeds the same to three agents.
 """
 
 from __future__ import annotations
 
 import argparse
+import http.client
 import itertools
 import json
 import sys
+import time
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
 
 import numpy as np
 from make_data import CHAINS, FEATURES
 from pyarrow import parquet
+
+from wherry_contract.when import to_text
 
 DATA: Final = Path(__file__).resolve().parent / "data"
 DAY: Final = 86_400.0
@@ -136,15 +142,61 @@ def _move(
     return payment._replace(row=row)
 
 
+def request(number: int, payment: Payment) -> dict[str, Any]:
+    """What a till sends: Open Inference Protocol v2 with named rows (docs/agent.md)."""
+    when = {"at": to_text(payment.at)}
+    return {"id": f"{payment.chain}-{number}", "rows": [payment.row], "parameters": when}
+
+
+def post(url: str, stream: Iterable[Payment]) -> tuple[int, int]:
+    """Send payments to an agent, one after the other; returns how many it answered and flagged.
+
+    Waits for the agent's first model. A payment that it refuses ends the stream.
+    """
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=10)
+    while not _ready(connection):
+        time.sleep(0.5)
+    answered = flagged = 0
+    for number, payment in enumerate(stream):
+        connection.request("POST", "/v2/models/fraud/infer", json.dumps(request(number, payment)))
+        answer = json.loads(connection.getresponse().read())
+        if "error" in answer:
+            sys.exit(f"payment {number}: {answer['error']}")
+        outputs = {item["name"]: item["data"] for item in answer["outputs"]}
+        answered, flagged = answered + 1, flagged + bool(outputs["flagged"][0])
+    return answered, flagged
+
+
+def _ready(connection: http.client.HTTPConnection) -> bool:
+    try:
+        connection.request("GET", "/v2/health/ready")
+        response = connection.getresponse()
+        response.read()
+    except OSError as error:
+        sys.exit(f"no agent at {connection.host}:{connection.port}: {error}")
+    return response.status == http.HTTPStatus.OK
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--chain", choices=CHAINS, help="the payments of one chain alone")
     parser.add_argument("--shift", choices=CHAINS, help="the chain whose amounts turn into leva")
+    parser.add_argument("--post", metavar="URL", help="send them to the agent at this address")
     arguments = parser.parse_args()
     stream: Sequence[Payment] = payments()
     if arguments.shift:
         stream = shifted(stream, chain=arguments.shift)
-    sys.stdout.writelines(json.dumps(payment._asdict()) + "\n" for payment in stream)
+    if arguments.chain:
+        stream = by_chain(stream)[arguments.chain]
+    if arguments.post:
+        answered, flagged = post(arguments.post, stream)
+        print(f"{answered} payments answered, {flagged} flagged")
+        return
+    try:
+        sys.stdout.writelines(json.dumps(request(*item)) + "\n" for item in enumerate(stream))
+    except BrokenPipeError:  # the reader has seen enough, as in `| head`
+        sys.stdout = None
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import re
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -15,6 +16,8 @@ from urllib.parse import quote, urlencode, urlsplit
 from wherry_contract.errors import CODES, LinkError, RolloutError, SetupError, coded_error
 
 _SECONDS: Final = 60.0
+_STARTING_SECONDS: Final = 20.0  # for a server whose folder is in use
+_LOOKING_SECONDS: Final = 1.0  # for one that was called a moment ago, as by `wherry serve &`
 _ANSWER_LIMIT_BYTES: Final = 256 * 2**20
 _DEFAULT_HOME: Final = ".wherry"
 
@@ -35,7 +38,8 @@ class Client:
         """
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise SetupError("H07", f"{url[:80]!r} is no http:// address")
+            cure = "write it like http://127.0.0.1:8700"
+            raise SetupError("H07", f"{url[:80]!r} is no http:// address", cure=cure)
         self.url = url.rstrip("/")
         self._parts = parts
         self._token = token
@@ -126,7 +130,7 @@ def find_client(server: str = "", token_file: Path | None = None) -> Client:
         SetupError: H02 no token, H07 no server.
         RolloutError: R05, the file holds something else than a token.
     """
-    url = server or os.environ.get("WHERRY_SERVER", "") or _running(home() / "server.json")
+    url = server or os.environ.get("WHERRY_SERVER", "") or _running(home())
     path = token_file or home() / "token"
     try:
         token = path.read_text(errors="replace").strip()
@@ -137,8 +141,28 @@ def find_client(server: str = "", token_file: Path | None = None) -> Client:
     return Client(url, token)
 
 
-def _running(path: Path) -> str:
+def _running(folder: Path) -> str:
+    """The URL of the server that keeps its data here; one that is starting is waited for."""
+    path = folder / "server.json"
+    began = time.monotonic()
+    while not path.exists():
+        waited = time.monotonic() - began
+        if waited > (_STARTING_SECONDS if _is_starting(folder / "lock") else _LOOKING_SECONDS):
+            cure = "start it with `wherry serve` here, or say --server, or set $WHERRY_HOME"
+            raise SetupError("H07", f"{path} is not there", cure=cure)
+        time.sleep(0.05)
     try:
         return str(json.loads(path.read_text())["url"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SetupError("H07", f"{path} is not there or not readable") from error
+        raise SetupError("H07", f"{path} is not readable") from error
+
+
+def _is_starting(lock: Path) -> bool:
+    """Whether the process that wrote its number there lives; the lock itself is never touched."""
+    try:
+        os.kill(int(lock.read_text()), 0)
+    except PermissionError:  # it lives, and is somebody else's
+        return True
+    except (OSError, ValueError, OverflowError):
+        return False
+    return True
