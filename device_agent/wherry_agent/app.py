@@ -37,7 +37,7 @@ from .scoring import Scorer
 from .server import Hooks, HttpServer
 from .service import Service
 from .shelf import Shelf
-from .spool import Fact, Spool
+from .spool import Fact, LoggedSpool, Spool
 from .store import BlobStore, StatePair, as_store_error, durable_write, folder_lock
 from .trust import PinnedTrust
 from .update_io import Updater
@@ -48,12 +48,10 @@ _FLUSH_RETRY_SECONDS: Final = 5.0
 _DRAIN_SECONDS: Final = 5.0
 _JOIN_SECONDS: Final = 8.0
 _RESTART_CEILING_SECONDS: Final = 60.0
-_KEYS_LOGGED: Final = 1024
 _SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a folder of our own is made in it
 _MEMORY_MIB: Final = 4.0
 
 _log = logging.getLogger("wherry")
-_LEVELS: Final = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
 def this_board() -> Board:
@@ -66,38 +64,26 @@ def this_board() -> Board:
     return Board(platform.machine(), runtime, version)
 
 
-class LoggedSpool(Spool):
-    """A spool that also writes what it is told to the log, each key once."""
+def restart_pause(former: float, lived: float) -> float:
+    """Seconds to wait before a part that crashed is started again.
 
-    def __init__(self, outbox: Outbox, clock: Clock) -> None:
-        super().__init__(outbox, clock)
-        self._logged: dict[str, None] = {}
+    Args:
+        former: the pause before it was started, 0 if it was the first time.
+        lived: seconds from then until it crashed.
 
-    def tell(self, fact: Fact, *, key: str | None = None) -> None:
-        """Take an event, and log it."""
-        if key is None or key not in self._logged:
-            _write_log(fact)
-        if key is not None:
-            self._logged[key] = None
-            while len(self._logged) > _KEYS_LOGGED:
-                with contextlib.suppress(KeyError):  # another thread was quicker
-                    del self._logged[next(iter(self._logged))]
-        super().tell(fact, key=key)
-
-    def record(self, fact: Fact, *, key: str) -> None:
-        """Store an event now, and log it."""
-        super().record(fact, key=key)
-        _write_log(fact)
-
-
-def _write_log(fact: Fact) -> None:
-    _log.log(_LEVELS[fact.severity], "%s %s", fact.code, fact.text)
+    Returns:
+        The double of the former pause, up to a minute; one second again if it lived longer.
+    """
+    if lived > _RESTART_CEILING_SECONDS:
+        return _TICK_SECONDS
+    return min(max(_TICK_SECONDS, 2 * former), _RESTART_CEILING_SECONDS)
 
 
 @dataclass(frozen=True)
 class Core:
     """The parts that decide and remember, without port, link or threads."""
 
+    board: Board
     spool: Spool
     scorer: Scorer
     updater: Updater
@@ -126,8 +112,9 @@ def build_core(config: AgentConfig, outbox: Outbox, clock: Clock, depot: Source)
         spool=spool,
         clock=clock,
     )
-    updater = Updater(config, this_board(), StatePair(config.state_dir), reach)
-    return Core(spool, scorer, updater)
+    board = this_board()
+    updater = Updater(config, board, StatePair(config.state_dir), reach)
+    return Core(board, spool, scorer, updater)
 
 
 def open_outbox(config: AgentConfig) -> Outbox:
@@ -249,14 +236,15 @@ class Agent:
 
     def _keep(self, name: str, work: Callable[[], None]) -> None:
         """Run a part, and run it again if it crashes, with a growing pause between."""
-        pause = _TICK_SECONDS
+        pause = 0.0
         while not self._stop.is_set():
+            began = self._clock.monotonic()
             try:
                 work()
             except Exception as error:  # noqa: BLE001 - a bug in one part must not stop the others
                 self._crashed(name, error)
+                pause = restart_pause(pause, self._clock.monotonic() - began)
                 self._stop.wait(pause)
-                pause = min(2 * pause, _RESTART_CEILING_SECONDS)
             else:
                 return
 
@@ -314,7 +302,7 @@ class Agent:
 
     def _state(self) -> bytes:
         record, served = self._core.updater.record, self._core.scorer.served
-        board, slot = this_board(), record.serving
+        board, slot = self._core.board, record.serving
         return State(
             device=self._config.device,
             agent=__version__,
@@ -339,7 +327,9 @@ class Agent:
         ).to_bytes()
 
     def _also(self) -> dict[str, object]:
-        held = {"waiting": self._outbox.waiting, "dropped": self._outbox.dropped}
+        held = {"dropped": self._outbox.dropped}
+        with contextlib.suppress(StoreError):  # a report without this figure is still one
+            held["waiting"] = self._outbox.waiting
         features = sorted(self._config.features)
         return {"outbox": held} | ({"features": features} if features else {})
 

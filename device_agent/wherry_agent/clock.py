@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from typing import Protocol
+from typing import Final, Protocol
+
+_SAYABLE: Final = (0.0, 4_102_444_800.0)  # 1970 to 2100: what a message may say
 
 
 class Clock(Protocol):
@@ -22,8 +24,8 @@ class SystemClock:
     """The board's own clocks."""
 
     def now(self) -> float:
-        """Unix seconds."""
-        return time.time()
+        """Unix seconds; a clock that says what cannot be says the nearest that can."""
+        return min(max(time.time(), _SAYABLE[0]), _SAYABLE[1])
 
     def monotonic(self) -> float:
         """Seconds that never go back."""

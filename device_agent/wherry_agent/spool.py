@@ -6,6 +6,7 @@ again; what does not fit is dropped, oldest window first, and counted.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from dataclasses import dataclass
@@ -19,6 +20,10 @@ from .outbox import Outbox
 from .scoring import Tally
 
 _MOST_WAITING: Final = 64
+_KEYS_LOGGED: Final = 1024
+
+_log = logging.getLogger("wherry")
+_LEVELS: Final = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,16 @@ class Spool:
         del self._waiting[next(windows, 1)]
         self.lost += 1
 
+    def _lose_first(self, error: Exception) -> None:
+        """Drop the one that cannot be made into a message; never said of what says so."""
+        with self._lock:
+            item = self._waiting.popleft()
+            self.lost += 1
+        if isinstance(item, Tally):
+            kind = type(error).__name__
+            fact = Fact("agent.crash", f"a window was dropped: {kind}: {error}"[:500], "error")
+            self.tell(fact, key=f"unsayable:{kind}:{int(self._clock.now() // 3600)}")
+
     def record(self, fact: Fact, *, key: str) -> None:
         """Store an event now; when this returns it is on the medium.
 
@@ -95,6 +110,9 @@ class Spool:
                     self._store(item)
                 except StoreError:
                     return False
+                except Exception as error:  # noqa: BLE001 - a bug in one must not block the others
+                    self._lose_first(error)
+                    continue
                 with self._lock:
                     self._waiting.popleft()
             return self._tell_dropped()
@@ -126,3 +144,36 @@ class Spool:
         if told:
             self._told_dropped = dropped
         return True
+
+
+class LoggedSpool(Spool):
+    """A spool that also writes what it is told to the log, each key once."""
+
+    def __init__(self, outbox: Outbox, clock: Clock) -> None:
+        super().__init__(outbox, clock)
+        self._logged: dict[str, None] = {}
+        self._logging = threading.Lock()
+
+    def tell(self, fact: Fact, *, key: str | None = None) -> None:
+        """Take an event, and log it."""
+        if key is None or self._is_new(key):
+            _write_log(fact)
+        super().tell(fact, key=key)
+
+    def _is_new(self, key: str) -> bool:
+        with self._logging:
+            if key in self._logged:
+                return False
+            self._logged[key] = None
+            if len(self._logged) > _KEYS_LOGGED:
+                del self._logged[next(iter(self._logged))]
+            return True
+
+    def record(self, fact: Fact, *, key: str) -> None:
+        """Store an event now, and log it."""
+        super().record(fact, key=key)
+        _write_log(fact)
+
+
+def _write_log(fact: Fact) -> None:
+    _log.log(_LEVELS[fact.severity], "%s %s", fact.code, fact.text)

@@ -28,9 +28,10 @@ from support_agent import (
 )
 from support_app import ROW, AgentProcess, Fleet, Traffic, agent_process, run_agent_command
 
-from wherry_agent.app import Agent
+from wherry_agent.app import Agent, restart_pause
 from wherry_agent.outbox import Outbox
 from wherry_contract.manifest import Soak
+from wherry_contract.messages import State
 from wherry_contract.states import UpdateState as S
 
 FIRST = make_bundle("1.0.0")
@@ -348,6 +349,39 @@ def test_a_crashed_part_is_told_and_started_again(
     assert [item["text"] for item in payloads if item["code"] == "agent.crash"] == [
         "part: ZeroDivisionError: a bug"
     ]
+
+
+PAUSES = [
+    ("the first time", 0.0, 0.1, 1.0),
+    ("again at once", 1.0, 0.1, 2.0),
+    ("no longer than a minute", 60.0, 30.0, 60.0),
+    ("anew, after it lived for a while", 60.0, 61.0, 1.0),
+]
+
+
+@pytest.mark.parametrize(
+    ("former", "lived", "wanted"), [row[1:] for row in PAUSES], ids=[row[0] for row in PAUSES]
+)
+def test_the_pause_before_a_part_is_started_again(
+    former: float, lived: float, wanted: float
+) -> None:
+    assert restart_pause(former, lived) == wanted
+
+
+def test_a_report_needs_no_disk(tmp_path: Path) -> None:
+    """The outbox cannot be read any more; the state says so by leaving the figure out."""
+    agent = Agent(agent_config(tmp_path))
+    runner = threading.Thread(target=agent.run)
+    runner.start()
+    wait_for((tmp_path / "state" / "listening").exists)
+    whole = State.from_bytes(agent._state())
+    agent._outbox.close()
+    report = State.from_bytes(agent._state())
+    agent.stop()
+    runner.join(20)
+    assert set(whole.extra["outbox"]) == {"waiting", "dropped"}
+    assert set(report.extra["outbox"]) == {"dropped"}
+    assert report.runtime == whole.runtime
 
 
 # --- what it connects to ----------------------------------------------------------------

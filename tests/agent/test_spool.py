@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,43 @@ def test_the_event_of_an_error_says_what_and_why(bench: Bench) -> None:
     (event,) = bench.events()
     assert (event.code, event.severity) == ("T02", "error")
     assert event.text.startswith("it is not signed by a trusted key: why")
+
+
+def test_what_cannot_be_said_blocks_nothing_and_is_told(bench: Bench) -> None:
+    """A window whose time no calendar knows, before one that is sound."""
+    bench.spool.emit(replace(tally(1), opened=1e15))
+    bench.spool.emit(tally(2))
+    assert bench.spool.flush()
+    assert bench.windows() == [2]
+    assert bench.spool.lost == 1
+    crash, dropped = bench.events()
+    assert (crash.code, dropped.code) == ("agent.crash", "D05")
+    assert "OverflowError" in crash.text
+
+
+def test_an_event_that_cannot_be_said_blocks_nothing_and_is_counted(bench: Bench) -> None:
+    bench.clock.wall = 1e15
+    bench.spool.tell(Fact("unsayable"))
+    bench.clock.wall = 1.8e9
+    bench.spool.emit(tally(1))
+    assert bench.spool.flush()
+    assert bench.windows() == [1]
+    assert [(event.code, event.text) for event in bench.events()] == [("D05", "1 messages so far")]
+
+
+@pytest.mark.parametrize("jump", [-400 * 86_400.0, 400 * 86_400.0], ids=["back", "ahead"])
+def test_a_clock_that_jumps_makes_nothing_old(bench: Bench, jump: float) -> None:
+    bench.spool.emit(tally(1))
+    bench.spool.flush()
+    bench.clock.wall += jump
+    bench.spool.emit(tally(2))
+    bench.spool.flush()
+    assert bench.windows() == [1, 2]
+    assert bench.events() == []
+    bench.clock.pass_by(31 * 86_400)
+    bench.spool.emit(tally(3))
+    bench.spool.flush()
+    assert bench.windows() == [3]
 
 
 def test_threads_lose_nothing(bench: Bench) -> None:
