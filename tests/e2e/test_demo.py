@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -193,3 +194,18 @@ def test_a_folder_that_it_did_not_make_is_left_alone(tmp_path: Path) -> None:
     assert done.returncode == 3
     assert "H03" in done.stderr
     assert (precious / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_second_demo_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "demo-run"
+    folder.mkdir()
+    with (folder / ".wherry-demo").open("w") as mark:
+        fcntl.flock(mark, fcntl.LOCK_EX)
+        (folder / "agent.log").write_text("of the first")
+        done = subprocess.run(
+            [sys.executable, "-m", "wherry", "demo"],
+            cwd=tmp_path, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    assert done.returncode == 3
+    assert "runs in demo-run already" in done.stderr
+    assert (folder / "agent.log").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -9,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import Final, TextIO
 
 from wherry_contract.errors import SetupError
 
@@ -65,8 +66,11 @@ def run_demo(choice: Choice) -> tuple[Check, ...]:
         WherryError: a chapter could not be told.
         KeyboardInterrupt: Ctrl-C or SIGTERM; nothing is left running.
     """
-    _clear(choice.folder)
-    with _sigterm_interrupts(), children(choice.folder) as programs:
+    with (
+        _alone(choice.folder),
+        _sigterm_interrupts(),
+        children(choice.folder) as programs,
+    ):
         stage = Stage(
             example=choice.example,
             folder=choice.folder.resolve(),
@@ -78,6 +82,29 @@ def run_demo(choice: Choice) -> tuple[Check, ...]:
         )
         tell(stage, Stream(choice.example))
     return tuple(stage.checks)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Make the folder anew, unless a demo runs in it now."""
+    mark = folder / _MARK
+    if mark.exists():
+        with mark.open() as stream:
+            _hold(stream, folder)
+            _clear(folder)
+    else:
+        _clear(folder)
+    with mark.open() as stream:
+        _hold(stream, folder)
+        yield
+
+
+def _hold(stream: TextIO, folder: Path) -> None:
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        cure = "wait for it, or choose another --folder"
+        raise SetupError("H03", f"a demo runs in {folder} already", cure=cure) from error
 
 
 def _clear(folder: Path) -> None:
