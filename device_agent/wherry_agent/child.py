@@ -82,7 +82,7 @@ def _run(
         process.kill()
         process.communicate()
         raise ChildFailure(timed_out=True) from None
-    except BaseException:
+    except BaseException:  # also a stop of ours: no child is left behind
         process.kill()
         process.communicate()
         raise
