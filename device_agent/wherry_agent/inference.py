@@ -13,7 +13,8 @@ from wherry_contract.histograms import score_bins
 from wherry_contract.manifest import Manifest
 from wherry_contract.rule import Rule
 
-from .runtime import Scores, Session, open_session
+from .runtime import open_session
+from .session import Scores, Session
 
 
 @dataclass(frozen=True)

@@ -1,35 +1,16 @@
-"""What runs a model: one small protocol, one file for each runtime."""
+"""Which runtime runs a model: one file for each."""
 
 from __future__ import annotations
 
 from importlib.metadata import version
-from typing import Final, Protocol
+from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-
-from wherry_contract.encoder import Tensor
 from wherry_contract.errors import SetupError
 from wherry_contract.manifest import Output, RuntimeNeeds
 
-Scores = NDArray[np.float64]
+from .session import Session
 
 _DISTRIBUTIONS: Final = {"onnxruntime": "onnxruntime"}
-
-
-class Session(Protocol):
-    """A loaded model."""
-
-    def score(self, tensor: Tensor) -> Scores:
-        """Probabilities of the positive class.
-
-        Args:
-            tensor: float32, shape (rows, features).
-
-        Returns:
-            float64, shape (rows,).
-        """
-        ...
 
 
 def installed() -> tuple[str, str]:

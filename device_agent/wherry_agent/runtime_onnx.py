@@ -18,7 +18,7 @@ from wherry_contract.encoder import Tensor
 from wherry_contract.errors import ProbeError
 from wherry_contract.manifest import Output, RuntimeNeeds
 
-from .runtime import Scores
+from .session import Scores
 
 
 class OnnxSession:
