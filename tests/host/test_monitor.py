@@ -17,6 +17,7 @@ from support_monitor import (
     rows,
 )
 
+from wherry.cli.monitor import _lines
 from wherry.monitor import judge
 
 # --- silent ---------------------------------------------------------------------------------
@@ -194,3 +195,13 @@ def test_when_it_is_over_the_alarm_ends() -> None:
     assert decisions(view, "AMOUNT", "a")[-5:] == ["watch", "act", "act", "stable", "stable"]
     assert "raised before" in cells(view, "AMOUNT", "a")[-3].rule
     assert not alerts(view)
+
+
+def test_what_waits_for_rows_takes_one_line_a_place() -> None:
+    fleet = Fleet()
+    fleet.quiet_days(["a"], 0, 1, 120)
+    view = judge(fleet.references, fleet.windows)
+    said = [line for line in _lines(view, every=False) if line.startswith("not enough data")]
+    assert any("at all devices: 120 of 250 rows" in line for line in said)
+    assert len(said) == len({cell.device for cell in view.current})
+    assert len(list(_lines(view, every=True))) > len(said) + 5

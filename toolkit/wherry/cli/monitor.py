@@ -116,16 +116,34 @@ def _lines(view: FleetView, *, every: bool) -> Iterable[str]:
     yield from _health_lines(view)
     yield ""
     cells = [cell for cell in view.cells if every or _is_news(cell)]
-    yield from _cell_lines(cells, every=every)
+    if cells:
+        yield from _cell_lines(cells, every=every)
+    if not every:
+        yield from _waiting_lines(view)
 
 
 def _is_news(cell: Cell) -> bool:
-    """All that stands for the fleet; of single devices what moved, and what waits for rows."""
+    """All that was judged for the fleet; of single devices what moved."""
     from wherry.monitor import ALERTS, Decision
 
-    quiet = (Decision.STABLE, Decision.CALENDAR, Decision.NO_BASELINE)
-    moved = cell.decision in (*ALERTS, Decision.WATCH)
-    return cell.current and (not cell.device or moved or cell.decision not in quiet)
+    if not cell.current or cell.decision == Decision.WAITING:
+        return False
+    return not cell.device or cell.decision in (*ALERTS, Decision.WATCH)
+
+
+def _waiting_lines(view: FleetView) -> Iterable[str]:
+    """One line for each place whose comparisons wait for rows."""
+    from wherry.monitor import Decision
+    from wherry.monitor.words import number, place
+
+    waiting: dict[str, list[Cell]] = {}
+    for cell in view.current:
+        if cell.decision == Decision.WAITING:
+            waiting.setdefault(cell.device, []).append(cell)
+    for device, cells in sorted(waiting.items()):
+        rows, needed = max((cell.rows, cell.needed) for cell in cells)
+        what = number(len(cells), "comparison")
+        yield f"not enough data at {place(device)}: {rows} of {needed} rows; {what} wait"
 
 
 def _health_lines(view: FleetView) -> Iterable[str]:
