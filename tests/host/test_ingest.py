@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,6 +62,48 @@ def test_what_came_twice_is_counted_once_and_acknowledged_again(tmp_path: Path) 
         first = takes.take([sent(window("a", 1))])
         assert takes.take([sent(window("a", 1))]) == first
         assert store.counters() == {"windows": 1, "duplicates": 1}
+
+
+OTHER = window("a", 1, rows=10, flagged=2)
+THIRD = Arrival(topic("a", "event"), event("a", 1).to_bytes())
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "acked"),
+    [
+        pytest.param([sent(window("a", 1))], [sent(OTHER)], (), id="another window"),
+        pytest.param([sent(window("a", 1))], [THIRD], (), id="an event where a window is"),
+        pytest.param([THIRD], [sent(OTHER)], (), id="a window where an event is"),
+        pytest.param([], [sent(OTHER), sent(window("a", 1))], (), id="two at once"),
+        pytest.param([THIRD], [sent(OTHER), sent(window("a", 2))], ((2, 2),), id="one of several"),
+        pytest.param([THIRD], [THIRD], ((1, 1),), id="the very same: no clash"),
+    ],
+)
+def test_two_messages_at_one_place(
+    tmp_path: Path, before: list[Arrival], now: list[Arrival], acked: tuple[tuple[int, int], ...]
+) -> None:
+    """As when two agents have one id: what is not counted is not acknowledged."""
+    with open_store(tmp_path, "a") as store:
+        takes = ingest(store)
+        takes.take(before)
+        kept = [item.window for item in store.windows()]
+        acks = takes.take(now)
+        assert [pair for _, ack in acks for pair in ack.stored] == list(acked)
+        clash = [item.code for item in store.incidents()] == ["G07"]
+        assert clash is (acked != ((1, 1),))
+        assert [item.window for item in store.windows() if item.window.place.seq == 1] == kept
+
+
+def test_what_was_refused_is_not_lost(tmp_path: Path) -> None:
+    with open_store(tmp_path, "a") as store:
+        takes = ingest(store)
+        for found in (window("a", 1), window("a", 2, rows=7), window("a", 2, rows=7)):
+            takes.take([sent(found)])
+        later = Ingest(store, "f", lambda: NOW + 10, lambda: None)
+        later.take([sent(window("a", 5, oldest=5))])
+        assert store.lost("a") == 2  # 3 and 4; 2 came and was refused, and came again
+        store.purge(NOW + 5)
+        assert store.lost("a") == 2
 
 
 def test_long_acknowledgements_are_cut(tmp_path: Path) -> None:
@@ -262,6 +305,22 @@ def test_on_a_full_disk_nothing_is_acknowledged_and_nothing_is_lost(tmp_path: Pa
         assert acks == [("a", Ack(SPOOL, ((1, 399),)))]
         assert store.device("a").online
         assert len(store.windows()) == 399
+
+
+def test_a_store_that_cannot_be_read_loses_no_report(tmp_path: Path) -> None:
+    here = Arrival(topic("a", "presence"), Presence("a", True, A).to_bytes())
+    with open_store(tmp_path, "a") as store:
+        takes = ingest(store)
+        with sqlite3.connect(tmp_path / "fleet.sqlite") as other:
+            other.execute("ALTER TABLE device RENAME TO gone")
+        with pytest.raises(StoreError) as caught:
+            takes.take([here])
+        assert caught.value.code == "D06"
+        assert takes.waiting
+        other.execute("ALTER TABLE gone RENAME TO device")
+        other.close()
+        takes.take([])
+        assert store.device("a").online
 
 
 # --- over a real broker ---------------------------------------------------------------------

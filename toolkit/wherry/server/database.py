@@ -75,6 +75,15 @@ spool = sa.Table(
     sa.Column("floor", sa.Integer, nullable=False, default=0),
     sa.Column("purged", sa.Integer, nullable=False, default=0),
 )
+# places whose message was refused for good: they were not lost on the way
+refusal = sa.Table(
+    "refusal",
+    _META,
+    sa.Column("device", sa.String, primary_key=True),
+    sa.Column("spool", sa.String, primary_key=True),
+    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("received_at", sa.Float, nullable=False, index=True),
+)
 incident = sa.Table(
     "incident",
     _META,

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from wherry.rows import DeviceRow, Incident
@@ -27,7 +27,7 @@ from wherry_contract.messages import (
 )
 from wherry_contract.topics import UP, Topic, parse_topic
 
-from .intake import Batch
+from .intake import Batch, Spot, spot
 from .store import Store
 
 _PLACE: Final = (
@@ -102,9 +102,10 @@ class Ingest:
         found = _Sorted()
         for arrival in arrivals:
             self._sort(arrival, found, now)
-        known = self._store.enrolled(_names(found))
-        batch = _batch(found, known, now)
         try:
+            known = self._store.enrolled(_names(found))
+            batch = _batch(found, known, now)
+            batch = _without(batch, self._store.clashes(batch))
             self._store.add(batch)
         except StoreError:
             # windows and events come again by themselves; reports only with the next heartbeat
@@ -191,6 +192,31 @@ def _batch(found: _Sorted, known: Mapping[str, DeviceRow], now: float) -> Batch:
         states=_last_states(found.states, known),
         presence=_last_presence(found.presence, known),
         incidents=incidents,
+        refused=[
+            (device, spool, seq)
+            for (device, spool), codes in found.refused.items()
+            if device in known
+            for seq in codes
+        ],
+    )
+
+
+def _without(batch: Batch, spots: Collection[Spot]) -> Batch:
+    """A batch without what stands where something else does: not stored, not acknowledged.
+
+    Were it acknowledged, the device would forget a message that nobody has counted.
+    """
+    if not spots:
+        return batch
+    incidents = [
+        Incident(batch.received_at, device, "", "G07", f"another message is at {spool}/{seq}", 0)
+        for device, spool, seq in sorted(spots)
+    ]
+    return replace(
+        batch,
+        windows=[item for item in batch.windows if spot(item[0].place) not in spots],
+        events=[item for item in batch.events if spot(item[0].place) not in spots],
+        incidents=[*batch.incidents, *incidents],
     )
 
 

@@ -15,6 +15,9 @@ from wherry_contract.messages import Event, Place, State, Window
 from . import database as db
 
 INCIDENTS_KEPT: Final = 1000
+_ASKED: Final = 300  # places in one statement; SQLite has a limit for its variables
+Spot = tuple[str, str, int]
+"""Device, spool and sequence of a message."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class Batch:
         states: the last report of each device.
         presence: online and session by device.
         incidents: what was not taken.
+        refused: places of what was refused for good, as (device, spool, seq).
     """
 
     received_at: float
@@ -36,6 +40,7 @@ class Batch:
     states: Mapping[str, State] = field(default_factory=dict)
     presence: Mapping[str, tuple[bool, str]] = field(default_factory=dict)
     incidents: Sequence[Incident] = ()
+    refused: Sequence[Spot] = ()
 
     @property
     def places(self) -> list[Place]:
@@ -44,6 +49,35 @@ class Batch:
             *(window.place for window, _ in self.windows),
             *(event.place for event, _ in self.events),
         ]
+
+
+def spot(place: Place) -> Spot:
+    """What names a message for ever."""
+    return place.device, place.spool, place.seq
+
+
+def clashes(connection: sa.Connection, batch: Batch) -> set[Spot]:
+    """Places at which a batch has another message than was stored, or than it has itself.
+
+    A device sends again byte for byte, so a second message at a place is another one: of a
+    second agent with the same id, or of one whose state folder was set back.
+    """
+    found: set[Spot] = set()
+    said: dict[Spot, bytes] = {}
+    payloads = [payload for _, payload in (*batch.windows, *batch.events)]
+    for place, payload in zip(batch.places, payloads, strict=True):
+        if said.setdefault(spot(place), payload) != payload:
+            found.add(spot(place))
+    spots = list(said)
+    for table in (db.window, db.event):
+        columns = (table.c.device, table.c.spool, table.c.seq)
+        for start in range(0, len(spots), _ASKED):
+            asked = sa.tuple_(*columns).in_(spots[start : start + _ASKED])
+            for row in connection.execute(sa.select(*columns, table.c.payload).where(asked)):
+                where = (row.device, row.spool, row.seq)
+                if said[where] != row.payload:
+                    found.add(where)
+    return found
 
 
 def take(connection: sa.Connection, batch: Batch) -> int:
@@ -63,6 +97,14 @@ def take(connection: sa.Connection, batch: Batch) -> int:
     new_events = _insert_new(connection, db.event, events)
     _note_devices(connection, batch)
     _note_incidents(connection, batch.incidents)
+    _insert_new(
+        connection,
+        db.refusal,
+        [
+            {"device": device, "spool": spool, "seq": seq, "received_at": batch.received_at}
+            for device, spool, seq in batch.refused
+        ],
+    )
     twice = len(batch.windows) + len(batch.events) - new_windows - new_events
     for name, more in (
         ("windows", new_windows),

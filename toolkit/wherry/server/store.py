@@ -19,7 +19,7 @@ from wherry_contract.profile import ReferenceProfile
 
 from . import database as db
 from .depot import Depot
-from .intake import Batch, take
+from .intake import Batch, Spot, clashes, take
 from .ledger import Ledger
 
 
@@ -176,7 +176,7 @@ class Store:
 
     def _lost(self, connection: sa.Connection, spool: sa.Row[Any]) -> int:
         stored = 0
-        for table in (db.window, db.event):
+        for table in (db.window, db.event, db.refusal):
             mine = (table.c.device == spool.device) & (table.c.spool == spool.spool)
             query = sa.select(sa.func.count()).where(mine & (table.c.seq < spool.oldest))
             stored += connection.scalar(query) or 0
@@ -189,6 +189,15 @@ class Store:
         query = sa.select(db.device).where(db.device.c.id.in_(list(names)))
         with self._database.reading() as connection:
             return {row.id: _device(row) for row in connection.execute(query)}
+
+    def clashes(self, batch: Batch) -> set[Spot]:
+        """Places at which another message is stored than the batch has there.
+
+        Raises:
+            StoreError: D01 or D06.
+        """
+        with self._database.reading() as connection:
+            return clashes(connection, batch)
 
     def add(self, batch: Batch) -> int:
         """Store a batch; when this returns it is on the medium.
@@ -246,6 +255,7 @@ class Store:
         They are remembered as dropped, so that a replay does not bring them back.
         """
         with self._database.writing() as connection:
+            _purge(connection, db.refusal, before)
             return sum(_purge(connection, table, before) for table in (db.window, db.event))
 
     def close(self) -> None:
