@@ -24,14 +24,24 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_for(look: Callable[[], T], *, seconds: float = 20.0, what: str = "") -> T:
-    """Look again and again until there is something true to see, and return it."""
+def wait_for(
+    look: Callable[[], T], *, seconds: float = 20.0, what: str | Callable[[], str] = ""
+) -> T:
+    """Look again and again until there is something true to see, and return it.
+
+    Args:
+        look: the condition.
+        seconds: how long.
+        what: words for what never came, or what makes them then.
+    """
     end = time.monotonic() + seconds
     while True:
         found = look()
         if found:
             return found
-        assert time.monotonic() < end, f"waited {seconds:.0f} s for {what or look}"
+        if time.monotonic() >= end:
+            text = what() if callable(what) else what
+            raise AssertionError(f"waited {seconds:.0f} s for {text or look}")
         time.sleep(0.02)
 
 

@@ -180,7 +180,7 @@ def test_install_from_a_file_and_commit_on_live_traffic(tmp_path: Path) -> None:
         assert (agent.serving, agent.trust, agent.phase) == (FIRST.digest, "unproven", "soak")
         agent.start()
         assert agent.ask(*[ROW] * 5)[0] == 200
-        wait_for(lambda: agent.phase == "idle", what=agent.log())
+        wait_for(lambda: agent.phase == "idle", what=agent.log)
         assert (agent.serving, agent.trust) == (FIRST.digest, "good")
         assert agent.stop() == 0
         # once more: there is nothing to do
