@@ -108,6 +108,14 @@ def test_retention_takes_the_old_and_a_replay_does_not_bring_it_back(tmp_path: P
         assert store.lost("a") == 0
 
 
+def test_more_devices_than_a_statement_has_room_for(tmp_path: Path) -> None:
+    """SQLite takes 32,766 variables at most, and 999 where it is old."""
+    names = [f"d{place}" for place in range(40_000)]
+    with open_store(tmp_path, "d7") as store:
+        assert set(store.enrolled(names)) == {"d7"}
+        assert store.ledger.orders(names) == {}
+
+
 def test_incidents_are_bounded(tmp_path: Path) -> None:
     with open_store(tmp_path) as store:
         for turn in range(3):

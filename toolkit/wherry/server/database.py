@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -16,7 +17,9 @@ from wherry_contract.errors import StoreError
 VERSION: Final = 1
 _BUSY_SECONDS: Final = 20.0
 _FULL_WORDS: Final = ("full", "disk i/o error")
+_VARIABLES: Final = 300  # three times as many where an item is a place
 _META = sa.MetaData()
+_T = TypeVar("_T")
 
 meta = sa.Table(
     "meta",
@@ -172,6 +175,13 @@ assignment = sa.Table(
     sa.Column("issued_at", sa.Float, nullable=False),
     sa.Column("envelope", sa.LargeBinary, nullable=False),
 )
+
+
+def in_parts(items: Iterable[_T]) -> Iterator[list[_T]]:
+    """Lists short enough for one statement; SQLite bounds how many variables one may have."""
+    rest = iter(items)
+    while part := list(itertools.islice(rest, _VARIABLES)):
+        yield part
 
 
 class Database:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -13,9 +14,9 @@ from wherry.rows import Incident
 from wherry_contract.messages import Event, Place, State, Window
 
 from . import database as db
+from .database import in_parts
 
 INCIDENTS_KEPT: Final = 1000
-_ASKED: Final = 300  # places in one statement; SQLite has a limit for its variables
 Spot = tuple[str, str, int]
 """Device, spool and sequence of a message."""
 
@@ -68,16 +69,26 @@ def clashes(connection: sa.Connection, batch: Batch) -> set[Spot]:
     for place, payload in zip(batch.places, payloads, strict=True):
         if said.setdefault(spot(place), payload) != payload:
             found.add(spot(place))
-    spots = list(said)
-    for table in (db.window, db.event):
+    spots = _seen(connection, said)
+    for part, table in itertools.product(in_parts(spots), (db.window, db.event)):
         columns = (table.c.device, table.c.spool, table.c.seq)
-        for start in range(0, len(spots), _ASKED):
-            asked = sa.tuple_(*columns).in_(spots[start : start + _ASKED])
-            for row in connection.execute(sa.select(*columns, table.c.payload).where(asked)):
-                where = (row.device, row.spool, row.seq)
-                if said[where] != row.payload:
-                    found.add(where)
+        asked = sa.tuple_(*columns).in_(part)
+        for row in connection.execute(sa.select(*columns, table.c.payload).where(asked)):
+            where = (row.device, row.spool, row.seq)
+            if said[where] != row.payload:
+                found.add(where)
     return found
+
+
+def _seen(connection: sa.Connection, spots: Collection[Spot]) -> list[Spot]:
+    """Those that do not lie beyond everything that their outbox has sent; mostly none."""
+    names = {device for device, _, _ in spots}
+    newest: dict[tuple[str, str], int] = {}
+    for part in in_parts(names):
+        columns = (db.spool.c.device, db.spool.c.spool, db.spool.c.newest)
+        rows = connection.execute(sa.select(*columns).where(db.spool.c.device.in_(part)))
+        newest |= {(row.device, row.spool): row.newest for row in rows}
+    return [where for where in spots if where[2] <= newest.get(where[:2], 0)]
 
 
 def take(connection: sa.Connection, batch: Batch) -> int:
@@ -139,12 +150,12 @@ def _note_spools(connection: sa.Connection, batch: Batch) -> dict[tuple[str, str
             for (device, spool), (oldest, newest) in seen.items()
         ],
     )
-    floors = connection.execute(
-        sa.select(db.spool.c.device, db.spool.c.spool, db.spool.c.floor).where(
-            db.spool.c.device.in_({device for device, _ in seen})
-        )
-    )
-    return {(row.device, row.spool): row.floor for row in floors}
+    columns = (db.spool.c.device, db.spool.c.spool, db.spool.c.floor)
+    floors: dict[tuple[str, str], int] = {}
+    for part in in_parts({device for device, _ in seen}):
+        rows = connection.execute(sa.select(*columns).where(db.spool.c.device.in_(part)))
+        floors |= {(row.device, row.spool): row.floor for row in rows}
+    return floors
 
 
 def _note_devices(connection: sa.Connection, batch: Batch) -> None:

@@ -137,10 +137,13 @@ class Ledger:
     def orders(self, devices: Iterable[str] | None = None) -> dict[str, Order]:
         """The latest assignment of each device, or of those named."""
         query = sa.select(db.assignment)
+        queries = [query]
         if devices is not None:
-            query = query.where(db.assignment.c.device.in_(list(devices)))
+            which = db.assignment.c.device
+            queries = [query.where(which.in_(part)) for part in db.in_parts(devices)]
         with self._database.reading() as connection:
-            return {row.device: Order(**_plain(row)) for row in connection.execute(query)}
+            rows = [row for one in queries for row in connection.execute(one)]
+        return {row.device: Order(**_plain(row)) for row in rows}
 
 
 _ROLLOUT_FIELDS: Final = (

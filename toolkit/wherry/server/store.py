@@ -186,9 +186,13 @@ class Store:
 
     def enrolled(self, names: Iterable[str]) -> dict[str, DeviceRow]:
         """Those of `names` that are enrolled."""
-        query = sa.select(db.device).where(db.device.c.id.in_(list(names)))
+        query = sa.select(db.device)
         with self._database.reading() as connection:
-            return {row.id: _device(row) for row in connection.execute(query)}
+            return {
+                row.id: _device(row)
+                for part in db.in_parts(names)
+                for row in connection.execute(query.where(db.device.c.id.in_(part)))
+            }
 
     def clashes(self, batch: Batch) -> set[Spot]:
         """Places at which another message is stored than the batch has there.
