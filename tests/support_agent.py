@@ -7,6 +7,8 @@ is built into the graph or the parts, never pretended.
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -565,6 +567,25 @@ class _DepotHandler(BaseHTTPRequestHandler):
                 self.wfile.write(b"0\r\n\r\n")
         except OSError:
             self.close_connection = True  # the client has seen enough
+
+
+# --- the kernel's word ----------------------------------------------------------------------
+
+
+def strace_program() -> str:
+    """Debian's strace; it is no option, or what it watches for would go unwatched."""
+    found = shutil.which("strace")
+    assert found, "strace is missing; `make test-tools` installs it"
+    return found
+
+
+def may_trace() -> bool:
+    """Whether this machine lets strace trace: a container may forbid ptrace."""
+    asked = [strace_program(), "-qq", "-e", "trace=connect", "true"]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    forbidden = "PTRACE" in done.stderr or "not permitted" in done.stderr
+    assert forbidden or not done.returncode, done.stderr
+    return not forbidden
 
 
 # --- the agent's own files ------------------------------------------------------------------

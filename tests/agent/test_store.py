@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support_agent import may_trace, strace_program
 
 from wherry_agent.store import BlobStore, StatePair, durable_write, folder_lock
 from wherry_contract.errors import BundleError, StoreError
@@ -50,9 +50,8 @@ def test_a_write_replaces_the_whole_file(tmp_path: Path) -> None:
 
 def test_the_order_of_system_calls(tmp_path: Path) -> None:
     """Temporary file, fsync, rename, fsync of the folder: seen by strace."""
-    strace = shutil.which("strace")
-    if not strace or subprocess.run([strace, "-o", os.devnull, "true"], check=False).returncode:
-        pytest.skip("strace is missing, or may not trace here")
+    if not may_trace():
+        pytest.skip("ptrace is not permitted here")
     code = (
         "import sys, pathlib; from wherry_agent.store import durable_write;"
         "durable_write(pathlib.Path(sys.argv[1]), b'x' * 100)"
@@ -61,7 +60,18 @@ def test_the_order_of_system_calls(tmp_path: Path) -> None:
     calls = "trace=openat,open,write,fsync,rename,renameat,renameat2"
     path = tmp_path / "state.0"
     subprocess.run(
-        [strace, "-f", "-o", str(log), "-e", calls, sys.executable, "-c", code, str(path)],
+        [
+            strace_program(),
+            "-f",
+            "-o",
+            str(log),
+            "-e",
+            calls,
+            sys.executable,
+            "-c",
+            code,
+            str(path),
+        ],
         check=True,
     )
     text = log.read_text()
