@@ -30,6 +30,14 @@ ONE = infer({"rows": [ROW]})
 
 @pytest.fixture
 def port(tmp_path: Path) -> Iterator[Port]:
+    """One that has time: a slow machine must not be taken for a slow client."""
+    with running_port(tmp_path, SERVED, request_seconds=30, connections=4) as running:
+        yield running
+
+
+@pytest.fixture
+def hasty(tmp_path: Path) -> Iterator[Port]:
+    """One that has none, for tests of lateness itself."""
     with running_port(tmp_path, SERVED, request_seconds=0.4, connections=4) as running:
         yield running
 
@@ -96,19 +104,29 @@ BAD: dict[str, tuple[bytes, int, str]] = {
         413,
         "S03",
     ),
-    "half a head": (b"GET /v2 HTTP/1.1\r\nHo", 408, "S06"),
-    "one byte": (b"G", 408, "S06"),
-    "half a body": (ONE[:-5], 408, "S06"),
+}
+
+LATE: dict[str, bytes] = {
+    "half a head": b"GET /v2 HTTP/1.1\r\nHo",
+    "one byte": b"G",
+    "half a body": ONE[:-5],
     "half a chunk": (
-        b"POST /v2 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n10\r\nhalf",
-        408,
-        "S06",
+        b"POST /v2 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n10\r\nhalf"
     ),
 }
 
 
 @pytest.mark.parametrize(("sent", "status", "code"), BAD.values(), ids=BAD.keys())
 def test_bad_requests_are_told_and_ended(port: Port, sent: bytes, status: int, code: str) -> None:
+    is_told_and_ended(port, sent, status, code)
+
+
+@pytest.mark.parametrize("sent", LATE.values(), ids=LATE.keys())
+def test_requests_that_never_come_whole_are_told_and_ended(hasty: Port, sent: bytes) -> None:
+    is_told_and_ended(hasty, sent, 408, "S06")
+
+
+def is_told_and_ended(port: Port, sent: bytes, status: int, code: str) -> None:
     with port.connect() as client:
         client.sendall(sent)
         found, headers, body = read_reply(client)
@@ -192,9 +210,9 @@ def test_a_connection_is_closed_when_the_client_wants_it(port: Port, request_: b
         assert is_closed(client)
 
 
-def test_a_slow_loris_holds_up_nobody_and_is_ended(port: Port) -> None:
+def test_a_slow_loris_holds_up_nobody_and_is_ended(hasty: Port) -> None:
     with ExitStack() as stack:
-        slow = [stack.enter_context(port.connect()) for _ in range(3)]
+        slow = [stack.enter_context(hasty.connect()) for _ in range(3)]
         ended = threading.Event()
 
         def trickle() -> None:
@@ -210,7 +228,7 @@ def test_a_slow_loris_holds_up_nobody_and_is_ended(port: Port) -> None:
         thread = threading.Thread(target=trickle)
         thread.start()
         try:
-            assert ask(port, ONE)[0] == 200
+            assert ask(hasty, ONE)[0] == 200
             for client in slow:
                 status, _, body = read_reply(client)
                 assert (status, json.loads(body)["code"]) == (408, "S06")
@@ -219,8 +237,8 @@ def test_a_slow_loris_holds_up_nobody_and_is_ended(port: Port) -> None:
             thread.join()
 
 
-def test_an_idle_connection_may_stay_longer_than_a_request(port: Port) -> None:
-    with port.connect() as client:
+def test_an_idle_connection_may_stay_longer_than_a_request(hasty: Port) -> None:
+    with hasty.connect() as client:
         client.sendall(GET)
         assert read_reply(client)[0] == 200
         time.sleep(1.0)  # the wait is what is tested: over twice `request_seconds`
