@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -304,6 +305,23 @@ def test_two_agents_with_one_id_are_reported(
     with agent_process(tmp_path / "twin", broker=mosquitto.url) as twin:
         twin.start()
         wait_for(lambda: "G07" in fleet.codes(), what=agent.log)
+
+
+def test_a_copied_folder_is_told_and_counts_apart(
+    agent: AgentProcess, fleet: Fleet, mosquitto: Mosquitto, tmp_path: Path
+) -> None:
+    agent.start()
+    wait_for(lambda: fleet.states, what=agent.log)
+    assert agent.stop() == 0
+    shutil.copytree(agent.state_dir, tmp_path / "twin" / "state")
+    with agent_process(tmp_path / "twin", broker=mosquitto.url) as twin:
+        twin.start()
+        wait_for(lambda: "agent.copied" in fleet.codes(), what=twin.log)
+        assert fleet.states[-1].spool != fleet.states[0].spool
+        assert twin.stop() == 0
+    agent.start()  # the original goes on as it was
+    wait_for(lambda: fleet.states[-1].spool == fleet.states[0].spool, what=agent.log)
+    assert fleet.codes().count("agent.copied") == 1
 
 
 def test_the_port_is_taken(tmp_path: Path) -> None:
