@@ -21,6 +21,7 @@ from support_monitor import (
 )
 
 from wherry.monitor import Policy, judge
+from wherry.rows import StoredWindow
 from wherry_contract.profile import build_profile
 
 
@@ -118,3 +119,45 @@ def test_weekly_buckets_are_whole_weeks_by_themselves(weekly: Fleet) -> None:
     _weekend(weekly, "a", range(21))
     view = judge(weekly.references, weekly.windows, Policy(bucket_seconds=7 * DAY))
     assert decisions(view, "KIND") == ["stable"] * 3
+
+
+# --- windows of no one time -----------------------------------------------------------------
+
+
+def _after(fleet: Fleet, seconds: float) -> list[StoredWindow]:
+    """What a fleet sent, each window received so long after it had closed."""
+    return [replace(item, received_at=item.window.closed + seconds) for item in fleet.windows]
+
+
+@pytest.mark.parametrize(
+    ("opened", "closed", "reason"),
+    [
+        pytest.param(9.5e8, MONDAY + 3 * DAY, "too far apart", id="one payment of the year 2000"),
+        pytest.param(MONDAY, 4e9, "too far apart", id="one payment of the year 2096"),
+        pytest.param(4e9, 4e9 + 60, "in the future", id="a clock of the year 2096"),
+        pytest.param(MONDAY + 2.2 * DAY, MONDAY + 3.1 * DAY, "", id="over midnight"),
+        pytest.param(MONDAY, MONDAY + 5 * DAY, "", id="of five days, in a quiet shop"),
+        pytest.param(9.5e8, 9.5e8 + 60, "", id="late by years: may be, and stands where it was"),
+    ],
+)
+def test_one_wild_time_takes_no_window_along(opened: float, closed: float, reason: str) -> None:
+    fleet = Fleet()
+    fleet.quiet_days(["a", "b"], 0, 4)
+    received = [*_after(fleet, 60.0)]
+    fleet.send("b", 4, rows(fleet.rng, 400), opened=opened, closed=closed)
+    wild = replace(fleet.windows[-1], received_at=MONDAY + 4 * DAY)
+    view = judge(fleet.references, [*received, wild])
+    if not reason:
+        assert (view.refusals, view.windows) == ((), 9)
+        return
+    (refusal,) = view.refusals
+    assert (refusal.device, refusal.windows, refusal.rows) == ("b", 1, 400)
+    assert reason in refusal.reason
+    assert view == replace(judge(fleet.references, received), refusals=view.refusals)
+
+
+def test_a_fleet_that_replays_the_future_is_judged_all_the_same() -> None:
+    fleet = Fleet()
+    fleet.quiet_days(["a", "b"], 0, 4)
+    view = judge(fleet.references, _after(fleet, -500 * DAY))
+    assert (view.refusals, view.windows) == ((), 8)

@@ -14,9 +14,10 @@ from wherry_contract.messages import Window
 
 from .compare import Row
 from .subjects import Key, Reference, window_rows
-from .view import Health, Policy, Refusal
+from .view import DAY, WEEK, Health, Policy, Refusal
 
 FLEET = ""  # the id of no device: all of them together
+_MOST_BUCKETS = 7  # that one window may span, or a week
 
 
 @dataclass
@@ -66,7 +67,8 @@ def add_up(
     """Add windows up; order, repeats and how rows were cut into windows change nothing.
 
     A window lies in the bucket of its middle. What counted against other edges than its
-    bundle's reference is refused: its sums would be nonsense.
+    bundle's reference is refused: its sums would be nonsense. So is a window of no one time:
+    one payment with a wild time would take all the others of its window along.
 
     Args:
         references: by bundle.
@@ -77,9 +79,12 @@ def add_up(
     sums: dict[tuple[float, str], _Sum] = defaultdict(_Sum)
     latest: dict[str, tuple[float, str]] = {}
     refused: dict[tuple[str, str, str, str], list[int]] = defaultdict(lambda: [0, 0])
-    for stored in _once(windows):
+    once = _once(windows)
+    ahead = _runs_ahead(once)
+    for stored in once:
         window, device = stored.window, stored.device
         reason = _reason_against(references.get(window.bundle), window)
+        reason = reason or _reason_of_time(stored, policy, ahead=ahead)
         if reason:
             counted = refused[device, reason, window.bundle, window.edges]
             counted[0] += 1
@@ -121,6 +126,25 @@ def _reason_against(reference: Reference | None, window: Window) -> str:
     slots = {item.name: len(item.counts.bins) for item in profile.features}
     if {name: len(counts.bins) for name, counts in window.features.items()} != slots:
         return "other features or bins than its edges have"
+    return ""
+
+
+def _runs_ahead(windows: Sequence[StoredWindow]) -> bool:
+    """Whether the fleet as a whole lives later than the server, as when payments are replayed."""
+    ahead = sum(_is_ahead(stored) for stored in windows)
+    return 2 * ahead >= len(windows)
+
+
+def _is_ahead(stored: StoredWindow) -> bool:
+    return stored.window.closed > stored.received_at + DAY
+
+
+def _reason_of_time(stored: StoredWindow, policy: Policy, *, ahead: bool) -> str:
+    window = stored.window
+    if window.closed - window.opened > max(WEEK, _MOST_BUCKETS * policy.bucket_seconds):
+        return "its payments lie too far apart for one window: look for a wrong time among them"
+    if _is_ahead(stored) and not ahead:
+        return "its payments lie in the future: look for a wrong clock"
     return ""
 
 
