@@ -262,6 +262,20 @@ FETCHES = {"bundle": OLD, "phase": "fetch", "sequences": {KEY: 5}}
             id="away after it took the order: awaited",
         ),
         pytest.param(
+            rollout(part("a", "committed"), part("b", at=LONG)),
+            [row("a"), row("b", online=False, seen_at=LONG, **FETCHES)],
+            E.UNDECIDED,
+            {"open": 1},
+            id="and for long, before its switch: undecided",
+        ),
+        pytest.param(
+            rollout(part("a", "committed"), part("b", at=LONG)),
+            [row("a"), row("b", online=True, seen_at=LONG, **FETCHES)],
+            E.WAITING,
+            {"open": 1},
+            id="likewise, but it is there: awaited",
+        ),
+        pytest.param(
             rollout(part("a")), [row("a", online=False)], E.WAITING, {"away": 1}, id="all are away"
         ),
         pytest.param(

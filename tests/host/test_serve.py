@@ -195,6 +195,7 @@ BODY = {"bundle": MADE.digest, "select": {}}
         pytest.param("POST", "rollouts/r99/abort", {}, 404, "R01", id="abort none"),
         pytest.param("GET", "events?limit=x", b"", 400, "R06", id="odd limit"),
         pytest.param("GET", "events?limit=1000000", b"", 400, "R06", id="a limit too high"),
+        pytest.param("GET", "events?limit=" + "9" * 5000, b"", 400, "R06", id="no limit at all"),
         pytest.param("POST", "bundles", b"no bundle at all" * 99, 422, "B03", id="no bundle"),
         pytest.param("POST", "bundles", MADE.layout.to_tar(), 422, "T02", id="unsigned"),
         pytest.param("POST", "bundles", MADE.to_tar()[:3000], 422, "B01", id="cut short"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import re
 import tempfile
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
@@ -253,7 +254,7 @@ class _Api:
     def events(self, request: Request) -> Response:
         asked = request.query_params
         limit = asked.get("limit", "100")
-        if not limit.isascii() or not limit.isdigit() or int(limit) > _MOST_ITEMS:
+        if not re.fullmatch(r"[0-9]{1,9}", limit) or int(limit) > _MOST_ITEMS:
             raise RolloutError("R06", f"limit should be a number up to {_MOST_ITEMS}")
         rows = self._store.events(
             device=asked.get("device"), rollout=asked.get("rollout"), limit=int(limit)

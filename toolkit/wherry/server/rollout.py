@@ -78,7 +78,8 @@ class Policy:
         soak_rows: replaces the bundle's own soak if not negative.
         soak_seconds: likewise.
         max_failures: devices that may fail in a wave after the canary; in the canary, none.
-        silent_seconds: without a word for so long after its switch, a device has failed.
+        silent_seconds: without a word for so long after its switch, a device has failed;
+            before its switch its order is undecided.
         hold_seconds: an order that is not settled for so long is undecided.
     """
 
@@ -173,11 +174,16 @@ def _healthy(row: DeviceRow, bundle: str) -> bool:
 
 
 def _is_silent(row: DeviceRow, item: Exposure, look: Look, seconds: float) -> bool:
-    if row.online or look.listening_since is None or not row.state:
+    switched = row.state and row.state.phase in AFTER_SWITCH
+    return bool(switched) and _is_unheard(row, item, look, seconds)
+
+
+def _is_unheard(row: DeviceRow, item: Exposure, look: Look, seconds: float) -> bool:
+    """Whether a device that took the order is gone, and has been for so long."""
+    if row.online or look.listening_since is None or not echoes(row, look.keyid, item.sequence):
         return False
-    switched = row.state.phase in AFTER_SWITCH and echoes(row, look.keyid, item.sequence)
     heard = max(row.seen_at, look.listening_since, item.offered_at)
-    return switched and look.now - heard > seconds
+    return look.now - heard > seconds
 
 
 def echoes(row: DeviceRow, keyid: str, sequence: int) -> bool:
@@ -223,9 +229,12 @@ def _judge_wave(row: RolloutRow, policy: Policy, look: Look) -> Verdict:
         why = f"{first.device} {first.outcome} {first.code} {first.detail}".strip()
         return Verdict(E.FAILED, figures, f"{len(failed)} failed, {allowed} may: {why}"[:600])
     if figures["open"] or not figures["settled"]:
-        late = figures["undecided"] or _is_late(wave, exposures, policy, look)
-        if late and figures["open"]:
+        late = [item.device for item in exposures if _is_late(item, wave, policy, look)]
+        if figures["undecided"] and figures["open"]:
             return Verdict(E.UNDECIDED, figures, "a soak is undecided: too little traffic")
+        if late:
+            reason = f"{len(late)} took the order and did not settle it in time: {late[0]}"
+            return Verdict(E.UNDECIDED, figures, reason)
         return Verdict(E.WAITING, figures, "devices are under way")
     if not figures["committed"]:
         return Verdict(E.WAITING, figures, "no device of this wave has committed")
@@ -255,15 +264,13 @@ def _is_neutral(item: Exposure, look: Look) -> bool:
     return row is None or not (row.online or echoes(row, look.keyid, item.sequence))
 
 
-def _is_late(wave: int, exposures: Sequence[Exposure], policy: Policy, look: Look) -> bool:
-    return any(
-        item.wave == wave
-        and not item.outcome
-        and item.offered_at
-        and look.now - item.offered_at > policy.hold_seconds
-        and not _is_neutral(item, look)
-        for item in exposures
-    )
+def _is_late(item: Exposure, wave: int, policy: Policy, look: Look) -> bool:
+    row = look.devices.get(item.device)
+    waits = item.wave == wave and item.offered_at and not item.outcome
+    if not waits or row is None or _is_neutral(item, look):
+        return False
+    late = look.now - item.offered_at > policy.hold_seconds
+    return late or _is_unheard(row, item, look, policy.silent_seconds)
 
 
 def _judge_return(row: RolloutRow, look: Look) -> Verdict:
