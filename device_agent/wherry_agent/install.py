@@ -16,7 +16,7 @@ from typing import Final
 
 from wherry_contract.assignment import Assignment
 from wherry_contract.bundle import Bundle, open_bundle
-from wherry_contract.errors import LinkError, SetupError, StoreError, TrustError, coded_error
+from wherry_contract.errors import LinkError, SetupError, TrustError, UpdateError, coded_error
 from wherry_contract.oci import Descriptor
 from wherry_contract.states import Outcome
 from wherry_contract.states import UpdateState as S
@@ -79,6 +79,7 @@ def install_file(config: AgentConfig, path: Path, clock: Clock | None = None) ->
     Raises:
         SetupError: H02, the file cannot be read.
         StoreError: D03 the agent is running, D01 or D06 the disk does not take it.
+        UpdateError: U03, a step does not succeed.
         WherryError: the bundle is refused, with the code of the first check that failed.
     """
     try:
@@ -126,6 +127,7 @@ def _order(config: AgentConfig, bundle: Bundle, now: float) -> Assignment:
 def _carry_out(updater: Updater, digest: str) -> Update:
     """Take steps until the bundle soaks or its update has ended; what is in its way unwinds."""
     seen: Update | None = None
+    left = _MOST_RETRIES  # of ours: what a network update has used up is not counted
     while True:
         update = updater.record.update
         if update and update.assignment.digest == digest:
@@ -134,10 +136,13 @@ def _carry_out(updater: Updater, digest: str) -> Update:
                 return seen
         elif seen:
             return seen
-        if update and update.retries > _MOST_RETRIES:
-            raise StoreError("D06", f"{updater.record.state} does not succeed; see above")
+        before = updater.record.state
         pause = updater.run_once()
         if updater.record.state == S.IDLE and seen:
             return seen
+        left = left - 1 if pause and updater.record.state == before else _MOST_RETRIES
+        if left < 0:
+            cure = "see `wherry-agent status`, then try again"
+            raise UpdateError("U03", f"{before} does not succeed", cure=cure)
         if pause:
             time.sleep(min(pause, _PAUSE_SECONDS))

@@ -7,17 +7,20 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from support import ROOT, wait_for
-from support_agent import keys, make_bundle, write_agent_config
+from support_agent import keys, make_bundle, order_for, write_agent_config
 from support_app import ROW, AgentProcess, agent_process, run_agent_command
 
 from wherry_agent.config import AgentConfig, Limits, load_config
+from wherry_agent.record import DeviceRecord
 from wherry_agent.selftest import self_test, tiny_bundle
+from wherry_agent.store import StatePair
+from wherry_agent.updater import accept
 from wherry_contract.errors import StoreError
 
 FIRST = make_bundle("1.0.0")
@@ -197,6 +200,20 @@ def test_install_asks_for_the_agent_to_be_stopped(tmp_path: Path) -> None:
         done = run_agent_command("install", stick, "--config", str(agent.config))
         assert done.returncode == 3
         assert "error[D03]" in done.stderr
+
+
+def test_install_gets_past_an_update_that_cannot_reach_its_depot(tmp_path: Path) -> None:
+    """What the stick is for: a network update hangs, with many retries behind it."""
+    with agent_process(tmp_path / "agent") as agent:
+        config = load_config(agent.config)
+        config.state_dir.mkdir(parents=True, exist_ok=True)
+        stuck = accept(DeviceRecord(), order_for("sha256:" + "0" * 64, 1))
+        stuck = replace(stuck, state="admit").with_update(retries=8)
+        StatePair(config.state_dir).save(stuck.to_dict())
+        stick = put(tmp_path, FIRST.to_tar())
+        done = run_agent_command("install", stick, "--config", str(agent.config))
+        assert done.returncode == 0, done.stderr
+        assert (agent.serving, agent.phase) == (FIRST.digest, "soak")
 
 
 _TAR = FIRST.to_tar()
