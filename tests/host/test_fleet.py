@@ -265,6 +265,8 @@ def test_who_is_away_does_not_hold_a_wave_up_and_converges_later(tmp_path: Path)
         with running_devices(back):
             wait_for(lambda: back.bundle == BETTER.digest)
             assert [order.digest for order in back.taken] == [BETTER.digest]  # the latest alone
+            wait_for(lambda: found.outcomes(name)["till-3"] == "committed")
+            assert found.rollout(name)["state"] == "done"
 
 
 def test_silence_after_the_switch_is_a_failure(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from wherry.endure import Enduring
@@ -20,6 +20,7 @@ from wherry_contract.assignment import Assignment
 from wherry_contract.errors import WherryError
 from wherry_contract.messages import wrap_assignment
 from wherry_contract.states import RolloutState as R
+from wherry_contract.when import to_seconds
 
 from .ledger import Change
 from .orders import VALID_SECONDS, AssignmentSigner
@@ -38,7 +39,9 @@ from .rollout import (
 from .store import Store
 
 LOG: Final = logging.getLogger("wherry.server")
-_EVENTS: Final = 1_000_000  # of one rollout; a device writes a dozen
+_PURGE_SECONDS: Final = 3600.0
+_LATE_SECONDS: Final = 5.0
+_NO_CLOCK: Final = to_seconds("2026-01-01T00:00:00Z")  # before it, ours was not set yet
 _REPEAT_SECONDS: Final = 30.0
 _JUMP_SECONDS: Final = 60.0
 
@@ -51,11 +54,26 @@ class Radio:
     publish: Callable[[str, str, bytes], None]
 
 
+@dataclass
+class _Heard:
+    """What devices have said of one rollout so far, up to the event `last`."""
+
+    last: int = 0
+    reports: dict[str, Report] = field(default_factory=dict)
+    undecided: set[str] = field(default_factory=set)
+
+
 class Driver:
     """Looks at rollouts now and then, and at once when there is news; lives in one thread."""
 
     def __init__(
-        self, store: Store, signer: AssignmentSigner, *, retain_days: float = 400.0
+        self,
+        store: Store,
+        signer: AssignmentSigner,
+        *,
+        retain_days: float = 400.0,
+        clock: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
     ) -> None:
         """Take what it works with.
 
@@ -63,6 +81,8 @@ class Driver:
             store: windows and events older than `retain_days` are dropped from it.
             signer: signs orders.
             retain_days: must exceed what a device's outbox keeps, so that nothing comes twice.
+            clock: Unix seconds; may be set by somebody.
+            steady: seconds that nobody sets.
         """
         self._store = store
         self._signer = signer
@@ -73,9 +93,13 @@ class Driver:
         self._thread = Enduring("driver", self._run, self._stop)
         self._published: dict[str, tuple[int, float]] = {}
         self._everything = False
-        self._purge_at = 0.0
-        self._clocks = (time.time(), time.monotonic())
+        self._clock, self._steady = clock, steady
+        self._clocks = (clock(), steady())
         self._set_at = 0.0
+        # by the steady clock; not at once, for a clock that is wrong may soon be set
+        self._purge_at = steady() + _PURGE_SECONDS
+        self._late_at = steady()
+        self._heard: dict[str, _Heard] = {}
 
     def start(self, radio: Radio) -> None:
         """Start the thread; from now on `radio` reaches devices."""
@@ -124,38 +148,47 @@ class Driver:
         for row in self._store.ledger.rollouts(running=True):
             self._advance(row, self._look_at(row, devices, now))
         self._repeat(devices, now)
-        if now >= self._purge_at:
-            self._purge_at = now + 3600
-            self._store.purge(now - self._retain_seconds)
+        if self._steady() >= self._late_at:
+            self._late_at = self._steady() + _LATE_SECONDS
+            for row in self._store.ledger.late():
+                self._note_late(row, self._look_at(row, devices, now))
+        if self._steady() >= self._purge_at:
+            self._purge_at = self._steady() + _PURGE_SECONDS
+            self._store.purge(now - self._retain_seconds, after=_NO_CLOCK)
+            self._heard.clear()  # what it holds names places in tables that have shrunk
 
     def _now(self) -> float:
-        """The time; when the clock was set, nobody is silent until they had a chance to speak."""
-        wall, steady = time.time(), time.monotonic()
+        """The time; when the clock was set, nobody is silent until they had a chance to speak.
+
+        Nothing is dropped for its age then either, until the clock has gone well for a while.
+        """
+        wall, steady = self._clock(), self._steady()
         if abs((wall - self._clocks[0]) - (steady - self._clocks[1])) > _JUMP_SECONDS:
             self._set_at = wall
+            self._purge_at = steady + _PURGE_SECONDS
         self._clocks = (wall, steady)
         return wall
 
     def _look_at(self, row: RolloutRow, devices: dict[str, DeviceRow], now: float) -> Look:
-        reports: dict[str, Report] = {}
-        undecided = set()
-        for stored in self._store.events(rollout=row.id, limit=_EVENTS):
+        heard = self._heard.setdefault(row.id, _Heard())
+        heard.last, new = self._store.events_after(row.id, heard.last)
+        for stored in new:
             event = stored.event
             if event.bundle != row.bundle:
                 continue
             if event.outcome:
                 detail = event.text.removeprefix(event.code).strip()
-                reports[stored.device] = Report(event.outcome, event.code, detail)
+                heard.reports[stored.device] = Report(event.outcome, event.code, detail)
             elif event.code == UNDECIDED:
-                undecided.add(stored.device)
+                heard.undecided.add(stored.device)
         since = self._radio.listening_since()
         return Look(
             now=now,
             listening_since=None if since is None else max(since, self._set_at),
             keyid=self._signer.public.keyid,
             devices=devices,
-            reports=reports,
-            undecided=frozenset(undecided),
+            reports=dict(heard.reports),
+            undecided=frozenset(heard.undecided),
         )
 
     # --- one rollout --------------------------------------------------------------------
@@ -188,6 +221,19 @@ class Driver:
         self._publish(orders, look.now)
         if moved:
             self._wake.set()
+
+    def _note_late(self, row: RolloutRow, look: Look) -> None:
+        """Record how devices fared that took their order when the rollout was done; it stays so."""
+        policy = Policy.from_dict(row.policy)
+        settled = (settle(item, row.bundle, look, policy.silent_seconds) for item in row.devices)
+        changed = [
+            item for item, before in zip(settled, row.devices, strict=True) if item != before
+        ]
+        if changed:
+            for item in changed:
+                LOG.info("%s: %s, late: %s %s", row.id, item.device, item.outcome, item.code)
+            change = Change(row.changed_at, row.state, row.wave, None, tuple(changed))
+            self._store.ledger.apply(row.id, change)
 
     def _orders(self, row: RolloutRow, look: Look) -> tuple[list[Exposure], list[Order]]:
         """Who gets an order now, and what it says."""

@@ -56,6 +56,22 @@ class Ledger:
         with self._database.reading() as connection:
             return [_rollout(connection, row) for row in connection.execute(query).all()]
 
+    def late(self) -> list[RolloutRow]:
+        """Rollouts that are done, and whose order is still the latest of a device unsettled."""
+        waits = (
+            sa.select(db.exposure.c.rollout)
+            .join(
+                db.assignment,
+                (db.assignment.c.device == db.exposure.c.device)
+                & (db.assignment.c.rollout == db.exposure.c.rollout),
+            )
+            .where((db.exposure.c.outcome == "") & (db.exposure.c.offered_at > 0))
+        )
+        done = db.rollout.c.state == str(RolloutState.DONE)
+        query = sa.select(db.rollout).where(done & db.rollout.c.id.in_(waits))
+        with self._database.reading() as connection:
+            return [_rollout(connection, row) for row in connection.execute(query).all()]
+
     def rollout(self, name: str) -> RolloutRow:
         """One rollout.
 

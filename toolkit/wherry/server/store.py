@@ -93,6 +93,21 @@ class Store:
             for row in reversed(rows)
         ]
 
+    def events_after(self, rollout: str, last: int) -> tuple[int, list[StoredEvent]]:
+        """A rollout's events that came after one of them, and the number of the last.
+
+        Args:
+            rollout: its id.
+            last: what the call before said; 0 for all.
+        """
+        which = (db.event.c.rollout == rollout) & (db.event.c.id > last)
+        with self._database.reading() as connection:
+            rows = connection.execute(sa.select(db.event).where(which).order_by(db.event.c.id))
+            found = rows.all()
+        return found[-1].id if found else last, [
+            StoredEvent(row.device, row.received_at, Event.from_bytes(row.payload)) for row in found
+        ]
+
     def devices(self, select: Mapping[str, str] | None = None) -> list[DeviceRow]:
         """Enrolled devices by id; with `select`, those that have all of these labels."""
         with self._database.reading() as connection:
@@ -253,14 +268,16 @@ class Store:
         with self._database.writing() as connection:
             connection.execute(insert(db.bundle).values(**row.__dict__).on_conflict_do_nothing())
 
-    def purge(self, before: float) -> int:
+    def purge(self, before: float, *, after: float = 0.0) -> int:
         """Drop windows and events received before a moment; returns how many went.
 
+        What was received before `after` stays: the clock was wrong then, its age is not known.
         They are remembered as dropped, so that a replay does not bring them back.
         """
         with self._database.writing() as connection:
-            _purge(connection, db.refusal, before)
-            return sum(_purge(connection, table, before) for table in (db.window, db.event))
+            _purge(connection, db.refusal, before, after)
+            tables = (db.window, db.event)
+            return sum(_purge(connection, table, before, after) for table in tables)
 
     def close(self) -> None:
         """Close the file."""
@@ -296,8 +313,8 @@ def _device(row: sa.Row[Any]) -> DeviceRow:
     )
 
 
-def _purge(connection: sa.Connection, table: sa.Table, before: float) -> int:
-    old = table.c.received_at < before
+def _purge(connection: sa.Connection, table: sa.Table, before: float, after: float) -> int:
+    old = (table.c.received_at < before) & (table.c.received_at >= after)
     which = (db.spool.c.device == sa.bindparam("d")) & (db.spool.c.spool == sa.bindparam("s"))
     groups = connection.execute(
         sa.select(table.c.device, table.c.spool, sa.func.max(table.c.seq), sa.func.count())
