@@ -21,7 +21,7 @@ from support_agent import DEVICE, FLEET, agent_config
 from support_device import HandClock, RunningClock
 
 from wherry_agent.config import AgentConfig
-from wherry_agent.mqtt import IN_FLIGHT, Handlers, Link
+from wherry_agent.mqtt import IN_FLIGHT, PATIENCE, Handlers, Link
 from wherry_agent.outbox import Outbox
 from wherry_agent.spool import Fact
 from wherry_contract.address import BrokerAddress
@@ -211,6 +211,19 @@ def test_without_acknowledgements_few_are_in_flight_and_are_sent_again(
         side.clock.pass_by(61)  # the wait doubles
         wait_for(lambda: side.outbox.waiting == 0, what="acknowledgements")
         assert sorted(host.stored) == list(range(1, 61))
+
+
+def test_windows_that_are_never_taken_hold_up_no_others(
+    tmp_path: Path, mosquitto: Mosquitto
+) -> None:
+    with hosting(mosquitto) as host, running(tmp_path, mosquitto) as side:
+        host.acks = False
+        side.add(IN_FLIGHT + 3)
+        wait_for(lambda: len(host.stored) == IN_FLIGHT, what="the first windows")
+        for tries in range(2, PATIENCE + 1):
+            side.clock.pass_by(1000)
+            wait_for(lambda tries=tries: host.copies[1] >= tries, what="them again")  # type: ignore[misc]
+        wait_for(lambda: len(host.stored) == IN_FLIGHT + 3, what="the others")
 
 
 def test_a_window_that_was_never_acknowledged_is_sent_again_after_a_restart(
