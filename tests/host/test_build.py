@@ -199,7 +199,7 @@ BAD = [
     pytest.param([('name = "amount"', 'name = "sum"'), ('"amount"\nop', '"sum"\nop')], "H10", id="no feature column"),
     pytest.param([('missing = "allow"', 'missing = "refuse"')], "H10", id="gaps that are refused"),
     pytest.param([('"chip", "contactless", ', '"chip", ')], "H10", id="a category is not listed"),
-    pytest.param([("[data]", '[sign]\nkey = "./absent.key"\n[data]')], "T10", id="no key"),
+    pytest.param([("[data]", '[sign]\nkey = "./absent.key"\n[data]')], "H02", id="no key"),
     pytest.param([("[data]", "[quantize]\n[data]")], "K03", id="int8 for trees"),
 ]  # fmt: skip
 

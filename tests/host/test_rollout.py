@@ -405,3 +405,13 @@ def test_the_way_back_is_the_way_there_reversed() -> None:
 def test_a_policy_survives_the_store() -> None:
     policy = Policy(("1%", "100%"), 10, 20, 3, 5.0, 6.0)
     assert Policy.from_dict(policy.to_dict()) == policy
+
+
+def test_a_last_wave_of_devices_that_are_away_holds_nobody_up() -> None:
+    """One was enrolled and never started: the others have proven the bundle, and it converges."""
+    found = judge(
+        rollout(part("a", "committed"), part("b", wave=1), at=R.WAVE, wave=1, waves=2),
+        look(row("a", **RUNS_NEW), row("b", online=False)),
+    )
+    assert found.event == E.FINISHED
+    assert "1 away" in found.reason

@@ -429,6 +429,7 @@ def test_a_command_waits_for_a_server_that_was_started_just_before(tmp_path: Pat
         stderr=subprocess.DEVNULL,
     )
     try:
+        wait_for((tmp_path / "data" / "lock").exists, what="the server's first sign of life")
         assert "device" in wherry(tmp_path / "data", "device", "list").stdout
     finally:
         serving.terminate()

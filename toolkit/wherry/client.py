@@ -17,7 +17,7 @@ from wherry_contract.errors import CODES, LinkError, RolloutError, SetupError, c
 
 _SECONDS: Final = 60.0
 _STARTING_SECONDS: Final = 20.0  # for a server whose folder is in use
-_LOOKING_SECONDS: Final = 1.0  # for one that was called a moment ago, as by `wherry serve &`
+_LOOKING_SECONDS: Final = 2.0  # for one that was called a moment ago, as by `wherry serve &`
 _ANSWER_LIMIT_BYTES: Final = 256 * 2**20
 _DEFAULT_HOME: Final = ".wherry"
 

@@ -113,8 +113,8 @@ def load_signer(path: Path, *, passphrase: str = "") -> CryptoSigner:
         passphrase: for an encrypted one.
 
     Raises:
-        TrustError: T10, there is none, or it cannot be opened.
-        SetupError: H06, cryptography is missing.
+        TrustError: T10, it cannot be opened.
+        SetupError: H02 there is none, H06 cryptography is missing.
     """
     signers = _signers()
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -122,7 +122,8 @@ def load_signer(path: Path, *, passphrase: str = "") -> CryptoSigner:
     try:
         data = path.read_bytes()[:_LIMIT_BYTES]
     except OSError as error:
-        raise TrustError("T10", f"{path}: {error.strerror}") from error
+        cure = "make one with `wherry key generate`, or set $WHERRY_HOME to the folder of yours"
+        raise SetupError("H02", f"{path}: {error.strerror}", cure=cure) from error
     try:
         key: Any = load_pem_private_key(data, passphrase.encode() if passphrase else None)
     except TypeError as error:  # encrypted and no passphrase given, or the other way round

@@ -82,7 +82,7 @@ def push(
         "max_failures": max_failures,
     }
     plan = client.post("rollouts", order | {"dry_run": True})
-    confirm(_plan_lines(plan, order), yes=yes)
+    confirm(_plan_lines(plan), yes=yes)
     found = client.post("rollouts", order)
     say(f"rollout {found['id']} has begun")
     if wait:
@@ -92,17 +92,17 @@ def push(
         _check_done(found)
 
 
-def _plan_lines(plan: Mapping[str, Any], order: Mapping[str, Any]) -> list[str]:
+def _plan_lines(plan: Mapping[str, Any]) -> list[str]:
     bundle, waves = plan["bundle"], plan["waves"]
     lines = [f"{bundle['name']} {bundle['version']} ({bundle['digest'][:19]}) goes to"]
     for place, names in enumerate(waves):
         title = "canary" if place == 0 else f"wave {place}"
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         lines.append(f"  {title}: {len(names)}: {', '.join(names[:_SHOWN])}{more}")
-    seconds, rows = order["soak_seconds"], order["soak_rows"]
-    soak = [f"{seconds} s"] if seconds >= 0 else []
-    soak += [f"{rows} rows"] if rows >= 0 else []
-    lines.append(f"  soak: {' and '.join(soak) or 'as the bundle says'}")
+    soak = plan["soak"]
+    lines.append(
+        f"  each soaks on {soak['rows']} rows of its own traffic, {soak['seconds']} s at least"
+    )
     return lines
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import click
 
-from wherry_contract.errors import SetupError
+from wherry_contract.errors import GateError, SetupError
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -80,7 +80,8 @@ def confirm(plan: Iterable[str], *, yes: bool) -> None:
     """Show what would change devices and ask, unless `yes` was said.
 
     Raises:
-        SetupError: H09, nobody agreed, or nobody could be asked.
+        SetupError: H09, nobody could be asked.
+        GateError: H09, the answer was no.
     """
     for line in plan:
         click.echo(line, err=True)
@@ -89,7 +90,7 @@ def confirm(plan: Iterable[str], *, yes: bool) -> None:
     if not sys.stdin.isatty():
         raise SetupError("H09", "nobody can be asked: standard input is no terminal")
     if not click.confirm("Go on?", err=True):
-        raise SetupError("H09", "", cure="nothing was changed")
+        raise GateError("H09", "", cure="nothing was changed")
 
 
 class Seconds(click.ParamType[float]):

@@ -224,7 +224,8 @@ class _Api:
         if dry:
             plan = await run_in_threadpool(self._office.plan, digest, select, policy)
             waves = [list(wave) for wave in plan.waves]
-            document = {"bundle": views.bundle_view(plan.bundle), "waves": waves}
+            soak = {"seconds": plan.soak_seconds, "rows": plan.soak_rows}
+            document = {"bundle": views.bundle_view(plan.bundle), "waves": waves, "soak": soak}
             return JSONResponse({"schema": "wherry/rollout-plan/1"} | document)
         row = await run_in_threadpool(self._office.start, digest, select, policy)
         return JSONResponse({"schema": "wherry/rollout/1"} | views.rollout_view(row))

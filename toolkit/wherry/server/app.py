@@ -121,7 +121,10 @@ def serve(choice: Choice, on_ready: Callable[[Ready], None]) -> None:
         StoreError: D01 or D06.
         RolloutError: R10, another server uses the data folder.
     """
-    choice.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        choice.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise SetupError("H03", f"{choice.data}: {error.strerror}") from error
     with ExitStack() as stack:
         stack.enter_context(_locked(choice.data / "lock"))
         ending = _Ending()

@@ -52,10 +52,12 @@ class Papers:
 
 @dataclass(frozen=True)
 class Plan:
-    """Who would be in which wave of a rollout of a bundle."""
+    """Who would be in which wave of a rollout of a bundle, and how long each soaks."""
 
     bundle: BundleRow
     waves: tuple[tuple[str, ...], ...]
+    soak_seconds: int
+    soak_rows: int
 
 
 class Office:
@@ -152,7 +154,13 @@ class Office:
             wanted = ", ".join(f"{name}={value}" for name, value in select.items()) or "any label"
             raise RolloutError("R02", f"family {bundle.family}, {wanted}")
         candidates = [Candidate(row.device, row.labels, away=not row.online) for row in rows]
-        return Plan(bundle, plan_waves(candidates, policy.shares, seed=digest))
+        soak = self.store.manifest(digest).soak
+        return Plan(
+            bundle,
+            plan_waves(candidates, policy.shares, seed=digest),
+            soak.seconds if policy.soak_seconds < 0 else policy.soak_seconds,
+            soak.rows if policy.soak_rows < 0 else policy.soak_rows,
+        )
 
     def start(self, digest: str, select: Mapping[str, str], policy: Policy) -> RolloutRow:
         """Start a rollout.
@@ -199,7 +207,8 @@ def _exposures(waves: Sequence[Sequence[str]]) -> tuple[Exposure, ...]:
 def _check_words(device: str, family: str, labels: Mapping[str, str]) -> None:
     for what, word in (("device", device), ("family", family)):
         if not re.fullmatch(SLUG, word):
-            raise RolloutError("R06", f"{what} {word[:80]!r} should be like {SLUG}")
+            cure = "write it with lower-case letters, digits and dashes"
+            raise RolloutError("R06", f"{what} {word[:80]!r}", cure=cure)
     for name, value in labels.items():
         for word in (name, value):
             if not re.fullmatch(LABEL, word):

@@ -228,18 +228,20 @@ def _judge_wave(row: RolloutRow, policy: Policy, look: Look) -> Verdict:
         first = failed[0]
         why = f"{first.device} {first.outcome} {first.code} {first.detail}".strip()
         return Verdict(E.FAILED, figures, f"{len(failed)} failed, {allowed} may: {why}"[:600])
-    if figures["open"] or not figures["settled"]:
+    if figures["open"]:
         late = [item.device for item in exposures if _is_late(item, wave, policy, look)]
-        if figures["undecided"] and figures["open"]:
+        if figures["undecided"]:
             return Verdict(E.UNDECIDED, figures, "a soak is undecided: too little traffic")
         if late:
             reason = f"{len(late)} took the order and did not settle it in time: {late[0]}"
             return Verdict(E.UNDECIDED, figures, reason)
         return Verdict(E.WAITING, figures, "devices are under way")
-    if not figures["committed"]:
+    last = wave + 1 >= row.waves
+    before = sum(item.outcome == Outcome.COMMITTED for item in exposures if item.wave < wave)
+    if not figures["committed"] and not (last and before):
         return Verdict(E.WAITING, figures, "no device of this wave has committed")
     reason = f"{figures['committed']} committed and healthy, {figures['away']} away"
-    return Verdict(E.FINISHED if wave + 1 >= row.waves else E.PASSED, figures, reason)
+    return Verdict(E.FINISHED if last else E.PASSED, figures, reason)
 
 
 def _figures(exposures: Sequence[Exposure], wave: int, look: Look) -> dict[str, Any]:
