@@ -39,12 +39,13 @@ def test_a_net_becomes_smaller_and_says_what_it_costs(
     done = quantize(converted, converted.encoder.encode(raw), threshold=0.3)
     assert list(tmp_path.iterdir()) == []
     assert capfd.readouterr() == ("", "")
-    assert done.bytes_after == len(done.converted.model) < done.bytes_before / 1.8
-    assert len(done.variants) == 4
+    assert done.bytes_after == len(done.converted.model) < done.bytes_before / 1.5
+    assert {variant.floats for variant in done.variants} >= {"no layer", "first and last layer"}
     assert done.kept.difference.flips == min(
         v.difference.flips
         for v in done.variants
         if v.difference.distinct_found * 2 >= v.difference.distinct_reference
+        and v.bytes < done.bytes_before
     )
     found = compare(scored(converted).scores(raw), scored(done.converted).scores(raw), 0.3)
     assert found == done.kept.difference
