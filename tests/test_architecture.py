@@ -36,6 +36,8 @@ HOMES = {
     "securesystemslib": ("contract/wherry_contract/signature.py", "toolkit/wherry/"),
     "onnx": ("converters/", "toolkit/wherry/"),
     "sklearn": ("converters/",),
+    "xgboost": ("converters/wherry_convert/sources/xgboost_file.py",),
+    "lightgbm": ("converters/wherry_convert/sources/lightgbm_file.py",),
     "skl2onnx": ("converters/",),
     "skops": ("converters/",),
     "joblib": ("converters/",),
@@ -48,7 +50,18 @@ HOMES = {
     "numpy": ("contract/", "device_agent/", "converters/", "toolkit/wherry/"),
 }
 # heavy libraries are imported inside functions, so that what does not need them does not pay
-LAZY = {"onnx", "onnxruntime", "sklearn", "skl2onnx", "skops", "joblib", "pyarrow", "vl_convert"}
+LAZY = {
+    "onnx",
+    "onnxruntime",
+    "sklearn",
+    "skl2onnx",
+    "skops",
+    "joblib",
+    "xgboost",
+    "lightgbm",
+    "pyarrow",
+    "vl_convert",
+}
 
 
 def _files() -> Iterator[tuple[str, Path]]:

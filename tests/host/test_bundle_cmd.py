@@ -13,7 +13,7 @@ from support import ROOT
 from support_build import Built, wherry, write_project
 
 from wherry.bundle_view import trusting
-from wherry.doctor import LIBRARIES, examine
+from wherry.doctor import FRAMEWORKS, LIBRARIES, examine
 from wherry.keys import generate, read_public
 
 Capture = pytest.CaptureFixture[str]
@@ -191,7 +191,7 @@ def test_doctor_knows_the_ranges_of_the_package() -> None:
     extras = project["optional-dependencies"].values()
     every = [*project["dependencies"], *(item for extra in extras for item in extra)]
     wanted = dict(re.fullmatch(r"([\w-]+)(?:\[\w+\])?(.*)", item).groups() for item in every)  # type: ignore[union-attr]
-    for name, span, _, _ in LIBRARIES:
+    for name, span, _, _ in (*LIBRARIES, *FRAMEWORKS):
         if name in wanted:
             assert span == wanted[name], name
 

@@ -21,6 +21,7 @@ from wherry_contract.golden import MAX_ROWS
 from wherry_contract.manifest import SLUG, VERSION, BoardNeeds, Soak
 from wherry_contract.rule import Rule
 from wherry_contract.wire import PROJECT, Fields
+from wherry_convert.sources import KINDS
 
 LIMIT_BYTES: Final = 2**20
 MAX_CARD: Final = 20_000  # characters of one text of the model card
@@ -229,7 +230,7 @@ def _project(fields: Fields, path: Path) -> Project:
 
 def _source(fields: Fields, folder: Path) -> Source:
     return Source(
-        kind=fields.choice("kind", ("sklearn",)),
+        kind=fields.choice("kind", KINDS),
         path=folder / fields.text("path", pattern=r".+"),
         trusted=fields.texts("trusted", [], limit=256),
     )

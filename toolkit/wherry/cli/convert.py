@@ -30,7 +30,10 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     help="TOML file with the [input] features: a project file, or one with only that.",
 )
 @click.option(
-    "--kind", type=click.Choice(["sklearn"]), default="sklearn", help="The model's framework."
+    "--kind",
+    type=click.Choice(["sklearn", "xgboost", "lightgbm"]),
+    default="sklearn",
+    help="The model's framework.",
 )
 @click.option("--trusted", multiple=True, help="A type that a skops file may hold; repeatable.")
 @click.option(
