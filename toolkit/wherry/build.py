@@ -14,7 +14,7 @@ from wherry_contract.features import RawMatrix
 from wherry_contract.manifest import Manifest, Output
 from wherry_contract.profile import build_profile
 from wherry_convert.parity import row_classes
-from wherry_convert.quantize import Quantized, quantize
+from wherry_convert.quantize import Metric, Quantized, quantize
 from wherry_convert.scoring import Scored
 from wherry_convert.sources import SourceModel, load_source
 from wherry_convert.to_onnx import Converted, convert
@@ -23,8 +23,10 @@ from . import __version__
 from .card import model_card
 from .data import Rows, read_rows
 from .gate import BudgetExceededError, GateReport, judge, operating_threshold
+from .metrics import recall_at
 from .pack import check_graph, pack, write_parts
 from .project import Project
+from .quantized import Tried, methods_of
 from .vectors import choose_vectors
 
 if TYPE_CHECKING:
@@ -105,18 +107,7 @@ class BuildResult:
 
 def quantized_dict(quantized: Quantized | None) -> dict[str, Any]:
     """The JSON form of what quantization tried; empty without."""
-    if quantized is None:
-        return {}
-    variants = [
-        {
-            "in_float": variant.floats,
-            "bytes": variant.bytes,
-            "flips": variant.difference.flips,
-            "kept": variant == quantized.kept,
-        }
-        for variant in quantized.variants
-    ]
-    return {"quantized": {"bytes_before": quantized.bytes_before, "variants": variants}}
+    return {} if quantized is None else {"quantized": Tried.of(quantized).to_dict()}
 
 
 def check(
@@ -154,9 +145,16 @@ def check(
     progress("converting to ONNX")
     converted, quantized = convert(source, project.input), None
     if project.quantize and not bundle:
-        progress("quantizing to int8")
-        calibration = converted.encoder.encode(reference.raw)
-        quantized = quantize(converted, calibration, threshold=threshold)
+        progress(f"quantizing: {project.quantize.method}")
+        quantized = quantize(
+            converted,
+            converted.encoder.encode(reference.raw),
+            threshold=threshold,
+            methods=methods_of(project.quantize.method),
+            budgets=project.quantize.budgets,
+            metric=_recall(reference),
+            progress=lambda words: progress(f"  {words}"),
+        )
     cuts = converted.cuts
     if quantized:
         converted = quantized.converted
@@ -175,6 +173,11 @@ def check(
         heuristic=project.fallback.flags(rows.raw, project.input) if project.fallback else None,
     )
     return Checked(source, converted, quantized, reference, rows, classes, report)
+
+
+def _recall(rows: Rows) -> Metric | None:
+    labels = rows.labels
+    return None if labels is None else lambda scores: recall_at(labels, scores)
 
 
 def _scorer(converted: Converted) -> Scored:

@@ -21,7 +21,10 @@ from wherry_contract.golden import MAX_ROWS
 from wherry_contract.manifest import SLUG, VERSION, BoardNeeds, Soak
 from wherry_contract.rule import Rule
 from wherry_contract.wire import PROJECT, Fields
+from wherry_convert.quantize import Budgets
 from wherry_convert.sources import KINDS
+
+from .quantized import CHOICES, SEARCH
 
 LIMIT_BYTES: Final = 2**20
 MAX_CARD: Final = 20_000  # characters of one text of the model card
@@ -43,7 +46,7 @@ KNOWN: Final[Mapping[str, tuple[str, ...]]] = {
     "output": ("threshold", "flag_share", "positive"),
     "fallback": ("join", "conditions"),
     "fallback.conditions": ("feature", "op", "value"),
-    "quantize": ("method",),
+    "quantize": ("method", "flips", "bytes", "distinct_share", "metric_drop", "latency_ratio"),
     "gates": ("flips", "edge_flips", "metric_drop"),
     "golden": ("rows", "tolerance"),
     "soak": ("rows", "seconds", "longest_seconds", "error_share"),
@@ -107,6 +110,14 @@ class Gates:
 
 
 @dataclass(frozen=True)
+class Quantize:
+    """How a neural net is made smaller: by which method, within which budgets."""
+
+    method: str
+    budgets: Budgets
+
+
+@dataclass(frozen=True)
 class Golden:
     """How many golden vectors, and how far a board's score may be from ours."""
 
@@ -131,7 +142,7 @@ class Project:
         path: the file.
         counter: the release counter that is signed; it grows with every release.
         fallback: answers when no model can, and is held against the model in reports.
-        quantize: whether a neural net is made int8.
+        quantize: how a neural net is made smaller; None if it is not.
         key: name of a signing key, or the path of its file; "" for an unsigned bundle.
         bundle: the file to be made.
     """
@@ -146,7 +157,7 @@ class Project:
     data: Data
     threshold: Threshold
     fallback: Rule | None
-    quantize: bool
+    quantize: Quantize | None
     gates: Gates
     golden: Golden
     soak: Soak
@@ -256,9 +267,17 @@ def _threshold(fields: Fields) -> Threshold:
     return Threshold(score, share, fields.text("positive", "positive", limit=64))
 
 
-def _quantize(fields: Fields) -> bool:
+def _quantize(fields: Fields) -> Quantize | None:
     inner = fields.mapping("quantize", {"method": ""})
-    return bool(Fields(inner, "quantize", PROJECT).choice("method", ("int8", ""), "int8"))
+    if inner == {"method": ""}:
+        return None
+    own = Fields(inner, "quantize", PROJECT)
+    method = own.choice("method", CHOICES, SEARCH)
+    flips, size = (own.integer(name) if name in inner else None for name in ("flips", "bytes"))
+    share, drop, ratio = map(
+        own.optional_number, ("distinct_share", "metric_drop", "latency_ratio")
+    )
+    return Quantize(method, Budgets(flips, size, share, drop, ratio))
 
 
 def _gates(fields: Fields) -> Gates:

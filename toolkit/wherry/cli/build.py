@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .convert import quantized_lines
 from .output import json_option, say, show, table
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ def build(
     from wherry.gate import BudgetExceededError
     from wherry.keys import load_named
     from wherry.project import load_project
+    from wherry.quantized import Tried
+    from wherry_convert.quantize import NoCandidateError
 
     loaded = load_project(project)
     named = () if unsigned else keys or tuple(filter(None, [loaded.key]))
@@ -65,6 +68,11 @@ def build(
             trust_pickle=trust_pickle,
             progress=_tell(),
         )
+    except NoCandidateError as error:
+        tried = Tried.of(error)
+        answer = {"bundle": None, "quantized": tried.to_dict()}
+        show("wherry/build/1", answer, quantized_lines(tried), as_json=as_json)
+        raise
     except BudgetExceededError as error:
         answer = {"bundle": None, "gate": error.report.to_dict()}
         show("wherry/build/1", answer, _report_lines(error.report), as_json=as_json)
@@ -145,22 +153,9 @@ def _build_lines(result: BuildResult) -> Iterator[str]:
 
 
 def _quantized_lines(quantized: Any) -> Iterable[str]:
-    if quantized is None:
-        return []
-    rows = [
-        [
-            variant.floats,
-            variant.bytes,
-            variant.difference.flips,
-            "kept" if variant == quantized.kept else "",
-        ]
-        for variant in quantized.variants
-    ]
-    return [
-        f"int8: {quantized.bytes_before:,} bytes before, {quantized.bytes_after:,} after",
-        *table(("layers in float", "bytes", "flips on reference", ""), rows),
-        "",
-    ]
+    from wherry.quantized import Tried
+
+    return [] if quantized is None else [*quantized_lines(Tried.of(quantized)), ""]
 
 
 def _report_lines(report: GateReport) -> Iterator[str]:
