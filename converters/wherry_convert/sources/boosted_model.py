@@ -81,7 +81,7 @@ class Rules:
             if item.members is None:
                 at.append(item.cut)
             else:
-                below += [max(float(code), self.lowest) for code in item.members]
+                below += [float(code) or self.lowest for code in item.members]
                 below += [code + 1.0 for code in item.members]
             if item.zero_missing:
                 at.append(0.0)

@@ -157,11 +157,12 @@ def _tree(planter: Planter, tree: Mapping[str, Any]) -> Tree:
     if str(tree["tree_param"].get("size_leaf_vector", "1")) not in {"0", "1"}:
         raise ConvertError("K01", "its leaves are vectors", cure=_CURE)
     left, right = list(map(int, tree["left_children"])), list(map(int, tree["right_children"]))
-    conditions = np.array(tree["split_conditions"], np.float64).astype(np.float32)
+    with np.errstate(over="ignore"):  # below the lowest float32 is minus infinity
+        conditions = np.array(tree["split_conditions"], np.float64).astype(np.float32)
+        below = np.nextafter(conditions, np.float32(-np.inf)).astype(np.float64)
     columns, defaults = tree["split_indices"], tree["default_left"]
     kinds = tree.get("split_type") or [0] * len(left)
     sets = _sets(tree)
-    below = np.nextafter(conditions, np.float32(-np.inf)).astype(np.float64)
     asked = [
         None
         if left[node] < 0
