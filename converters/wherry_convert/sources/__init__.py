@@ -17,6 +17,7 @@ _KINDS: Final = {
     "sklearn": "sklearn_file",
     "xgboost": "xgboost_file",
     "lightgbm": "lightgbm_file",
+    "onnx": "onnx_file",
 }
 KINDS: Final = tuple(_KINDS)
 

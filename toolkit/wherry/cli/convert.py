@@ -42,7 +42,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 )
 @click.option(
     "--kind",
-    type=click.Choice(["sklearn", "xgboost", "lightgbm"]),
+    type=click.Choice(["sklearn", "xgboost", "lightgbm", "onnx"]),
     default="sklearn",
     help="The model's framework.",
 )
