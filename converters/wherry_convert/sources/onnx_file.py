@@ -208,7 +208,8 @@ def _one_input(graph: Any) -> tuple[str, int, bool]:
         detail = f"its input {name} is float64, and a graph is given float32"
         raise ConvertError("K02", detail, cure=_ONE_TENSOR)
     if kind.elem_type != TensorProto.FLOAT:
-        word = TensorProto.DataType.Name(kind.elem_type)
+        known = {number: word for word, number in TensorProto.DataType.items()}
+        word = known.get(kind.elem_type, f"type {kind.elem_type}")
         detail = f"its input {name} holds {word}"
         cure = f"{_ONE_TENSOR}; a category is given as its place in the contract's list"
         raise ConvertError("K01", detail, cure=cure)
