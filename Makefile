@@ -6,9 +6,12 @@ BIN := $(VENV)/bin
 # Debian's names for what the tests run beside us
 TOOLS := mosquitto mosquitto_sub skopeo docker-registry
 PACKAGES := mosquitto mosquitto-clients skopeo docker-registry
+# tests of frameworks that are extras; they are skipped where those are absent
+FRAMEWORKS := tests/convert/test_xgboost.py tests/convert/test_lightgbm.py \
+  tests/convert/test_boosted_build.py
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-tools lint fmt unit docs docs-check wheel bench clean
+.PHONY: help demo test test-frameworks test-tools lint fmt unit docs docs-check wheel bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -24,10 +27,18 @@ $(VENV)/.dev: $(VENV)/.host
 	$(BIN)/pip install --quiet --editable '.[sklearn,agent,dev]'
 	@touch $@
 
+$(VENV)/.frameworks: $(VENV)/.dev
+	@echo "installing XGBoost and LightGBM"
+	$(BIN)/pip install --quiet --editable '.[sklearn,xgboost,lightgbm,agent,dev]' 'pandas>=2.2'
+	@touch $@
+
 demo: $(VENV)/.host  ## run the whole road on this machine
 	@$(BIN)/wherry demo
 
-test: $(VENV)/.dev test-tools lint docs-check unit  ## install what tests need, and run them all
+test: $(VENV)/.frameworks test-tools lint docs-check unit  ## install what tests need, and run them all
+
+test-frameworks: $(VENV)/.frameworks  ## the tests of XGBoost and LightGBM alone
+	$(BIN)/python -m pytest $(FRAMEWORKS)
 
 test-tools:  ## install Debian's tools that tests run beside us
 	@missing=; for tool in $(TOOLS); do \
