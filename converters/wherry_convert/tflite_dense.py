@@ -1,0 +1,185 @@
+"""Linear models and multilayer perceptrons as a TFLite graph, layer by layer.
+
+They come as the ONNX graph that their framework's file made: a chain in which each
+operator takes the one before it, and constants. Anything else is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wherry_contract.errors import ConvertError
+
+from .graph import parse, seal
+from .sources.base import Network
+from .tflite_write import GraphWriter
+
+_RELU: Final = 1  # the schema's number of a fused activation
+_PASSED: Final = ("Cast", "Identity", "Flatten", "Dropout")  # float32 is all there is here
+_ACTIVATIONS: Final = {"Relu": "RELU", "Sigmoid": "LOGISTIC", "Tanh": "TANH", "Softmax": "SOFTMAX"}
+_ARITHMETIC: Final = {"Add": "ADD", "Sub": "SUB", "Mul": "MUL", "Div": "DIV"}
+
+
+def network_tflite(network: Network, features: int) -> bytes:
+    """The TFLite file of a chain of layers; its output ``score`` is float32.
+
+    Args:
+        network: of matrix products, biases, scaling and activations.
+        features: columns of the encoder's tensor.
+
+    Raises:
+        ConvertError: K01, it is no such chain.
+    """
+    chain = _Chain(parse(seal(parse(network.model), network.tensor)).graph)
+    writer = GraphWriter()
+    last = writer.input(features)
+    for layer in chain.layers():
+        last = layer(writer, last)
+    return writer.finish(last)
+
+
+Layer = Callable[[GraphWriter, int], int]
+
+
+class _Chain:
+    """Reads the nodes of an ONNX graph one after the other."""
+
+    def __init__(self, graph: Any) -> None:
+        from onnx import numpy_helper
+
+        self._passed = {
+            node.output[0]: node.input[0] for node in graph.node if node.op_type in _PASSED
+        }
+        self._constants = {item.name: numpy_helper.to_array(item) for item in graph.initializer} | {
+            node.output[0]: numpy_helper.to_array(node.attribute[0].t)
+            for node in graph.node
+            if node.op_type == "Constant" and node.attribute[0].name == "value"
+        }
+        self._nodes = [n for n in graph.node if n.op_type not in {*_PASSED, "Constant"}]
+        self._last = graph.input[0].name
+
+    def layers(self) -> list[Layer]:
+        """What the nodes do, in order."""
+        found: list[Layer] = []
+        while self._nodes:
+            found.append(self._layer(*self._take()))
+        return found
+
+    def _origin(self, name: str) -> str:
+        while name in self._passed:
+            name = self._passed[name]
+        return name
+
+    def _take(self) -> tuple[Any, list[NDArray[Any]]]:
+        """The next node and its constants; its other operand must be the last output."""
+        node = self._nodes.pop(0)
+        names = [self._origin(name) for name in node.input]
+        rest = [name for name in names if name != self._last]
+        if len(names) != len(rest) + 1 or any(name not in self._constants for name in rest):
+            raise _refused(f"{node.op_type} takes more than the layer before it")
+        if names[0] != self._last and node.op_type not in {"Add", "Mul"}:
+            raise _refused(f"{node.op_type} takes the layer before it second")
+        self._last = node.output[0]
+        return node, [self._constants[name] for name in rest]
+
+    def _next_is(self, kind: str) -> bool:
+        return bool(self._nodes) and self._nodes[0].op_type == kind
+
+    def _layer(self, node: Any, constants: list[NDArray[Any]]) -> Layer:
+        kind = node.op_type
+        if kind in {"MatMul", "Gemm"}:
+            return self._dense(node, constants)
+        if kind in _ACTIVATIONS:
+            return _activation(_ACTIVATIONS[kind])
+        if kind in _ARITHMETIC:
+            return _arithmetic(_ARITHMETIC[kind], constants[0])
+        if kind == "Gather" and _attribute(node, "axis", 0) == 1 and constants[0].ndim == 1:
+            return _gather(constants[0])
+        raise _refused(f"{kind} is not known")
+
+    def _dense(self, node: Any, constants: list[NDArray[Any]]) -> Layer:
+        """A product, with the bias and the RELU that may follow it."""
+        weights, bias = constants[0], np.zeros(1)
+        if weights.ndim != 2:
+            raise _refused("a product with something that is no matrix")
+        if node.op_type == "Gemm":
+            weights, bias = _gemm(node, constants)
+        elif self._next_is("Add"):
+            bias = self._take()[1][0]
+        relu = self._next_is("Relu")
+        if relu:
+            self._take()
+        return _product(weights, bias, relu=relu)
+
+
+def _gemm(node: Any, constants: list[NDArray[Any]]) -> tuple[NDArray[Any], NDArray[Any]]:
+    if _attribute(node, "transA", 0):
+        raise _refused("Gemm turns its input around")
+    weights = constants[0].T if _attribute(node, "transB", 0) else constants[0]
+    bias = constants[1] if len(constants) > 1 else np.zeros(1)
+    return weights * _attribute(node, "alpha", 1.0), bias * _attribute(node, "beta", 1.0)
+
+
+def _refused(why: str) -> ConvertError:
+    return ConvertError(
+        "K01",
+        f"its graph is no chain of dense layers: {why}",
+        cure="build it for onnxruntime, or bring a TFLite file of it",
+    )
+
+
+def _attribute(node: Any, name: str, default: float) -> float:
+    for attribute in node.attribute:
+        if attribute.name == name:
+            return float(attribute.f if attribute.type == attribute.FLOAT else attribute.i)
+    return default
+
+
+def _product(weights: NDArray[Any], bias: NDArray[Any], *, relu: bool) -> Layer:
+    rows, columns = weights.shape
+    if bias.size not in {1, columns}:
+        raise _refused(f"a bias of shape {bias.shape}")
+    full = np.broadcast_to(bias.reshape(-1), (columns,)).astype(np.float32)
+
+    def layer(writer: GraphWriter, last: int) -> int:
+        if writer.shape(last) != (1, rows):
+            raise _refused(f"{rows} rows of weights for {writer.shape(last)[1]} columns")
+        matrix = writer.constant(weights.T.astype(np.float32))
+        fused: dict[str, int] = {"FusedActivationFunction": _RELU} if relu else {}
+        options = ("FullyConnectedOptions", fused)
+        inputs = [last, matrix, writer.constant(full)]
+        return writer.add("FULLY_CONNECTED", inputs, (1, columns), options=options)
+
+    return layer
+
+
+def _activation(name: str) -> Layer:
+    options: tuple[str, dict[str, int]] = ("", {})
+    if name == "SOFTMAX":
+        options = ("SoftmaxOptions", {"Beta": 1})
+    return lambda writer, last: writer.add(name, [last], writer.shape(last), options=options)
+
+
+def _arithmetic(name: str, values: NDArray[Any]) -> Layer:
+    row = values.reshape(1, -1).astype(np.float32)
+
+    def layer(writer: GraphWriter, last: int) -> int:
+        shape = writer.shape(last)
+        if row.size not in {1, shape[1]}:
+            raise _refused(f"{name} of {row.size} numbers and {shape[1]} columns")
+        options: tuple[str, dict[str, int]] = (f"{name.title()}Options", {})
+        return writer.add(name, [last, writer.constant(row)], shape, options=options)
+
+    return layer
+
+
+def _gather(places: NDArray[Any]) -> Layer:
+    chosen = places.astype(np.int32)
+    options = ("GatherOptions", {"Axis": 1, "BatchDims": 0})
+    return lambda writer, last: writer.add(
+        "GATHER", [last, writer.constant(chosen)], (1, len(chosen)), options=options
+    )
