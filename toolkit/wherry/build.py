@@ -27,6 +27,7 @@ from .metrics import recall_at
 from .pack import check_graph, pack, write_parts
 from .project import Project
 from .quantized import Tried, methods_of
+from .server.files import write_durably
 from .vectors import choose_vectors
 
 if TYPE_CHECKING:
@@ -211,6 +212,7 @@ def build(
     out: Path | None = None,
     signers: Sequence[CryptoSigner] = (),
     parts_folder: Path | None = None,
+    page: Path | None = None,
     trust_pickle: bool = False,
     progress: Progress = _silent,
 ) -> BuildResult:
@@ -221,6 +223,8 @@ def build(
         out: the file; the project's if it is left out.
         signers: who signs; nobody for an unsigned bundle.
         parts_folder: write the bundle's parts there too, as `wherry pack` takes them.
+        page: the report's file, which is written even if nothing is packed; the project's
+            if it is left out.
         trust_pickle: open a source model that is a pickle, which runs the code in it.
         progress: is told each step, in words.
 
@@ -230,6 +234,7 @@ def build(
     """
     checked = check(project, trust_pickle=trust_pickle, progress=progress)
     if checked.report.failures:
+        _write_page(project, checked, None, page or project.report)
         raise BudgetExceededError(checked.report)
     progress("profiling the reference, choosing golden vectors")
     parts = make_parts(project, checked)
@@ -238,7 +243,7 @@ def build(
     if parts_folder:
         write_parts(parts, parts_folder)
     layout = pack(parts, path, counter=project.counter, signers=signers)
-    return BuildResult(
+    result = BuildResult(
         path=path,
         digest=layout.digest,
         size=path.stat().st_size,
@@ -248,6 +253,17 @@ def build(
         signed_by=tuple(signer.public_key.keyid for signer in signers),
         quantized=checked.quantized,
     )
+    _write_page(project, checked, result, page or project.report)
+    return result
+
+
+def _write_page(
+    project: Project, checked: Checked, result: BuildResult | None, path: Path | None
+) -> None:
+    if path:
+        from .build_report.render import render
+
+        write_durably(path, render(project, checked, result).encode())
 
 
 def make_parts(project: Project, checked: Checked) -> Parts:

@@ -53,7 +53,7 @@ KNOWN: Final[Mapping[str, tuple[str, ...]]] = {
     "board": ("architectures", "memory_mib"),
     "card": ("purpose", "limits", "owner"),
     "sign": ("key",),
-    "out": ("bundle",),
+    "out": ("bundle", "report"),
 }  # fmt: skip
 
 
@@ -145,6 +145,7 @@ class Project:
         quantize: how a neural net is made smaller; None if it is not.
         key: name of a signing key, or the path of its file; "" for an unsigned bundle.
         bundle: the file to be made.
+        report: the page about it that is to be written; None for none.
     """
 
     path: Path
@@ -165,6 +166,7 @@ class Project:
     card: Card
     key: str
     bundle: Path
+    report: Path | None
 
 
 def load_project(path: Path) -> Project:
@@ -216,7 +218,8 @@ def _project(fields: Fields, path: Path) -> Project:
     version = about.text("version", pattern=VERSION)
     contract = InputContract.from_fields(fields.table("input"))
     rule = fields.mapping("fallback", {})
-    out = fields.table("out", {}).text("bundle", f"build/{name}-{version}.wherry")
+    out = fields.table("out", {})
+    report = out.text("report", "", limit=4096)
     return Project(
         path=path,
         name=name,
@@ -235,7 +238,8 @@ def _project(fields: Fields, path: Path) -> Project:
         board=BoardNeeds.from_fields(fields.table("board", {})),
         card=_card(fields.table("card", {})),
         key=_key(fields.table("sign", {}), path.parent),
-        bundle=path.parent / out,
+        bundle=path.parent / out.text("bundle", f"build/{name}-{version}.wherry"),
+        report=path.parent / report if report else None,
     )
 
 

@@ -30,6 +30,7 @@ _pickle_option = click.option(
 )
 @click.option("--unsigned", is_flag=True, help="Sign with no key.")
 @click.option("--parts", type=_folder, help="Write the parts to this folder too, for `pack`.")
+@click.option("--report", type=_file, help="Write a page about it, instead of [out] report.")
 @_pickle_option
 @json_option
 def build(
@@ -39,13 +40,15 @@ def build(
     keys: tuple[str, ...],
     unsigned: bool,
     parts: Path | None,
+    report: Path | None,
     trust_pickle: bool,
     as_json: bool,
 ) -> None:
     """Make a signed bundle from a project file.
 
     Converts the source model, compares its decisions with the source's on raw data, and
-    packs and signs only if no budget of the project is exceeded (exit code 1 if one is).
+    packs and signs only if no budget of the project is exceeded (exit code 1 if one is;
+    the page of --report is written all the same).
 
     Example: wherry build examples/fraud_terminals/project.toml
     """
@@ -65,6 +68,7 @@ def build(
             out=out,
             signers=signers,
             parts_folder=parts,
+            page=report,
             trust_pickle=trust_pickle,
             progress=_tell(),
         )

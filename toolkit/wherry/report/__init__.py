@@ -1,0 +1,1 @@
+"""The fleet's report: one HTML file that needs nothing else."""
