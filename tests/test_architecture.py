@@ -56,6 +56,7 @@ HOMES = {
     "uvicorn": ("toolkit/wherry/server/",),
     "pyarrow": ("toolkit/wherry/",),
     "jinja2": ("toolkit/wherry/",),
+    "markupsafe": ("toolkit/wherry/report/",),
     "vl_convert": ("toolkit/wherry/",),
     "numpy": ("contract/", "device_agent/", "converters/", "toolkit/wherry/"),
 }
