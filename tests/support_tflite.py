@@ -21,7 +21,8 @@ from support import ROOT
 from wherry_convert.forest import Forest, Tree
 
 ENVIRONMENTS = Path(os.environ.get("WHERRY_ENVS", ROOT / ".cache" / "envs"))
-PINS = ("tflite-runtime==2.14.0", "numpy<2")
+# the extra agent-tflite, so that the whole agent runs there
+PINS = ("tflite-runtime==2.14.0", "numpy<2", "h11", "paho-mqtt>=2.1", "securesystemslib>=1.3")
 CHILD = """
 import sys, numpy as np
 from wherry_convert.tflite_scoring import TfliteRunner, interpreter_kind
@@ -43,13 +44,13 @@ def old_runtime() -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder.parent / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not done.exists():
+        if not done.exists() or done.read_text() != str(PINS):
             subprocess.run([sys.executable, "-m", "venv", folder], check=True)
             pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *PINS]
             made = subprocess.run(pip, capture_output=True, text=True, check=False)
             if made.returncode:
                 pytest.skip(f"tflite-runtime 2.14 cannot be had here: {made.stderr[-200:]}")
-            done.touch()
+            done.write_text(str(PINS))
     return python
 
 
