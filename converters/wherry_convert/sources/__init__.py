@@ -18,6 +18,7 @@ _KINDS: Final = {
     "xgboost": "xgboost_file",
     "lightgbm": "lightgbm_file",
     "onnx": "onnx_file",
+    "torch": "torch_file",
 }
 KINDS: Final = tuple(_KINDS)
 

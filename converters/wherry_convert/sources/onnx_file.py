@@ -76,18 +76,12 @@ class OnnxModel:
             ConvertError: K04 onnxruntime cannot run it, K07 the model does not take these
                 rows, K01 what it gives are no probabilities.
         """
-        self._check(contract)
+        self.check(contract)
         if not len(raw):
             return np.empty(0)
         table = _run(self.file, self.output, Encoder(contract, ()).encode(raw))
         found = table[:, max(0, self.column)]
-        known = found[np.isfinite(found)]
-        if len(known) and (known.min() < -1e-6 or known.max() > 1 + 1e-6):
-            raise ConvertError(
-                "K01",
-                f"its output {self.output} goes from {known.min():.4g} to {known.max():.4g}",
-                cure="end the graph with a Sigmoid or a Softmax, so that it gives probabilities",
-            )
+        refuse_other_than_probabilities(found, f"its output {self.output}")
         return found
 
     def lower(self, contract: InputContract) -> Lowered:
@@ -96,12 +90,17 @@ class OnnxModel:
         Raises:
             ConvertError: K07, the contract does not fit.
         """
-        self._check(contract)
+        self.check(contract)
         cuts = {contract.names[place]: edges for place, edges in self.cuts.items()}
         notes = ("the graph is the file's own; names and what no score needs are left out",)
         return Lowered((), Network(self.sealed, "score", self.column), cuts, notes)
 
-    def _check(self, contract: InputContract) -> None:
+    def check(self, contract: InputContract) -> None:
+        """Refuse a contract that does not fit.
+
+        Raises:
+            ConvertError: K07.
+        """
         names = contract.names
         if self.features and self.features != len(names):
             detail = f"the file takes {self.features} columns, the contract has {len(names)}"
@@ -113,6 +112,25 @@ class OnnxModel:
                 f"the contract allows {gaps[0]} to be missing, and the graph has no answer",
                 cure="let the contract refuse it, or put an Imputer into the graph",
             )
+
+
+def refuse_other_than_probabilities(found: Scores, what: str) -> None:
+    """Refuse logits and the like.
+
+    Args:
+        found: float64, shape (rows,).
+        what: where they come from, in words.
+
+    Raises:
+        ConvertError: K01.
+    """
+    known = found[np.isfinite(found)]
+    if len(known) and (known.min() < -1e-6 or known.max() > 1 + 1e-6):
+        raise ConvertError(
+            "K01",
+            f"{what} goes from {known.min():.4g} to {known.max():.4g}",
+            cure="end the graph with a Sigmoid or a Softmax, so that it gives probabilities",
+        )
 
 
 def load(data: bytes, trusted: tuple[str, ...], *, trust_pickle: bool) -> OnnxModel:

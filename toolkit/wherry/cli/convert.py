@@ -42,7 +42,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 )
 @click.option(
     "--kind",
-    type=click.Choice(["sklearn", "xgboost", "lightgbm", "onnx"]),
+    type=click.Choice(["sklearn", "xgboost", "lightgbm", "onnx", "torch"]),
     default="sklearn",
     help="The model's framework.",
 )
