@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from support_convert import differences, scored
 
 from wherry_contract.features import LARGEST, InputContract, RawMatrix
 from wherry_convert.parity import steps_around
 from wherry_convert.sources.base import SourceModel
+from wherry_convert.tflite_convert import convert_tflite
 from wherry_convert.to_onnx import Converted, convert
 
 FLOAT32_SUM = 3e-6  # of a hundred leaves
@@ -84,17 +87,32 @@ def hard_rows(converted: Converted, count: int = 600) -> RawMatrix:
     return np.c_[make.choice(numbers, (count, 2)), make.choice(codes, count)]
 
 
-def assert_every_path(source: SourceModel, contract: InputContract) -> None:
+TO: dict[str, Callable[[SourceModel, InputContract], Converted]] = {
+    "onnx": convert,
+    "tflite": convert_tflite,
+}
+
+
+def need(runtime: str) -> None:
+    """Skip where the extra for TFLite is absent."""
+    if runtime == "tflite":
+        for library in ("ai_edge_litert", "tflite"):
+            pytest.importorskip(library, reason="the extra tflite is absent; make test-frameworks")
+
+
+def assert_every_path(source: SourceModel, contract: InputContract, runtime: str) -> None:
     """Each row reaches the same leaf of each tree: their sums differ by 1/256 or more."""
-    converted = convert(source, contract)
+    converted = TO[runtime](source, contract)
     rows = hard_rows(converted)
     gap = np.abs(source.scores(rows, contract) - scored(converted).scores(rows))
     assert gap.max() < 1e-6, rows[np.argmax(gap)]
 
 
-def assert_same(source: SourceModel, raw: Any, contract: InputContract) -> Converted:
+def assert_same(
+    source: SourceModel, raw: Any, contract: InputContract, runtime: str = "onnx"
+) -> Converted:
     """No decision flips on any class of rows, and scores differ by float32 sums only."""
-    converted = convert(source, contract)
+    converted = TO[runtime](source, contract)
     found = differences(source, converted, raw, contract)
     assert {name: d.flips for name, d in found.items() if d.flips} == {}
     assert max(d.largest for d in found.values()) < FLOAT32_SUM

@@ -11,10 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support_boosted import (
     POOL,
+    TO,
     TREES,
     RandomTree,
     assert_every_path,
     assert_same,
+    need,
     random_tree,
     shop,
 )
@@ -105,15 +107,17 @@ def test_epoch_seconds_and_large_integers() -> None:
     assert {step.op for step in converted.encoder.steps} == {"rank"}
 
 
-def test_names_and_categories() -> None:
+@pytest.mark.parametrize("runtime", sorted(TO))
+def test_names_and_categories(runtime: str) -> None:
     """onnx/onnxmltools#309, #321: categories were refused."""
+    need(runtime)
     frame, contract, raw, label = shop()
     model = classifier(min_data_per_group=5, cat_smooth=1.0).fit(frame, label)
     source = source_of(model)
     assert {q.column for q in source.grown.questions if q.members} == {1, 2}
     wanted = model.predict_proba(frame)[:, 1]
     assert np.abs(source.scores(raw, contract) - wanted).max() < 1e-12
-    converted = assert_same(source, raw, contract)
+    converted = assert_same(source, raw, contract, runtime)
     assert {step.op for step in converted.encoder.steps} == {"codes", "rank"}
 
 
@@ -187,11 +191,13 @@ def random_text(seed: int, pool: Any = POOL) -> str:
     return HEAD + "\n".join(trees) + "\n" + END
 
 
-@settings(max_examples=120, deadline=None)
+@pytest.mark.parametrize("runtime", sorted(TO))
+@settings(max_examples=100, deadline=None)
 @given(seed=st.integers(0, 2**32))
-def test_every_path_of_random_trees(seed: int) -> None:
+def test_every_path_of_random_trees(runtime: str, seed: int) -> None:
+    need(runtime)
     source = load(random_text(seed).encode(), (), trust_pickle=False)
-    assert_every_path(source, numbers(3, missing="allow"))
+    assert_every_path(source, numbers(3, missing="allow"), runtime)
 
 
 def test_same_file_same_bytes() -> None:

@@ -12,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support_boosted import (
     POOL,
+    TO,
     TREES,
     RandomTree,
     assert_every_path,
     assert_same,
+    need,
     random_tree,
     shop,
 )
@@ -97,14 +99,16 @@ def test_raw_scores_become_probabilities() -> None:
     assert np.allclose(source.scores(raw, numbers(5)), 1 / (1 + np.exp(-margin.astype(float))))
 
 
-def test_names_and_categories() -> None:
+@pytest.mark.parametrize("runtime", sorted(TO))
+def test_names_and_categories(runtime: str) -> None:
     """facts-convert 2a: other names than f0, f1, ... were refused."""
+    need(runtime)
     frame, contract, raw, label = shop()
     model = classifier(enable_categorical=True, max_cat_to_onehot=3).fit(frame, label)
     source = source_of(model)
     assert {q.column for q in source.grown.questions if q.members} == {1, 2}
     assert np.array_equal(source.scores(raw, contract), model.predict_proba(frame)[:, 1])
-    converted = assert_same(source, raw, contract)
+    converted = assert_same(source, raw, contract, runtime)
     assert {step.op for step in converted.encoder.steps} == {"codes"}
 
 
@@ -166,9 +170,11 @@ def _json_tree(tree: RandomTree, number: int) -> dict[str, Any]:
     }
 
 
-@settings(max_examples=120, deadline=None)
+@pytest.mark.parametrize("runtime", sorted(TO))
+@settings(max_examples=100, deadline=None)
 @given(seed=st.integers(0, 2**32))
-def test_every_path_of_random_trees(seed: int) -> None:
+def test_every_path_of_random_trees(runtime: str, seed: int) -> None:
+    need(runtime)
     make = np.random.default_rng(seed)
     document = _template()
     model = document["learner"]["gradient_booster"]["model"]
@@ -176,7 +182,7 @@ def test_every_path_of_random_trees(seed: int) -> None:
         cuts = POOL.astype(np.float32).astype(float)
     model["trees"] = [_json_tree(random_tree(make, n, cuts), n) for n in range(TREES)]
     data = json.dumps(document).encode()
-    assert_every_path(load(data, (), trust_pickle=False), numbers(3, missing="allow"))
+    assert_every_path(load(data, (), trust_pickle=False), numbers(3, missing="allow"), runtime)
 
 
 @pytest.mark.parametrize("form", ["json", "ubj"])
