@@ -48,6 +48,7 @@ HOMES = {
     ),
     "xgboost": ("converters/wherry_convert/sources/xgboost_file.py",),
     "lightgbm": ("converters/wherry_convert/sources/lightgbm_file.py",),
+    "torch": ("converters/wherry_convert/sources/torch_worker.py",),
     "skl2onnx": ("converters/",),
     "skops": ("converters/",),
     "joblib": ("converters/",),
@@ -73,6 +74,7 @@ LAZY = {
     "ai_edge_litert",
     "xgboost",
     "lightgbm",
+    "torch",
     "pyarrow",
     "vl_convert",
 }
