@@ -8,7 +8,8 @@ TOOLS := mosquitto mosquitto_sub skopeo docker-registry
 PACKAGES := mosquitto mosquitto-clients skopeo docker-registry
 # tests of frameworks that are extras; they are skipped where those are absent
 FRAMEWORKS := tests/convert/test_xgboost.py tests/convert/test_lightgbm.py \
-  tests/convert/test_boosted_build.py
+  tests/convert/test_boosted_build.py tests/convert/test_tflite_trees.py \
+  tests/convert/test_tflite_dense.py
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help demo test test-frameworks test-tools lint fmt unit docs docs-check wheel bench clean
@@ -28,8 +29,8 @@ $(VENV)/.dev: $(VENV)/.host
 	@touch $@
 
 $(VENV)/.frameworks: $(VENV)/.dev
-	@echo "installing XGBoost and LightGBM"
-	$(BIN)/pip install --quiet --editable '.[sklearn,xgboost,lightgbm,agent,dev]' 'pandas>=2.2'
+	@echo "installing XGBoost, LightGBM and what writes TFLite"
+	$(BIN)/pip install --quiet --editable '.[sklearn,xgboost,lightgbm,tflite,agent,dev]' 'pandas>=2.2'
 	@touch $@
 
 demo: $(VENV)/.host  ## run the whole road on this machine
@@ -37,8 +38,8 @@ demo: $(VENV)/.host  ## run the whole road on this machine
 
 test: $(VENV)/.frameworks test-tools lint docs-check unit  ## install what tests need, and run them all
 
-test-frameworks: $(VENV)/.frameworks  ## the tests of XGBoost and LightGBM alone
-	$(BIN)/python -m pytest $(FRAMEWORKS)
+test-frameworks: $(VENV)/.frameworks  ## the tests of optional frameworks alone
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(FRAMEWORKS)
 
 test-tools:  ## install Debian's tools that tests run beside us
 	@missing=; for tool in $(TOOLS); do \
