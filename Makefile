@@ -9,7 +9,7 @@ PACKAGES := mosquitto mosquitto-clients skopeo docker-registry
 # tests of frameworks that are extras; they are skipped where those are absent
 FRAMEWORKS := tests/convert/test_xgboost.py tests/convert/test_lightgbm.py \
   tests/convert/test_boosted_build.py tests/convert/test_tflite_trees.py \
-  tests/convert/test_tflite_dense.py
+  tests/convert/test_tflite_dense.py tests/host/test_runtimes.py
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help demo test test-frameworks test-tools lint fmt unit docs docs-check wheel bench clean
@@ -39,6 +39,7 @@ demo: $(VENV)/.host  ## run the whole road on this machine
 test: $(VENV)/.frameworks test-tools lint docs-check unit  ## install what tests need, and run them all
 
 test-frameworks: $(VENV)/.frameworks  ## the tests of optional frameworks alone
+	$(BIN)/wherry doctor --install runtimes
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(FRAMEWORKS)
 
 test-tools:  ## install Debian's tools that tests run beside us

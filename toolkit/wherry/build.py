@@ -17,6 +17,7 @@ from wherry_convert.parity import row_classes
 from wherry_convert.quantize import Metric, Quantized, quantize
 from wherry_convert.scoring import Scored
 from wherry_convert.sources import SourceModel, load_source
+from wherry_convert.tflite_convert import convert_tflite
 from wherry_convert.to_onnx import Converted, convert
 
 from . import __version__
@@ -27,6 +28,7 @@ from .metrics import recall_at
 from .pack import check_graph, pack, write_parts
 from .project import Project
 from .quantized import Tried, methods_of
+from .runtimes import Run, RuntimesDisagreeError, claimed, failures, require, run_everywhere
 from .server.files import write_durably
 from .vectors import choose_vectors
 
@@ -34,7 +36,10 @@ if TYPE_CHECKING:
     from securesystemslib.signer import CryptoSigner
 
 Progress = Callable[[str], None]
-_LIBRARIES: Final = ("onnx", "onnxruntime", "numpy", "protobuf")
+_LIBRARIES: Final = {
+    "onnxruntime": ("onnx", "onnxruntime", "numpy", "protobuf"),
+    "tflite": ("ai-edge-litert", "flatbuffers", "numpy", "tflite"),
+}
 
 
 def _silent(_step: str) -> None:
@@ -82,6 +87,7 @@ class BuildResult:
         notes: what was done that a reader of the report should know.
         signed_by: key ids.
         quantized: what quantization tried and cost; None without.
+        runs: the golden vectors under every claimed version; empty if not asked for.
     """
 
     path: Path
@@ -92,6 +98,7 @@ class BuildResult:
     notes: tuple[str, ...]
     signed_by: tuple[str, ...]
     quantized: Quantized | None
+    runs: tuple[Run, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
@@ -103,6 +110,7 @@ class BuildResult:
             "signed_by": list(self.signed_by),
             "notes": list(self.notes),
             "gate": self.report.to_dict(),
+            "runtimes": [run.to_dict() for run in self.runs],
         } | quantized_dict(self.quantized)
 
 
@@ -143,8 +151,7 @@ def check(
     progress(f"scoring {len(reference)} reference rows with the source model")
     reference_scores = source.scores(reference.raw, project.input)
     threshold = operating_threshold(project.threshold, reference_scores)
-    progress("converting to ONNX")
-    converted, quantized = convert(source, project.input), None
+    converted, quantized = _convert(project, source, progress), None
     if project.quantize and not bundle:
         progress(f"quantizing: {project.quantize.method}")
         quantized = quantize(
@@ -162,6 +169,8 @@ def check(
     if bundle:
         converted = _of_bundle(bundle, converted)
         threshold = bundle.manifest.output.threshold
+    if project.runtimes == "all":
+        require(claimed(converted.needs))  # before the long work, not after it
     progress(f"comparing decisions on {len(rows)} check rows, and on rows made to be hard")
     classes = row_classes(rows.raw, project.input, cuts=cuts)
     report = judge(
@@ -174,6 +183,14 @@ def check(
         heuristic=project.fallback.flags(rows.raw, project.input) if project.fallback else None,
     )
     return Checked(source, converted, quantized, reference, rows, classes, report)
+
+
+def _convert(project: Project, source: SourceModel, progress: Progress) -> Converted:
+    if project.target.runtime == "tflite":
+        progress("converting to TFLite")
+        return convert_tflite(source, project.input, leaves=project.target.leaves)
+    progress("converting to ONNX")
+    return convert(source, project.input)
 
 
 def _recall(rows: Rows) -> Metric | None:
@@ -230,6 +247,7 @@ def build(
 
     Raises:
         BudgetExceededError: Q01, a budget is exceeded; nothing is packed.
+        RuntimesDisagreeError: Q05, a claimed version scores otherwise; nothing is packed.
         WherryError: files, data or model are not what the project says.
     """
     checked = check(project, trust_pickle=trust_pickle, progress=progress)
@@ -238,6 +256,10 @@ def build(
         raise BudgetExceededError(checked.report)
     progress("profiling the reference, choosing golden vectors")
     parts = make_parts(project, checked)
+    runs = run_claimed(project, parts, progress)
+    if failures(runs):
+        _write_page(project, checked, None, page or project.report, runs)
+        raise RuntimesDisagreeError(runs)
     path = out or project.bundle
     progress(f"packing {path.name}" + (", signing" if signers else ""))
     if parts_folder:
@@ -252,18 +274,34 @@ def build(
         notes=checked.converted.notes,
         signed_by=tuple(signer.public_key.keyid for signer in signers),
         quantized=checked.quantized,
+        runs=tuple(runs),
     )
-    _write_page(project, checked, result, page or project.report)
+    _write_page(project, checked, result, page or project.report, runs)
     return result
 
 
 def _write_page(
-    project: Project, checked: Checked, result: BuildResult | None, path: Path | None
+    project: Project,
+    checked: Checked,
+    result: BuildResult | None,
+    path: Path | None,
+    runs: Sequence[Run] = (),
 ) -> None:
     if path:
         from .build_report.render import render
 
-        write_durably(path, render(project, checked, result).encode())
+        write_durably(path, render(project, checked, result, runs).encode())
+
+
+def run_claimed(project: Project, parts: Parts, progress: Progress = _silent) -> list[Run]:
+    """Run golden vectors under every version that the bundle claims, if the project asks for it.
+
+    Raises:
+        SetupError: H06, an environment is missing.
+    """
+    if project.runtimes == "here":
+        return []
+    return run_everywhere(parts, claimed(parts.manifest.runtime), progress)
 
 
 def make_parts(project: Project, checked: Checked) -> Parts:
@@ -315,7 +353,8 @@ def _manifest(project: Project, checked: Checked) -> Manifest:
 def _provenance(project: Project, checked: Checked) -> dict[str, Any]:
     """Digests, versions and measured figures; no date and no path, so that it can be made again."""
     report = checked.report
-    tools = {name: version(name) for name in _LIBRARIES} | dict(checked.source.versions)
+    libraries = _LIBRARIES[checked.converted.needs.kind]
+    tools = {name: version(name) for name in libraries} | dict(checked.source.versions)
     return {
         "source": {"kind": project.source.kind, "digest": checked.source.digest},
         "data": {

@@ -18,11 +18,13 @@ from typing import Any, Final
 from wherry_contract.errors import ManifestError, SetupError
 from wherry_contract.features import InputContract
 from wherry_contract.golden import MAX_ROWS
+from wherry_contract.manifest import KINDS as RUNTIMES
 from wherry_contract.manifest import SLUG, VERSION, BoardNeeds, Soak
 from wherry_contract.rule import Rule
 from wherry_contract.wire import PROJECT, Fields
 from wherry_convert.quantize import Budgets
 from wherry_convert.sources import KINDS
+from wherry_convert.tflite_convert import LEAVES
 
 from .quantized import CHOICES, SEARCH
 
@@ -32,11 +34,12 @@ MAX_CARD: Final = 20_000  # characters of one text of the model card
 # every name that a project file may hold, by section; docs/project.md describes each
 KNOWN: Final[Mapping[str, tuple[str, ...]]] = {
     "": (
-        "project", "source", "input", "data", "output", "fallback", "quantize", "gates",
+        "project", "source", "target", "input", "data", "output", "fallback", "quantize", "gates",
         "golden", "soak", "board", "card", "sign", "out",
     ),
     "project": ("name", "version", "family", "counter"),
     "source": ("kind", "path", "trusted"),
+    "target": ("runtime", "leaves"),
     "input": ("name", "version", "features"),
     "input.features": (
         "name", "dtype", "unit", "minimum", "maximum", "missing", "categories", "unseen",
@@ -47,7 +50,7 @@ KNOWN: Final[Mapping[str, tuple[str, ...]]] = {
     "fallback": ("join", "conditions"),
     "fallback.conditions": ("feature", "op", "value"),
     "quantize": ("method", "flips", "bytes", "distinct_share", "metric_drop", "latency_ratio"),
-    "gates": ("flips", "edge_flips", "metric_drop"),
+    "gates": ("flips", "edge_flips", "metric_drop", "runtimes"),
     "golden": ("rows", "tolerance"),
     "soak": ("rows", "seconds", "longest_seconds", "error_share"),
     "board": ("architectures", "memory_mib"),
@@ -64,6 +67,14 @@ class Source:
     kind: str
     path: Path
     trusted: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What runs the bundle: ``onnxruntime`` or ``tflite``; and how leaves of trees are kept there."""
+
+    runtime: str
+    leaves: str
 
 
 @dataclass(frozen=True)
@@ -143,6 +154,7 @@ class Project:
         counter: the release counter that is signed; it grows with every release.
         fallback: answers when no model can, and is held against the model in reports.
         quantize: how a neural net is made smaller; None if it is not.
+        runtimes: whether golden vectors run under ``all`` claimed versions, or the one ``here``.
         key: name of a signing key, or the path of its file; "" for an unsigned bundle.
         bundle: the file to be made.
         report: the page about it that is to be written; None for none.
@@ -154,12 +166,14 @@ class Project:
     family: str
     counter: int
     source: Source
+    target: Target
     input: InputContract
     data: Data
     threshold: Threshold
     fallback: Rule | None
     quantize: Quantize | None
     gates: Gates
+    runtimes: str
     golden: Golden
     soak: Soak
     board: BoardNeeds
@@ -219,6 +233,7 @@ def _project(fields: Fields, path: Path) -> Project:
     contract = InputContract.from_fields(fields.table("input"))
     rule = fields.mapping("fallback", {})
     out = fields.table("out", {})
+    gates = fields.table("gates", {})
     report = out.text("report", "", limit=4096)
     return Project(
         path=path,
@@ -227,12 +242,14 @@ def _project(fields: Fields, path: Path) -> Project:
         family=about.text("family", name, pattern=SLUG),
         counter=about.integer("counter", low=1),
         source=_source(fields.table("source"), path.parent),
+        target=_target(fields),
         input=contract,
         data=_data(fields.table("data"), path.parent),
         threshold=_threshold(fields.table("output")),
         fallback=Rule.from_fields(Fields(rule, "fallback", PROJECT), contract) if rule else None,
         quantize=_quantize(fields),
-        gates=_gates(fields.table("gates", {})),
+        gates=_gates(gates),
+        runtimes=gates.choice("runtimes", ("here", "all"), "here"),
         golden=_golden(fields.table("golden", {})),
         soak=Soak.from_fields(fields.table("soak", {})),
         board=BoardNeeds.from_fields(fields.table("board", {})),
@@ -249,6 +266,19 @@ def _source(fields: Fields, folder: Path) -> Source:
         path=folder / fields.text("path", pattern=r".+"),
         trusted=fields.texts("trusted", [], limit=256),
     )
+
+
+def _target(fields: Fields) -> Target:
+    own = Fields(fields.mapping("target", {}), "target", PROJECT)
+    runtime = own.choice("runtime", RUNTIMES, RUNTIMES[0])
+    leaves = own.choice("leaves", LEAVES, LEAVES[0])
+    if runtime != "tflite" and leaves != LEAVES[0]:
+        raise own.error("leaves", 'there only with runtime = "tflite"')
+    if runtime == "tflite" and fields.mapping("quantize", {}):
+        raise fields.error(
+            "quantize", 'absent with runtime = "tflite"; it makes ONNX files smaller'
+        )
+    return Target(runtime, leaves)
 
 
 def _data(fields: Fields, folder: Path) -> Data:

@@ -17,6 +17,9 @@ import numpy as np
 from wherry.card import CLASS_HEADS, class_rows, metric_rows
 from wherry.quantized import HEADS, Tried
 from wherry.report.drawing import Picture, draw, plain
+from wherry.runtimes import HEADS as RUN_HEADS
+from wherry.runtimes import Run, failures
+from wherry.runtimes import rows as run_rows
 from wherry_contract.psi import PsiResult
 
 from . import charts, facts
@@ -38,13 +41,19 @@ class Table:
     rows: Sequence[Sequence[object]]
 
 
-def render(project: Project, checked: Checked, result: BuildResult | None = None) -> str:
+def render(
+    project: Project,
+    checked: Checked,
+    result: BuildResult | None = None,
+    runs: Sequence[Run] = (),
+) -> str:
     """The page.
 
     Args:
         project: what was asked for.
         checked: what was compared.
         result: what was packed; None if the gate said no.
+        runs: golden vectors under every claimed version; empty if not asked for.
     """
     import jinja2
 
@@ -57,10 +66,12 @@ def render(project: Project, checked: Checked, result: BuildResult | None = None
         # whatever is printed goes through `plain` first, wherever it came from
         finalize=lambda value: plain(value) if type(value) is str else value,
     )
-    return environment.get_template(_TEMPLATE).render(_page(project, checked, result))
+    return environment.get_template(_TEMPLATE).render(_page(project, checked, result, runs))
 
 
-def _page(project: Project, checked: Checked, result: BuildResult | None) -> dict[str, Any]:
+def _page(
+    project: Project, checked: Checked, result: BuildResult | None, runs: Sequence[Run]
+) -> dict[str, Any]:
     report = checked.report
     scores, unfit = _finite(report.scores)
     tried = Tried.of(checked.quantized) if checked.quantized else None
@@ -68,7 +79,7 @@ def _page(project: Project, checked: Checked, result: BuildResult | None) -> dic
     return {
         "name": f"{project.name} {project.version}",
         "family": checked.converted.family,
-        "failures": report.failures,
+        "failures": [*report.failures, *failures(runs)],
         "sentences": list(_sentences(checked, result)),
         "threshold": f"{report.threshold:.9g}",
         "positive": project.threshold.positive,
@@ -79,6 +90,7 @@ def _page(project: Project, checked: Checked, result: BuildResult | None) -> dic
         "unfit": unfit,
         "psi": None if shift.psi is None else _psi(shift.psi),
         "shift": _shift(shift),
+        "runs": Table(RUN_HEADS, run_rows(runs)),
         "size": _size(project, checked, result),
         "tried": tried and Table(HEADS, tried.rows()),
         "remarks": tried.remarks() if tried else [],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from .output import json_option, say, show, table
 if TYPE_CHECKING:
     from wherry.build import BuildResult
     from wherry.gate import GateReport
+    from wherry.runtimes import Run
 
 _file = click.Path(dir_okay=False, path_type=Path)
 _folder = click.Path(file_okay=False, path_type=Path)
@@ -57,6 +58,7 @@ def build(
     from wherry.keys import load_named
     from wherry.project import load_project
     from wherry.quantized import Tried
+    from wherry.runtimes import RuntimesDisagreeError
     from wherry_convert.quantize import NoCandidateError
 
     loaded = load_project(project)
@@ -74,12 +76,16 @@ def build(
         )
     except NoCandidateError as error:
         tried = Tried.of(error)
-        answer = {"bundle": None, "quantized": tried.to_dict()}
+        answer: dict[str, Any] = {"bundle": None, "quantized": tried.to_dict()}
         show("wherry/build/1", answer, quantized_lines(tried), as_json=as_json)
         raise
     except BudgetExceededError as error:
         answer = {"bundle": None, "gate": error.report.to_dict()}
         show("wherry/build/1", answer, _report_lines(error.report), as_json=as_json)
+        raise
+    except RuntimesDisagreeError as error:
+        answer = {"bundle": None, "runtimes": [run.to_dict() for run in error.runs]}
+        show("wherry/build/1", answer, _run_lines(error.runs), as_json=as_json)
         raise
     if not signers:
         say("nobody signed it: no device takes it before `wherry sign`")
@@ -94,22 +100,32 @@ def build(
 def check(project: Path, *, bundle: Path | None, trust_pickle: bool, as_json: bool) -> None:
     """Compare decisions with the source model.
 
-    As `build`, but nothing is packed; exit code 1 if a budget is exceeded.
+    As `build`, but nothing is packed; exit code 1 if a budget is exceeded, or if golden
+    vectors fail under a runtime version that the bundle claims ([gates] runtimes = "all").
 
     Example: wherry check examples/fraud_terminals/project.toml
     """
     from wherry.build import check as compare
+    from wherry.build import make_parts, run_claimed
     from wherry.bundle_view import look
     from wherry.gate import BudgetExceededError
     from wherry.project import load_project
+    from wherry.runtimes import RuntimesDisagreeError, failures
 
     loaded = load_project(project)
     parts = look(bundle).parts if bundle else None
     checked = compare(loaded, bundle=parts, trust_pickle=trust_pickle, progress=_tell())
     report = checked.report
-    show("wherry/check/1", report.to_dict(), _report_lines(report), as_json=as_json)
+    runs = []
+    if loaded.runtimes == "all" and not report.failures:
+        runs = run_claimed(loaded, parts or make_parts(loaded, checked), _tell())
+    answer = report.to_dict() | {"runtimes": [run.to_dict() for run in runs]}
+    lines = [*_report_lines(report), *_run_lines(runs)]
+    show("wherry/check/1", answer, lines, as_json=as_json)
     if report.failures:
         raise BudgetExceededError(report)
+    if failures(runs):
+        raise RuntimesDisagreeError(runs)
 
 
 @click.command
@@ -149,6 +165,7 @@ def _build_lines(result: BuildResult) -> Iterator[str]:
     yield from _report_lines(result.report)
     yield ""
     yield from _quantized_lines(result.quantized)
+    yield from _run_lines(result.runs)
     yield from (f"note: {note}" for note in result.notes)
     yield f"bundle  {result.path}"
     yield f"digest  {result.digest}"
@@ -160,6 +177,12 @@ def _quantized_lines(quantized: Any) -> Iterable[str]:
     from wherry.quantized import Tried
 
     return [] if quantized is None else [*quantized_lines(Tried.of(quantized)), ""]
+
+
+def _run_lines(runs: Sequence[Run]) -> list[str]:
+    from wherry.runtimes import HEADS, rows
+
+    return ["", *table(HEADS, rows(runs)), ""] if runs else []
 
 
 def _report_lines(report: GateReport) -> Iterator[str]:
