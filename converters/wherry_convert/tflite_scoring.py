@@ -1,14 +1,10 @@
-"""Scoring TFLite models on the host, with the interpreter that the devices have.
+"""Scoring TFLite models on the host, with an interpreter that devices have.
 
-Also a program, ``python -m wherry_convert.tflite_scoring``: it scores rows of one file in
-the environment that it runs in, so that a bundle is checked with a runtime that cannot be
-installed beside the host's own (tflite-runtime wants numpy below 2).
+It runs in any environment that has one: that of tflite-runtime has no more than numpy.
 """
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -74,8 +70,14 @@ class TfliteRunner:
 
         Returns:
             float64, shape (rows, values of the output).
+
+        Raises:
+            ConvertError: K07, the input has another size.
         """
         shape = self._input["shape"]
+        if rows.shape[1] != np.prod(shape):
+            detail = f"{rows.shape[1]} features for an input of shape {shape.tolist()}"
+            raise ConvertError("K07", detail)
         found = []
         for row in quantized(rows, self._input):
             self._interpreter.set_tensor(self._input["index"], row.reshape(shape))
@@ -103,15 +105,3 @@ def dequantized(values: NDArray[Any], details: Any) -> NDArray[np.float64]:
     quantized_too = details["dtype"] is not np.float32 and bool(scale)
     return (wide - zero) * float(scale) if quantized_too else wide
 
-
-def main() -> int:
-    """Score the rows of a file: ``python -m wherry_convert.tflite_scoring in.npz out.npz``."""
-    given, out = map(Path, sys.argv[1:3])
-    with np.load(given) as found:
-        runner = TfliteRunner(found["model"].tobytes(), 1, str(found["tensor"]))
-        np.savez(out, scores=runner.run(found["rows"]))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
