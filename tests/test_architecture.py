@@ -49,6 +49,7 @@ HOMES = {
     "xgboost": ("converters/wherry_convert/sources/xgboost_file.py",),
     "lightgbm": ("converters/wherry_convert/sources/lightgbm_file.py",),
     "torch": ("converters/wherry_convert/sources/torch_worker.py",),
+    "pandas": ("converters/wherry_convert/sources/sklearn_model.py",),
     "skl2onnx": ("converters/",),
     "skops": ("converters/",),
     "joblib": ("converters/",),

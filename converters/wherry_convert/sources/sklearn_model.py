@@ -9,14 +9,17 @@ from importlib.metadata import version
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wherry_contract.errors import ConvertError
 from wherry_contract.features import InputContract, RawMatrix
 
 from .base import Lowered, Scores
-from .sklearn_columns import Columns, source_columns, trace
+from .sklearn_column import Column, Columns
+from .sklearn_columns import source_columns, takes_frames, trace
 from .sklearn_dense import FAMILIES, lower_dense
-from .sklearn_trees import GROWERS, lower_trees
+from .sklearn_growers import GROWERS, check_trees
+from .sklearn_trees import lower_trees
 
 _LIBRARIES: Final = ("scikit-learn", "skl2onnx", "onnx", "numpy")
 # what is often asked for, and why it is refused: class -> code, detail, cure
@@ -26,7 +29,6 @@ _REFUSED: Final = {
         "a CalibratedClassifierCV converts wrongly: float32 moves scores between isotonic steps",
         "ship the model that is inside; a calibration keeps the order, so move the threshold",
     ),
-    "AdaBoostClassifier": ("K01", "AdaBoost is not known", "use GradientBoostingClassifier"),
 }
 
 
@@ -66,7 +68,7 @@ class SklearnModel:
         if len(getattr(final, "classes_", ())) != 2 or getattr(final, "n_outputs_", 1) != 1:
             raise ConvertError("K01", f"{name} should be fitted, with two classes")
         if name in GROWERS:
-            GROWERS[name](final).forest.check(int(final.n_features_in_))
+            check_trees(final)
         _one_thread(estimator)
         versions = {library: version(library) for library in _LIBRARIES}
         return cls(estimator, FAMILIES.get(name, "trees"), versions, digest)
@@ -98,18 +100,16 @@ class SklearnModel:
 
     def _table(self, raw: RawMatrix, contract: InputContract) -> Any:
         columns = source_columns(contract, self.estimator)
-        places = [contract.names.index(column.feature.name) for column in columns]
-        if not any(column.strings for column in columns):
-            return raw[:, places]
-        table = raw[:, places].astype(object)
-        for slot, column in enumerate(columns):
-            if column.strings:
-                # -1, a category that is not listed, reads the last cell
-                names = np.array([*column.feature.categories, "", _unlisted(column)], object)
-                values = raw[:, places[slot]]
-                gaps = np.isnan(values)
-                table[:, slot] = names[np.where(gaps, 0, values).astype(np.int64)]
-                table[gaps, slot] = np.nan
+        cells = [
+            _cells(column, raw[:, contract.names.index(column.feature.name)]) for column in columns
+        ]
+        if takes_frames(self.estimator):
+            return _frame({c.feature.name: v for c, v in zip(columns, cells, strict=True)})
+        if all(column.names is None for column in columns):
+            return np.stack(cells, axis=1)
+        table = np.empty(raw[:, : len(cells)].shape, object)
+        for slot, values in enumerate(cells):
+            table[:, slot] = values
         return table
 
     def lower(self, contract: InputContract) -> Lowered:
@@ -126,11 +126,29 @@ class SklearnModel:
         return lower_dense(final, columns, contract.names)
 
 
-def _unlisted(column: Any) -> str:
-    name = "?"
-    while name in column.feature.categories:
-        name += "?"
-    return name
+def _cells(column: Column, values: NDArray[np.float64]) -> NDArray[Any]:
+    """Raw values as the model was fitted on them: strings for a category."""
+    if column.names is None:
+        return values
+    names = np.empty(len(column.names), object)
+    names[:] = column.names
+    # -1, a category that is not listed, reads the last cell, a gap the one before
+    places = np.where(np.isnan(values), len(names) - 2, values).astype(np.int64)
+    return np.asarray(names[places])
+
+
+def _frame(cells: Mapping[str, NDArray[Any]]) -> Any:
+    try:
+        import pandas as pd  # type: ignore[import-untyped]  # it ships no types
+    except ImportError as error:
+        raise ConvertError(
+            "K06",
+            "the model picks columns by name, which it does only in pandas' data frames",
+            cure="pip install 'wherry[sklearn-frames]'",
+        ) from error
+    return pd.DataFrame(
+        {name: pd.Series(values, dtype=values.dtype) for name, values in cells.items()}
+    )
 
 
 def _final(estimator: Any) -> Any:
@@ -144,7 +162,8 @@ def _before(estimator: Any) -> list[Any]:
     while type(estimator).__name__ == "Pipeline":
         found += [step for _, step in estimator.steps[:-1]]
         estimator = estimator.steps[-1][1]
-    return found
+    own = getattr(estimator, "_preprocessor", None)  # HistGradientBoosting codes its categories
+    return [*found, own]
 
 
 def _one_thread(estimator: Any) -> None:
@@ -157,12 +176,12 @@ def _check_columns(final: Any, columns: Columns) -> None:
     if len(columns) != final.n_features_in_:
         detail = f"{len(columns)} columns reach a model that takes {final.n_features_in_}"
         raise ConvertError("K07", detail)
-    strings = [column.feature.name for column in columns if column.strings]
+    strings = [column.feature.name for column in columns if column.names is not None]
     if strings:
         raise ConvertError(
             "K07",
             f"{strings[0]} is a category and reaches the model as a string",
-            cure="code it with OrdinalEncoder in the pipeline",
+            cure="code it with OneHotEncoder or OrdinalEncoder in the pipeline",
         )
     gaps = [column.feature.name for column in columns if column.gaps]
     if gaps and not final.__sklearn_tags__().input_tags.allow_nan:
