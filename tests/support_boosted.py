@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from support_convert import differences, scored
+from support_convert import differences, numbers, scored
 
+from wherry_contract.errors import ConvertError
 from wherry_contract.features import LARGEST, InputContract, RawMatrix
 from wherry_convert.parity import steps_around
 from wherry_convert.sources.base import SourceModel
@@ -82,9 +83,9 @@ def hard_rows(converted: Converted, count: int = 600) -> RawMatrix:
     """Rows of values that hurt, each column with gaps: two of numbers, one of codes."""
     make = np.random.default_rng(0)
     around = [np.clip(steps_around(cuts), -LARGEST, LARGEST) for cuts in converted.cuts.values()]
-    numbers = np.concatenate([POOL, *around, [np.nan]])
+    values = np.concatenate([POOL, *around, [np.nan]])
     codes = np.concatenate([CODES, np.arange(MOST), [np.nan]])
-    return np.c_[make.choice(numbers, (count, 2)), make.choice(codes, count)]
+    return np.c_[make.choice(values, (count, 2)), make.choice(codes, count)]
 
 
 TO: dict[str, Callable[[SourceModel, InputContract], Converted]] = {
@@ -117,6 +118,33 @@ def assert_same(
     assert {name: d.flips for name, d in found.items() if d.flips} == {}
     assert max(d.largest for d in found.values()) < FLOAT32_SUM
     return converted
+
+
+def damaged(data: bytes, seed: int) -> bytes:
+    """A file with a few bytes changed or lost."""
+    make = np.random.default_rng(seed)
+    found = bytearray(data)
+    for _ in range(int(make.integers(1, 4))):
+        place = int(make.integers(len(found)))
+        way = int(make.integers(3))
+        if way == 2:
+            del found[place : place + int(make.integers(1, 9))]
+        else:
+            found[place] = int(make.integers(256)) if way else ord(str(make.integers(10)))
+    return bytes(found)
+
+
+def assert_no_harm(load: Callable[[bytes], SourceModel], data: bytes) -> None:
+    """A damaged file is refused, or is still a model; it never ends the process."""
+    contract = numbers(3, missing="allow")
+    rows = np.concatenate([np.full((1, 3), np.nan), np.eye(3) * 40])
+    for seed in range(150):
+        try:
+            source = load(damaged(data, seed))
+            source.scores(rows, contract)
+            convert(source, contract)
+        except ConvertError as error:
+            assert error.code in {"K01", "K02", "K04", "K07"}  # noqa: PT017 - most are refused, some are not
 
 
 def shop(rows: int = 1200) -> tuple[Any, InputContract, RawMatrix, NDArray[np.int64]]:

@@ -1,12 +1,11 @@
 """Models of LightGBM, from its own text files; no pickle is needed.
 
-The text is read here first, strictly, since LightGBM's own reader trusts it; LightGBM then
-scores raw rows.
+The text is read here, strictly; LightGBM then scores raw rows with the model as it was read,
+written anew (`lightgbm_clean`).
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -97,12 +96,8 @@ def load(data: bytes, trusted: tuple[str, ...], *, trust_pickle: bool) -> Lightg
     except (ImportError, OSError) as error:  # OSError: its library needs libgomp
         raise ConvertError("K06", f"pip install 'wherry[lightgbm]' ({error})") from error
     try:
-        text = data.decode()
-        grown = read_model(text)
-        grown.check()
-        # without their sizes LightGBM finds the trees by itself, instead of trusting them
-        plain = re.sub(r"^tree_sizes=.*\n", "", text, count=1, flags=re.MULTILINE)
-        booster = lightgbm.Booster(model_str=plain)
+        grown, clean = read_model(data.decode())
+        booster = lightgbm.Booster(model_str=clean)
     except lightgbm.basic.LightGBMError as error:
         raise ConvertError(
             "K04", f"LightGBM does not read it: {error}"[:300], cure=_SAVE

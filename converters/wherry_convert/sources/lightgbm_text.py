@@ -14,8 +14,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -23,6 +22,7 @@ from wherry_contract.errors import ConvertError
 from wherry_convert.forest import LEAF, Doubles, Forest, Tree
 
 from .boosted_model import Grown, Planter, Question, Rules
+from .lightgbm_clean import MAX_COLUMNS, clean_text, floats, numbers, set_words
 
 ZERO: Final = float(np.float32(1e-35))
 # objective -> what lies between the sum of leaves and the score
@@ -38,7 +38,6 @@ LINKS: Final = {
 }
 _CURE: Final = "train it with objective binary"
 _GAP_NONE, _GAP_ZERO = 0, 1
-_MAX_WORDS: Final = 2**19  # of a tree's sets, 32 categories each
 
 
 def _zeroed(values: Doubles) -> Doubles:
@@ -59,10 +58,11 @@ RULES: Final = Rules(
 class _Objective:
     link: str
     factor: float
+    text: str  # as LightGBM writes one with the same output
 
 
-def read_model(text: str) -> Grown:
-    """Read a model.
+def read_model(text: str) -> tuple[Grown, str]:
+    """Read a model; the text is the model anew, for LightGBM to read.
 
     Raises:
         ConvertError: K01 or K02.
@@ -77,9 +77,9 @@ def read_model(text: str) -> Grown:
     averaged = "average_output" in head
     names = tuple(head["feature_names"].split())
     count = int(head["max_feature_idx"]) + 1
-    if len(names) != count:
+    if len(names) != count or count > MAX_COLUMNS:
         raise ValueError(f"{len(names)} names of {count} columns")
-    return Grown(
+    grown = Grown(
         Forest(trees, divisor=float(len(trees)) if averaged else 1.0, link=objective.link),
         planter.questions,
         RULES,
@@ -87,6 +87,8 @@ def read_model(text: str) -> Grown:
         names=() if all(re.fullmatch(r"Column_\d+", name) for name in names) else names,
         categories=_categories(text, head),
     )
+    grown.check()  # before the rest is written: it says more of what is wrong
+    return grown, clean_text(blocks, columns=count, objective=objective.text, averaged=averaged)
 
 
 def _blocks(text: str) -> Iterator[dict[str, str]]:
@@ -115,7 +117,9 @@ def _objective(head: Mapping[str, str]) -> _Objective:
     factor = float(found.get("sigmoid", 1.0)) if name == "binary" else 1.0
     if not 0 < factor < math.inf:
         raise ValueError(f"sigmoid is {factor}")
-    return _Objective(LINKS[name], factor)
+    if LINKS[name] == "identity":
+        return _Objective("identity", factor, "regression")
+    return _Objective("logistic", factor, f"binary sigmoid:{factor!r}")
 
 
 def _categories(text: str, head: Mapping[str, str]) -> dict[int, tuple[str, ...]]:
@@ -140,13 +144,6 @@ def _categories(text: str, head: Mapping[str, str]) -> dict[int, tuple[str, ...]
     return {column: tuple(map(str, names)) for column, names in zip(columns, lists, strict=True)}
 
 
-def _numbers(block: Mapping[str, str], name: str, count: int, kind: Any = int) -> list[Any]:
-    found = [kind(item) for item in block.get(name, "").split()]
-    if len(found) != count:
-        raise ValueError(f"{len(found)} of {name}, not {count}")
-    return found
-
-
 def _tree(planter: Planter, block: Mapping[str, str], factor: float) -> Tree:
     if block.get("is_linear", "0") != "0":
         raise ConvertError(
@@ -154,12 +151,12 @@ def _tree(planter: Planter, block: Mapping[str, str], factor: float) -> Tree:
         )
     leaves = int(block["num_leaves"])
     inner = leaves - 1
-    values = [factor * value for value in _numbers(block, "leaf_value", leaves, float)]
+    values = [factor * value for value in floats(block, "leaf_value", leaves)]
     asked: list[Question | None] = [*_questions(block, inner), *[None] * leaves]
 
     def children(side: str) -> list[int]:
         # leaves are counted down from -1; here they come after the inner nodes
-        ids = _numbers(block, side, inner)
+        ids = numbers(block, side, inner)
         return [place if place >= 0 else inner - 1 - place for place in ids] + [LEAF] * leaves
 
     return planter.tree(
@@ -168,11 +165,11 @@ def _tree(planter: Planter, block: Mapping[str, str], factor: float) -> Tree:
 
 
 def _questions(block: Mapping[str, str], inner: int) -> Iterator[Question]:
-    sets = _sets(block)
+    sets = [_members(words) for words in set_words(block)]
     rows = zip(
-        _numbers(block, "split_feature", inner),
-        _numbers(block, "threshold", inner, float),
-        _numbers(block, "decision_type", inner),
+        numbers(block, "split_feature", inner),
+        floats(block, "threshold", inner),
+        numbers(block, "decision_type", inner),
         strict=True,
     )
     for column, cut, kind in rows:
@@ -183,17 +180,6 @@ def _questions(block: Mapping[str, str], inner: int) -> Iterator[Question]:
         if gap == _GAP_NONE:
             left = cut >= 0
         yield Question(column, cut, None, missing_left=left, zero_missing=gap == _GAP_ZERO)
-
-
-def _sets(block: Mapping[str, str]) -> list[frozenset[int]]:
-    count = int(block.get("num_cat", "0"))
-    if not count:
-        return []
-    ends = _numbers(block, "cat_boundaries", count + 1)
-    if ends[0] != 0 or ends[-1] > _MAX_WORDS or any(b < a for a, b in pairwise(ends)):
-        raise ValueError("cat_boundaries do not ascend, or too far")
-    words = _numbers(block, "cat_threshold", ends[-1])
-    return [_members(words[a:b]) for a, b in pairwise(ends)]
 
 
 def _members(words: list[int]) -> frozenset[int]:

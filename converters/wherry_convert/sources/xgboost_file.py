@@ -1,6 +1,7 @@
 """Models of XGBoost, from its own files (JSON or UBJSON); no pickle is needed.
 
-XGBoost itself reads the file and scores raw rows; its JSON form is what is converted.
+The file is read here, strictly; XGBoost then scores raw rows with the model as it was read,
+written anew (`xgboost_clean`).
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from wherry_contract.wire import sha256_digest
 from .base import Lowered, Scores
 from .boosted import lower_boosted, model_table
 from .boosted_model import Grown
+from .ubjson import read_ubjson
 from .xgboost_trees import Facts, read_model
 
 _LIBRARIES: Final = ("onnx", "numpy")
+MAX_BYTES: Final = 128 * 2**20
 _SAVE: Final = "save it with Booster.save_model('model.ubj') or 'model.json'"
 
 
@@ -67,7 +70,6 @@ class XgboostModel:
         try:
             matrix = xgboost.DMatrix(
                 table,
-                feature_names=list(self.facts.names) or None,
                 feature_types=list(self.facts.kinds) or None,
                 nthread=1,
             )
@@ -104,15 +106,14 @@ def load(data: bytes, trusted: tuple[str, ...], *, trust_pickle: bool) -> Xgboos
         import xgboost
     except ImportError as error:
         raise ConvertError("K06", "pip install 'wherry[xgboost]'") from error
-    if data[:1] != b"{":
-        raise ConvertError("K04", "it is no JSON and no UBJSON model of XGBoost", cure=_SAVE)
+    if data[:1] != b"{" or len(data) > MAX_BYTES:
+        detail = f"it is no JSON and no UBJSON model of XGBoost of at most {MAX_BYTES} bytes"
+        raise ConvertError("K04", detail, cure=_SAVE)
     try:
+        grown, facts = read_model(_parse(data))
         with xgboost.config_context(verbosity=0):
             booster = xgboost.Booster({"nthread": 1})
-            booster.load_model(bytearray(data))
-            document = json.loads(bytes(booster.save_raw("json")))
-        grown, facts = read_model(document)
-        grown.check()
+            booster.load_model(bytearray(facts.clean))
     except xgboost.core.XGBoostError as error:
         detail = str(error).partition("\nStack trace")[0].strip()[-300:]
         raise ConvertError("K04", f"XGBoost does not read it: {detail}", cure=_SAVE) from error
@@ -121,3 +122,10 @@ def load(data: bytes, trusted: tuple[str, ...], *, trust_pickle: bool) -> Xgboos
         raise ConvertError("K04", detail[:300], cure=_SAVE) from error
     versions = {"xgboost": xgboost.__version__} | {name: version(name) for name in _LIBRARIES}
     return XgboostModel(booster, grown, facts, versions, sha256_digest(data))
+
+
+def _parse(data: bytes) -> Any:
+    # after the brace, JSON has a name in quotes or white space, UBJSON the length of a name
+    if data[1:2] in b'" \t\r\n':
+        return json.loads(data)
+    return read_ubjson(data)

@@ -20,6 +20,7 @@ from wherry_contract.errors import ConvertError
 from wherry_convert.forest import Doubles, Forest, Tree
 
 from .boosted_model import Grown, Planter, Question, Rules
+from .xgboost_clean import clean_model, round_starts
 
 # what lies between the sum of leaves and the score
 LINKS: Final = {
@@ -29,6 +30,11 @@ LINKS: Final = {
     "reg:squarederror": "identity",
     "reg:absoluteerror": "identity",
     "reg:pseudohubererror": "identity",
+}
+# objectives with settings of their own, and one with the same output
+_OUTPUTS: Final = {
+    "reg:absoluteerror": "reg:squarederror",
+    "reg:pseudohubererror": "reg:squarederror",
 }
 _AS_PROBABILITY: Final = frozenset({"binary:logistic", "reg:logistic"})  # how base_score stands
 _CURE: Final = "train it with objective binary:logistic"
@@ -50,14 +56,14 @@ class Facts:
     Attributes:
         objective: its name.
         rounds: how many rounds count.
-        names: of the columns, as the file has them.
         kinds: of the columns, as the file has them; ``c`` is a category.
+        clean: the model anew, for XGBoost to read.
     """
 
     objective: str
     rounds: int
-    names: tuple[str, ...]
     kinds: tuple[str, ...]
+    clean: bytes
 
 
 def read_model(document: Mapping[str, Any]) -> tuple[Grown, Facts]:
@@ -75,7 +81,8 @@ def read_model(document: Mapping[str, Any]) -> tuple[Grown, Facts]:
     model = (booster["gbtree"] if weights is not None else booster)["model"]
     facts = _facts(learner, model, objective)
     planter = Planter()
-    count = int(model["iteration_indptr"][facts.rounds])
+    starts = round_starts(model)
+    count = starts[facts.rounds]
     trees = tuple(_tree(planter, tree) for tree in model["trees"][:count])
     if weights is not None:
         trees = tuple(_weighed(t, w) for t, w in zip(trees, weights[:count], strict=True))
@@ -84,11 +91,12 @@ def read_model(document: Mapping[str, Any]) -> tuple[Grown, Facts]:
         planter.questions,
         RULES,
         count=int(learner["learner_model_param"]["num_feature"]),
-        names=facts.names,
+        names=tuple(map(str, learner.get("feature_names", ()))),
         categories=_categories(model.get("cats")),
-        notes=_notes(objective, facts.rounds, len(model["iteration_indptr"]) - 1),
+        notes=_notes(objective, facts.rounds, len(starts) - 1),
     )
-    return grown, facts
+    grown.check()  # before the rest is written: it says more of what is wrong
+    return grown, replace(facts, clean=clean_model(document, _OUTPUTS.get(objective, objective)))
 
 
 def _check_kind(learner: Mapping[str, Any], objective: str) -> None:
@@ -104,7 +112,7 @@ def _check_kind(learner: Mapping[str, Any], objective: str) -> None:
 
 
 def _facts(learner: Mapping[str, Any], model: Mapping[str, Any], objective: str) -> Facts:
-    rounds = len(model["iteration_indptr"]) - 1
+    rounds = len(round_starts(model)) - 1
     best = learner.get("attributes", {}).get("best_iteration")
     if best is not None:
         rounds = min(rounds, int(best) + 1)
@@ -113,8 +121,8 @@ def _facts(learner: Mapping[str, Any], model: Mapping[str, Any], objective: str)
     return Facts(
         objective,
         rounds,
-        tuple(map(str, learner.get("feature_names", ()))),
         tuple(map(str, learner.get("feature_types", ()))),
+        b"",
     )
 
 
