@@ -11,6 +11,7 @@ from wherry_contract.manifest import RuntimeNeeds
 
 from .forest import Forest
 from .sources.base import SourceModel
+from .sources.tflite_file import TfliteModel
 from .tflite_dense import network_tflite
 from .tflite_inspect import inspect_tflite, refuse_tflite
 from .tflite_trees import forest_tflite, rank_all
@@ -39,6 +40,8 @@ def convert_tflite(
         ConvertError: K01 it cannot be converted, K02 a part would convert wrongly,
             K06 a library is missing, K07 model and contract do not fit.
     """
+    if isinstance(source, TfliteModel):
+        return _as_it_is(source, contract)
     lowered = source.lower(contract)
     steps, notes, column = lowered.steps, lowered.notes, -1
     if isinstance(lowered.body, Forest):
@@ -60,6 +63,19 @@ def convert_tflite(
         source.family,
         notes,
         lowered.cuts,
+    )
+
+
+def _as_it_is(source: TfliteModel, contract: InputContract) -> Converted:
+    source.check(contract)
+    return Converted(
+        source.file,
+        tflite_needs(source.file),
+        Encoder(contract, ()),
+        source.tensor,
+        source.column,
+        source.family,
+        source.notes,
     )
 
 

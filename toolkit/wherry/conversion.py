@@ -22,6 +22,7 @@ from wherry_contract.manifest import RuntimeNeeds
 from wherry_contract.wire import PROJECT, Fields, canonical, parse_json
 from wherry_convert.quantize import Budgets, Metric, Quantized, quantize
 from wherry_convert.sources import load_source
+from wherry_convert.tflite_convert import convert_tflite
 from wherry_convert.to_onnx import Converted, convert
 
 from .metrics import recall_at
@@ -47,6 +48,11 @@ class Source:
 def convert_file(source: Source, contract: InputContract, out: Path) -> Converted:
     """Convert a model file and write the graph and its description.
 
+    Args:
+        source: the file.
+        contract: the raw features.
+        out: the graph to write; a TFLite file if its name ends so, else ONNX.
+
     Raises:
         ConvertError: K01 to K07.
         SetupError: H02.
@@ -55,7 +61,8 @@ def convert_file(source: Source, contract: InputContract, out: Path) -> Converte
     model = load_source(
         source.kind, source.path, trusted=source.trusted, trust_pickle=source.trust_pickle
     )
-    converted = convert(model, contract)
+    make = convert_tflite if out.suffix == ".tflite" else convert
+    converted = make(model, contract)
     origin = {"kind": source.kind, "digest": model.digest, "versions": dict(model.versions)}
     _write(converted, out, origin)
     return converted

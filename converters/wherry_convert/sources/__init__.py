@@ -19,6 +19,7 @@ _KINDS: Final = {
     "lightgbm": "lightgbm_file",
     "onnx": "onnx_file",
     "torch": "torch_file",
+    "tflite": "tflite_file",
 }
 KINDS: Final = tuple(_KINDS)
 

@@ -31,7 +31,11 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.command()
 @click.argument("model", type=_FILE)
 @click.option(
-    "-o", "--out", type=_FILE, required=True, help="The ONNX file to write; OUT.json describes it."
+    "-o",
+    "--out",
+    type=_FILE,
+    required=True,
+    help="The ONNX file to write, or a TFLite one, OUT.tflite; OUT.json describes it.",
 )
 @click.option(
     "--input",
@@ -42,7 +46,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 )
 @click.option(
     "--kind",
-    type=click.Choice(["sklearn", "xgboost", "lightgbm", "onnx", "torch"]),
+    type=click.Choice(["sklearn", "xgboost", "lightgbm", "onnx", "torch", "tflite"]),
     default="sklearn",
     help="The model's framework.",
 )
@@ -61,7 +65,7 @@ def convert(
     trust_pickle: bool,
     as_json: bool,
 ) -> None:
-    """Turn a trained model into ONNX.
+    """Turn a trained model into ONNX or TFLite.
 
     The graph takes the same decisions as the model on raw values in double precision, or
     the model is refused with what to change. Values that need double precision are
@@ -169,7 +173,8 @@ def _converted_lines(done: Converted) -> Iterator[str]:
     opsets = ", ".join(f"{name or 'ai.onnx'} {n}" for name, n in sorted(done.needs.opsets.items()))
     yield f"family     {done.family}"
     yield f"bytes      {len(done.model):,}"
-    yield f"runtime    {done.needs.kind} {done.needs.version}, IR {done.needs.ir}, {opsets}"
+    file = "schema" if done.needs.kind == "tflite" else "IR"
+    yield f"runtime    {done.needs.words}, {file} {done.needs.ir}, {opsets}"
     yield f"operators  {', '.join(done.needs.operators)}"
     yield f"encoder    {len(done.encoder.steps)} steps"
     for note in done.notes:
