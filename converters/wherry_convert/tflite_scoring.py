@@ -104,4 +104,3 @@ def dequantized(values: NDArray[Any], details: Any) -> NDArray[np.float64]:
     wide = values.astype(np.float64)
     quantized_too = details["dtype"] is not np.float32 and bool(scale)
     return (wide - zero) * float(scale) if quantized_too else wide
-
