@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from wherry_contract.errors import ConvertError
 from wherry_convert.forest import LEAF, Doubles, Forest, Tree
 
+from .boosted_pipeline import lightgbm_forest, xgboost_forest
 from .sklearn_column import Columns
 from .sklearn_columns import only_checks, parts
 
@@ -136,6 +137,14 @@ def _bagged(model: Any, columns: Columns) -> Grown:
     return Grown(forest, single=True, columns=columns)
 
 
+def _xgboost(model: Any, columns: Columns) -> Grown:
+    return Grown(xgboost_forest(model), single=True, columns=columns)
+
+
+def _lightgbm(model: Any, columns: Columns) -> Grown:
+    return Grown(lightgbm_forest(model), single=False, columns=columns)
+
+
 def _refuse_member(model: Any, member: Any) -> None:
     name = type(member).__name__
     if name not in {"DecisionTreeClassifier", "ExtraTreeClassifier"} or len(member.classes_) != 2:
@@ -156,6 +165,8 @@ GROWERS: Final[dict[str, Callable[[Any, Columns], Grown]]] = {
     "HistGradientBoostingClassifier": _hist,
     "AdaBoostClassifier": _ada,
     "BaggingClassifier": _bagged,
+    "XGBClassifier": _xgboost,
+    "LGBMClassifier": _lightgbm,
 }
 
 

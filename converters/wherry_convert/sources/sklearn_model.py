@@ -16,12 +16,13 @@ from wherry_contract.features import InputContract, RawMatrix
 
 from .base import Lowered, Scores
 from .sklearn_column import Column, Columns
-from .sklearn_columns import source_columns, takes_frames, trace
+from .sklearn_columns import source_columns, takes_frames, takes_objects, trace
 from .sklearn_dense import FAMILIES, lower_dense
 from .sklearn_growers import GROWERS, check_trees
 from .sklearn_trees import lower_trees
 
 _LIBRARIES: Final = ("scikit-learn", "skl2onnx", "onnx", "numpy")
+_MODULES: Final = ("sklearn.", "xgboost.", "lightgbm.")
 # what is often asked for, and why it is refused: class -> code, detail, cure
 _REFUSED: Final = {
     "CalibratedClassifierCV": (
@@ -57,7 +58,7 @@ class SklearnModel:
         """
         final = _final(estimator)
         name = type(final).__name__
-        if not type(final).__module__.startswith("sklearn."):
+        if not type(final).__module__.startswith(_MODULES):
             raise ConvertError("K01", f"it holds a {name}, not a model of scikit-learn")
         if name in _REFUSED:
             code, detail, cure = _REFUSED[name]
@@ -105,7 +106,8 @@ class SklearnModel:
         ]
         if takes_frames(self.estimator):
             return _frame({c.feature.name: v for c, v in zip(columns, cells, strict=True)})
-        if all(column.names is None for column in columns):
+        strings = any(column.names is not None for column in columns)
+        if not strings and not takes_objects(self.estimator):
             return np.stack(cells, axis=1)
         table = np.empty(raw[:, : len(cells)].shape, object)
         for slot, values in enumerate(cells):
