@@ -77,6 +77,12 @@ def parts(model: Any) -> Iterator[tuple[Any, Any]]:
             stack += [(step, chosen) for _, step, chosen in part.transformers_]
 
 
+def takes_objects(model: Any) -> bool:
+    """Whether it was fitted on an array of Python's own values, not of doubles."""
+    known = [found for part, _ in parts(model) for found in getattr(part, "categories_", ())]
+    return any(np.asarray(names).dtype == object for names in known)
+
+
 def takes_frames(model: Any) -> bool:
     """Whether it picks columns by name, which it does only in data frames."""
     return any(isinstance(name, str) for _, places in parts(model) for name in _listed(places))

@@ -94,13 +94,13 @@ def _ask(encoder: Any, column: Column, place: int, values: list[Any]) -> Doubles
     rows = np.empty((len(values), len(first)), object)
     rows[:] = np.array(first, object)
     rows[:, place] = np.array([*values, None], object)[:-1]
-    if not any(isinstance(cell, str) or cell is None for cell in (*first, *values)):
+    if all(np.asarray(known).dtype != object for known in encoder.categories_):
         rows = rows.astype(np.float64)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about names of columns, and unknown categories
             found = encoder.transform(rows)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         kind = type(encoder).__name__
         way = "ignore" if kind == "OneHotEncoder" else "use_encoded_value"
         raise ConvertError(
