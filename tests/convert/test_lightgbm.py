@@ -196,7 +196,7 @@ def random_text(seed: int, pool: Any = POOL) -> str:
     make = np.random.default_rng(seed)
     trees = []
     for number in range(TREES):
-        tree = random_tree(make, number, np.append(pool, [1e300, -1e300]))
+        tree = random_tree(make, number, np.append(pool, [1e300, -1e300, np.inf, -np.inf]))
         trees.append(_text_tree(tree, number, [int(k) for k in make.integers(0, 3, tree.inner)]))
     return HEAD + "\n".join(trees) + "\n" + END
 

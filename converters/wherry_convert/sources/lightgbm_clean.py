@@ -27,14 +27,16 @@ def numbers(block: Mapping[str, str], name: str, count: int) -> list[int]:
     return _list(block, name, count, int)
 
 
-def floats(block: Mapping[str, str], name: str, count: int) -> list[float]:
+def floats(
+    block: Mapping[str, str], name: str, count: int, *, infinite: bool = False
+) -> list[float]:
     """The numbers of a list.
 
     Raises:
-        ValueError: they are none, not finite, or not `count`.
+        ValueError: they are none, not finite where they must be, or not `count`.
     """
     found = _list(block, name, count, float)
-    if not all(map(math.isfinite, found)):
+    if any(math.isnan(item) or (math.isinf(item) and not infinite) for item in found):
         raise ValueError(f"a number of {name} is not finite")
     return found
 
@@ -103,7 +105,7 @@ def _tree(block: Mapping[str, str], number: int) -> str:
     inner = leaves - 1
     words = set_words(block)
     decisions = numbers(block, "decision_type", inner)
-    cuts: list[Any] = floats(block, "threshold", inner)
+    cuts: list[Any] = floats(block, "threshold", inner, infinite=True)
     for node, decision in enumerate(decisions):
         if decision not in _DECISIONS:
             raise ValueError(f"decision {decision} is not known")

@@ -168,7 +168,8 @@ def _questions(block: Mapping[str, str], inner: int) -> Iterator[Question]:
     sets = [_members(words) for words in set_words(block)]
     rows = zip(
         numbers(block, "split_feature", inner),
-        floats(block, "threshold", inner),
+        # inf is a threshold of LightGBM's own: every value that is there goes left
+        floats(block, "threshold", inner, infinite=True),
         numbers(block, "decision_type", inner),
         strict=True,
     )
