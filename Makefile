@@ -8,7 +8,8 @@ TOOLS := mosquitto mosquitto_sub skopeo docker-registry
 PACKAGES := mosquitto mosquitto-clients skopeo docker-registry
 # tests of frameworks that are extras; they are skipped where those are absent
 FRAMEWORKS := tests/convert/test_xgboost.py tests/convert/test_lightgbm.py \
-  tests/convert/test_boosted_build.py tests/convert/test_tflite_trees.py \
+  tests/convert/test_boosted_build.py tests/convert/test_boosted_tables.py \
+  tests/convert/test_tflite_trees.py \
   tests/convert/test_tflite_dense.py tests/host/test_runtimes.py
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
