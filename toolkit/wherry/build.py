@@ -26,10 +26,13 @@ from .data import Rows, read_rows
 from .gate import BudgetExceededError, GateReport, judge, operating_threshold
 from .metrics import recall_at
 from .pack import check_graph, pack, write_parts
+from .profiles import load_knowledge
 from .project import Project
 from .quantized import Tried, methods_of
 from .runtimes import Run, RuntimesDisagreeError, claimed, failures, require, run_everywhere
 from .server.files import write_durably
+from .targets import BoardsRefuseError, Model, Verdict, judge_board
+from .traits import traits
 from .vectors import choose_vectors
 
 if TYPE_CHECKING:
@@ -58,6 +61,7 @@ class Checked:
         check: the other rows.
         classes: check rows, and rows made from them to be hard.
         report: what the gate says; its threshold is the bundle's.
+        boards: what the boards that the project names can make of it.
     """
 
     source: SourceModel
@@ -67,6 +71,7 @@ class Checked:
     check: Rows
     classes: Mapping[str, RawMatrix]
     report: GateReport
+    boards: tuple[Verdict, ...] = ()
 
     @property
     def scorer(self) -> Scored:
@@ -88,6 +93,7 @@ class BuildResult:
         signed_by: key ids.
         quantized: what quantization tried and cost; None without.
         runs: the golden vectors under every claimed version; empty if not asked for.
+        boards: what the boards that the project names can make of it.
     """
 
     path: Path
@@ -99,6 +105,7 @@ class BuildResult:
     signed_by: tuple[str, ...]
     quantized: Quantized | None
     runs: tuple[Run, ...] = ()
+    boards: tuple[Verdict, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
@@ -111,6 +118,7 @@ class BuildResult:
             "notes": list(self.notes),
             "gate": self.report.to_dict(),
             "runtimes": [run.to_dict() for run in self.runs],
+            "boards": [verdict.to_dict() for verdict in self.boards],
         } | quantized_dict(self.quantized)
 
 
@@ -135,6 +143,7 @@ def check(
         progress: is told each step, in words.
 
     Raises:
+        BoardsRefuseError: Q06, a board that the project names cannot run it.
         WherryError: files, data or model are not what the project says; a gate that says no
             raises nothing, see `GateReport.failures`.
     """
@@ -169,6 +178,7 @@ def check(
     if bundle:
         converted = _of_bundle(bundle, converted)
         threshold = bundle.manifest.output.threshold
+    boards = _judge_boards(project, converted)
     if project.runtimes == "all":
         require(claimed(converted.needs))  # before the long work, not after it
     progress(f"comparing decisions on {len(rows)} check rows, and on rows made to be hard")
@@ -182,7 +192,19 @@ def check(
         budgets=project.gates,
         heuristic=project.fallback.flags(rows.raw, project.input) if project.fallback else None,
     )
-    return Checked(source, converted, quantized, reference, rows, classes, report)
+    return Checked(source, converted, quantized, reference, rows, classes, report, boards)
+
+
+def _judge_boards(project: Project, converted: Converted) -> tuple[Verdict, ...]:
+    """Before the long comparison: what cannot run need not be compared."""
+    if not project.target.boards:
+        return ()
+    needs, knowledge = converted.needs, load_knowledge()
+    model = Model(needs, project.board, traits(converted.model, needs.kind))
+    found = tuple(judge_board(board, model, knowledge) for board in project.target.boards)
+    if any(verdict.problems for verdict in found):
+        raise BoardsRefuseError(found)
+    return found
 
 
 def _convert(project: Project, source: SourceModel, progress: Progress) -> Converted:
@@ -275,6 +297,7 @@ def build(
         signed_by=tuple(signer.public_key.keyid for signer in signers),
         quantized=checked.quantized,
         runs=tuple(runs),
+        boards=checked.boards,
     )
     _write_page(project, checked, result, page or project.report, runs)
     return result

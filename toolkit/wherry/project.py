@@ -26,6 +26,7 @@ from wherry_convert.quantize import Budgets
 from wherry_convert.sources import KINDS
 from wherry_convert.tflite_convert import LEAVES
 
+from .profiles import Board, load_board
 from .quantized import CHOICES, SEARCH
 
 LIMIT_BYTES: Final = 2**20
@@ -39,7 +40,7 @@ KNOWN: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "project": ("name", "version", "family", "counter"),
     "source": ("kind", "path", "trusted"),
-    "target": ("runtime", "leaves"),
+    "target": ("runtime", "leaves", "boards"),
     "input": ("name", "version", "features"),
     "input.features": (
         "name", "dtype", "unit", "minimum", "maximum", "missing", "categories", "unseen",
@@ -71,10 +72,17 @@ class Source:
 
 @dataclass(frozen=True)
 class Target:
-    """What runs the bundle: ``onnxruntime`` or ``tflite``; and how leaves of trees are kept there."""
+    """What runs the bundle, and where.
+
+    Attributes:
+        runtime: ``onnxruntime`` or ``tflite``.
+        leaves: how leaves of trees are kept there.
+        boards: that must be able to run it.
+    """
 
     runtime: str
     leaves: str
+    boards: tuple[Board, ...]
 
 
 @dataclass(frozen=True)
@@ -242,7 +250,7 @@ def _project(fields: Fields, path: Path) -> Project:
         family=about.text("family", name, pattern=SLUG),
         counter=about.integer("counter", low=1),
         source=_source(fields.table("source"), path.parent),
-        target=_target(fields),
+        target=_target(fields, path.parent),
         input=contract,
         data=_data(fields.table("data"), path.parent),
         threshold=_threshold(fields.table("output")),
@@ -268,7 +276,7 @@ def _source(fields: Fields, folder: Path) -> Source:
     )
 
 
-def _target(fields: Fields) -> Target:
+def _target(fields: Fields, folder: Path) -> Target:
     own = Fields(fields.mapping("target", {}), "target", PROJECT)
     runtime = own.choice("runtime", RUNTIMES, RUNTIMES[0])
     leaves = own.choice("leaves", LEAVES, LEAVES[0])
@@ -278,7 +286,8 @@ def _target(fields: Fields) -> Target:
         raise fields.error(
             "quantize", 'absent with runtime = "tflite"; it makes ONNX files smaller'
         )
-    return Target(runtime, leaves)
+    names = own.texts("boards", [], limit=64)
+    return Target(runtime, leaves, tuple(load_board(name, folder) for name in names))
 
 
 def _data(fields: Fields, folder: Path) -> Data:

@@ -166,13 +166,18 @@ def rows(runs: Sequence[Run]) -> list[Sequence[object]]:
     ]
 
 
+def ranges_of(needs: RuntimeNeeds) -> dict[str, str]:
+    """The range of each distribution that a bundle claims."""
+    return {_MAIN[needs.kind]: needs.version} | dict(needs.also)
+
+
 def claimed(needs: RuntimeNeeds, known: Sequence[Runtime] = RUNTIMES) -> list[Runtime]:
     """The released versions in the ranges of a manifest.
 
     Raises:
         SetupError: H06, none that is known here.
     """
-    ranges = {_MAIN[needs.kind]: needs.version} | dict(needs.also)
+    ranges = ranges_of(needs)
     found = [item for item in known if in_range(item.version, ranges.get(item.name, "<0"))]
     if not found:
         words = ", ".join(f"{name} {wanted}" for name, wanted in ranges.items())

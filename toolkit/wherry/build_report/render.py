@@ -20,6 +20,8 @@ from wherry.report.drawing import Picture, draw, plain
 from wherry.runtimes import HEADS as RUN_HEADS
 from wherry.runtimes import Run, failures
 from wherry.runtimes import rows as run_rows
+from wherry.targets import HEADS as BOARD_HEADS
+from wherry.targets import rows as board_rows
 from wherry_contract.psi import PsiResult
 
 from . import charts, facts
@@ -91,6 +93,7 @@ def _page(
         "psi": None if shift.psi is None else _psi(shift.psi),
         "shift": _shift(shift),
         "runs": Table(RUN_HEADS, run_rows(runs)),
+        "boards": Table(BOARD_HEADS, board_rows(checked.boards)),
         "size": _size(project, checked, result),
         "tried": tried and Table(HEADS, tried.rows()),
         "remarks": tried.remarks() if tried else [],

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from wherry.build import BuildResult
     from wherry.gate import GateReport
     from wherry.runtimes import Run
+    from wherry.targets import BoardsRefuseError, Verdict
 
 _file = click.Path(dir_okay=False, path_type=Path)
 _folder = click.Path(file_okay=False, path_type=Path)
@@ -59,6 +60,7 @@ def build(
     from wherry.project import load_project
     from wherry.quantized import Tried
     from wherry.runtimes import RuntimesDisagreeError
+    from wherry.targets import BoardsRefuseError
     from wherry_convert.quantize import NoCandidateError
 
     loaded = load_project(project)
@@ -87,6 +89,10 @@ def build(
         answer = {"bundle": None, "runtimes": [run.to_dict() for run in error.runs]}
         show("wherry/build/1", answer, _run_lines(error.runs), as_json=as_json)
         raise
+    except BoardsRefuseError as error:
+        answer = {"bundle": None} | _refused(error)
+        show("wherry/build/1", answer, _board_lines(error.verdicts), as_json=as_json)
+        raise
     if not signers:
         say("nobody signed it: no device takes it before `wherry sign`")
     show("wherry/build/1", result.to_dict(), _build_lines(result), as_json=as_json)
@@ -101,7 +107,8 @@ def check(project: Path, *, bundle: Path | None, trust_pickle: bool, as_json: bo
     """Compare decisions with the source model.
 
     As `build`, but nothing is packed; exit code 1 if a budget is exceeded, or if golden
-    vectors fail under a runtime version that the bundle claims ([gates] runtimes = "all").
+    vectors fail under a runtime version that the bundle claims ([gates] runtimes = "all"),
+    or if a board of [target] boards cannot run it.
 
     Example: wherry check examples/fraud_terminals/project.toml
     """
@@ -111,16 +118,23 @@ def check(project: Path, *, bundle: Path | None, trust_pickle: bool, as_json: bo
     from wherry.gate import BudgetExceededError
     from wherry.project import load_project
     from wherry.runtimes import RuntimesDisagreeError, failures
+    from wherry.targets import BoardsRefuseError
 
     loaded = load_project(project)
     parts = look(bundle).parts if bundle else None
-    checked = compare(loaded, bundle=parts, trust_pickle=trust_pickle, progress=_tell())
+    try:
+        checked = compare(loaded, bundle=parts, trust_pickle=trust_pickle, progress=_tell())
+    except BoardsRefuseError as error:
+        lines = _board_lines(error.verdicts)
+        show("wherry/check/1", _refused(error), lines, as_json=as_json)
+        raise
     report = checked.report
     runs = []
     if loaded.runtimes == "all" and not report.failures:
         runs = run_claimed(loaded, parts or make_parts(loaded, checked), _tell())
     answer = report.to_dict() | {"runtimes": [run.to_dict() for run in runs]}
-    lines = [*_report_lines(report), *_run_lines(runs)]
+    answer["boards"] = [verdict.to_dict() for verdict in checked.boards]
+    lines = [*_report_lines(report), *_run_lines(runs), *_board_lines(checked.boards)]
     show("wherry/check/1", answer, lines, as_json=as_json)
     if report.failures:
         raise BudgetExceededError(report)
@@ -166,6 +180,7 @@ def _build_lines(result: BuildResult) -> Iterator[str]:
     yield ""
     yield from _quantized_lines(result.quantized)
     yield from _run_lines(result.runs)
+    yield from _board_lines(result.boards)
     yield from (f"note: {note}" for note in result.notes)
     yield f"bundle  {result.path}"
     yield f"digest  {result.digest}"
@@ -183,6 +198,16 @@ def _run_lines(runs: Sequence[Run]) -> list[str]:
     from wherry.runtimes import HEADS, rows
 
     return ["", *table(HEADS, rows(runs)), ""] if runs else []
+
+
+def _refused(error: BoardsRefuseError) -> dict[str, Any]:
+    return {"boards": [verdict.to_dict() for verdict in error.verdicts]}
+
+
+def _board_lines(verdicts: Sequence[Verdict]) -> list[str]:
+    from wherry.targets import HEADS, rows
+
+    return ["", *table(HEADS, rows(verdicts)), ""] if verdicts else []
 
 
 def _report_lines(report: GateReport) -> Iterator[str]:
