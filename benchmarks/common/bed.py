@@ -105,3 +105,25 @@ def kept_net(bed: Bed, folder: Path, epochs: int = EPOCHS) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         skops.io.dump(train_net(bed, epochs), path)
     return path
+
+
+def bare_net(bed: Bed, folder: Path) -> tuple[Path, Bed]:
+    """The perceptron alone, and the bed as it reaches it: imputed, scaled, rounded to float32.
+
+    A scaler inside the graph would be quantized with the rest: the plain static quantizers
+    give one 8-bit range to epoch seconds and to ratios alike, and one score to all rows.
+    """
+    import skops.io
+
+    path = kept_net(bed, folder)
+    model = skops.io.load(path, trusted=skops.io.get_untrusted_types(file=path))
+    bare = path.with_name(f"bare-{path.name}")
+    if not bare.exists():
+        skops.io.dump(model[-1], bare)
+    features = [{"name": name, "missing": "refuse"} for name in bed.contract.names]
+    contract = InputContract.from_dict({"name": "bed", "version": 1, "features": features})
+    train, test = (
+        model[:-1].transform(raw).astype(np.float32).astype(np.float64)
+        for raw in (bed.train, bed.test)
+    )
+    return bare, Bed(contract, train, bed.train_labels, test, bed.test_labels)
