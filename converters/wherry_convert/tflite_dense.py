@@ -16,10 +16,10 @@ from wherry_contract.errors import ConvertError
 
 from .graph import parse, seal
 from .sources.base import Network
-from .tflite_write import GraphWriter
+from .tflite_write import GraphWriter, Options
 
 _RELU: Final = 1  # the schema's number of a fused activation
-_PASSED: Final = ("Cast", "Identity", "Flatten", "Dropout")  # float32 is all there is here
+_PASSED: Final = ("Cast", "Identity", "Flatten", "Dropout", "Squeeze")  # all is float32 and flat
 _ACTIVATIONS: Final = {"Relu": "RELU", "Sigmoid": "LOGISTIC", "Tanh": "TANH", "Softmax": "SOFTMAX"}
 _ARITHMETIC: Final = {"Add": "ADD", "Sub": "SUB", "Mul": "MUL", "Div": "DIV"}
 
@@ -95,6 +95,10 @@ class _Chain:
             return self._dense(node, constants)
         if kind in _ACTIVATIONS:
             return _activation(_ACTIVATIONS[kind])
+        if kind in _BENDS:
+            return _activation(*_BENDS[kind](node))
+        if kind == "BatchNormalization":
+            return _normalization(constants, _attribute(node, "epsilon", 1e-5))
         if kind in _ARITHMETIC:
             return _arithmetic(_ARITHMETIC[kind], constants[0])
         if kind == "Gather" and _attribute(node, "axis", 0) == 1 and constants[0].ndim == 1:
@@ -149,19 +153,49 @@ def _product(weights: NDArray[Any], bias: NDArray[Any], *, relu: bool) -> Layer:
         if writer.shape(last) != (1, rows):
             raise _refused(f"{rows} rows of weights for {writer.shape(last)[1]} columns")
         matrix = writer.constant(weights.T.astype(np.float32))
-        fused: dict[str, int] = {"FusedActivationFunction": _RELU} if relu else {}
-        options = ("FullyConnectedOptions", fused)
+        fused = {"FusedActivationFunction": _RELU} if relu else {}
+        options: Options = ("FullyConnectedOptions", fused)
         inputs = [last, matrix, writer.constant(full)]
         return writer.add("FULLY_CONNECTED", inputs, (1, columns), options=options)
 
     return layer
 
 
-def _activation(name: str) -> Layer:
-    options: tuple[str, dict[str, int]] = ("", {})
+def _activation(name: str, options: Options = ("", {})) -> Layer:
     if name == "SOFTMAX":
-        options = ("SoftmaxOptions", {"Beta": 1})
+        options = ("SoftmaxOptions", {"Beta": 1.0})
     return lambda writer, last: writer.add(name, [last], writer.shape(last), options=options)
+
+
+def _gelu(node: Any) -> tuple[str, Options]:
+    about = any(item.name == "approximate" and item.s == b"tanh" for item in node.attribute)
+    return "GELU", ("GeluOptions", {"Approximate": about})
+
+
+def _leaky(node: Any) -> tuple[str, Options]:
+    return "LEAKY_RELU", ("LeakyReluOptions", {"Alpha": _attribute(node, "alpha", 0.01)})
+
+
+def _elu(node: Any) -> tuple[str, Options]:
+    if _attribute(node, "alpha", 1.0) != 1.0:
+        raise _refused("Elu with a factor of its own")
+    return "ELU", ("", {})
+
+
+# activations that have settings
+_BENDS: Final[dict[str, Callable[[Any], tuple[str, Options]]]] = {
+    "Elu": _elu,
+    "Gelu": _gelu,
+    "LeakyRelu": _leaky,
+}
+
+
+def _normalization(constants: list[NDArray[Any]], epsilon: float) -> Layer:
+    """(x - mean) / sqrt(variance + epsilon) * scale + bias, as one factor and one summand."""
+    scale, bias, mean, variance = (item.astype(np.float64) for item in constants)
+    factor = scale / np.sqrt(variance + epsilon)
+    stretch, move = _arithmetic("MUL", factor), _arithmetic("ADD", bias - mean * factor)
+    return lambda writer, last: move(writer, stretch(writer, last))
 
 
 def _arithmetic(name: str, values: NDArray[Any]) -> Layer:
@@ -171,7 +205,7 @@ def _arithmetic(name: str, values: NDArray[Any]) -> Layer:
         shape = writer.shape(last)
         if row.size not in {1, shape[1]}:
             raise _refused(f"{name} of {row.size} numbers and {shape[1]} columns")
-        options: tuple[str, dict[str, int]] = (f"{name.title()}Options", {})
+        options: Options = (f"{name.title()}Options", {})
         return writer.add(name, [last, writer.constant(row)], shape, options=options)
 
     return layer
@@ -179,7 +213,7 @@ def _arithmetic(name: str, values: NDArray[Any]) -> Layer:
 
 def _gather(places: NDArray[Any]) -> Layer:
     chosen = places.astype(np.int32)
-    options = ("GatherOptions", {"Axis": 1, "BatchDims": 0})
+    options: Options = ("GatherOptions", {"Axis": 1, "BatchDims": 0})
     return lambda writer, last: writer.add(
         "GATHER", [last, writer.constant(chosen)], (1, len(chosen)), options=options
     )

@@ -19,13 +19,17 @@ SCHEMA_VERSION: Final = 3
 _ALIGNMENT: Final = 16  # of constants, as the schema demands
 # the operators that are written here, with the version that their form of use asks for
 VERSIONS: Final = {
-    "ADD": 1, "CAST": 1, "CONCATENATION": 1, "DIV": 1, "FULLY_CONNECTED": 1, "GATHER": 5,
-    "GREATER": 1, "LOGISTIC": 1, "MUL": 1, "NOT_EQUAL": 1, "PADV2": 1, "RELU": 1, "RESHAPE": 1,
+    "ADD": 1, "CAST": 1, "CONCATENATION": 1, "DIV": 1, "ELU": 1, "FULLY_CONNECTED": 1,
+    "GATHER": 5, "GELU": 1, "GREATER": 1, "LEAKY_RELU": 1, "LOGISTIC": 1, "MUL": 1, "NOT_EQUAL": 1, "PADV2": 1, "RELU": 1, "RESHAPE": 1,
     "SELECT_V2": 1, "SOFTMAX": 1, "SUB": 1, "SUM": 1, "TANH": 1,
 }  # fmt: skip
 _KINDS: Final = {
     "float32": "FLOAT32", "int32": "INT32", "int16": "INT16", "uint8": "UINT8", "bool": "BOOL",
 }  # fmt: skip
+
+
+# the schema's table of options of an operator, and what it holds
+Options = tuple[str, Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class _Operator:
     name: str
     inputs: tuple[int, ...]
     output: int
-    options: tuple[str, tuple[tuple[str, int], ...]]
+    options: tuple[str, tuple[tuple[str, float], ...]]
 
 
 @dataclass
@@ -69,7 +73,7 @@ class GraphWriter:
         shape: Sequence[int],
         *,
         kind: str = "float32",
-        options: tuple[str, Mapping[str, int]] = ("", {}),
+        options: Options = ("", {}),
     ) -> int:
         """Add an operator and return its output.
 
@@ -158,7 +162,7 @@ class _File:
         self._builder.Finish(model, b"TFL3")
         return bytes(self._builder.Output())
 
-    def _table(self, name: str, **cells: int) -> int:
+    def _table(self, name: str, **cells: float) -> int:
         getattr(self._schema, f"{name}Start")(self._builder)
         for cell, value in cells.items():
             getattr(self._schema, f"{name}Add{cell}")(self._builder, value)
@@ -206,7 +210,7 @@ class _File:
         )
 
     def _operator(self, operator: _Operator, names: Sequence[str]) -> int:
-        cells = {
+        cells: dict[str, int] = {
             "OpcodeIndex": names.index(operator.name),
             "Inputs": self._vector(operator.inputs),
             "Outputs": self._vector((operator.output,)),

@@ -6,18 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 from sklearn.feature_selection import SelectKBest
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
-from support_convert import differences, fitted, numbers, table, through_skops
+from support_convert import differences, fitted, numbers, scored, table, through_skops
 from support_tflite import old_runtime, score_in
 
 from wherry_contract.errors import ConvertError
+from wherry_convert.environments import MARK, folder_of
+from wherry_convert.sources import load_source
 from wherry_convert.sources.base import Network
 from wherry_convert.tflite_convert import convert_tflite
 from wherry_convert.tflite_dense import network_tflite
@@ -73,16 +77,16 @@ def test_a_layer_is_one_operator() -> None:
     assert [item.name for item in facts.inputs + facts.outputs] == ["input", "score"]
 
 
-def network(nodes: list[Any], constants: dict[str, Any], columns: int = 2) -> Network:
+def network(nodes: list[Any], constants: dict[str, Any], opset: int = 13) -> Network:
     """A graph as a framework would bring it; its output is y."""
     graph = helper.make_graph(
         nodes,
         "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, columns])],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, 2])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
         [numpy_helper.from_array(np.array(v), name) for name, v in constants.items()],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
     return Network(model.SerializeToString(), "y", -1)
 
 
@@ -107,6 +111,24 @@ KNOWN = [
         {"w": -W, "v": W.T},
         [0, 0],
     ),
+    (
+        "batch normalization",
+        [node("BatchNormalization", "x", "s", "b", "m", "v", "y", epsilon=0.0)],
+        {"s": W[0, :2], "b": W[1, :2], "m": 0 * W[0, :2], "v": 4 * W[0, :2] ** 2},
+        [4.5, 6],
+    ),
+    (
+        "leaky relu",
+        [node("MatMul", "x", "w", "p"), node("LeakyRelu", "p", "y", alpha=0.5)],
+        {"w": -W},
+        [-4.5, -6, -7.5],
+    ),
+    (
+        "elu",
+        [node("Sub", "x", "b", "p"), node("Elu", "p", "y")],
+        {"b": W[0, :2] * 2},
+        [-0.63212, -0.86466],
+    ),
     ("softmax", [node("MatMul", "x", "w", "p"), node("Softmax", "p", "y")], {"w": W * 0}, [1 / 3]),
     (
         "scaled and moved",
@@ -126,7 +148,20 @@ def test_known_by_hand(nodes: Any, constants: Any, wanted: Any) -> None:
     if len(wanted) == 1:
         wanted = wanted * len(found)
     # 1 * (1, 2, 3) + 2 * (4, 5, 6) = (9, 12, 15)
-    assert found == pytest.approx(wanted)
+    assert found == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_gelu_is_onnxs(approximate: str, tmp_path: Path) -> None:
+    """PyTorch's exporter writes it; both runtimes know it."""
+    nodes = [node("MatMul", "x", "w", "p"), node("Gelu", "p", "y", approximate=approximate)]
+    chain = network(nodes, {"w": W}, opset=20)
+    rows = np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32)
+    model = network_tflite(chain, 2)
+    (wanted,) = ReferenceEvaluator(onnx.load_model_from_string(chain.model)).run(None, {"x": rows})
+    assert TfliteRunner(model, 1, "score").run(rows) == pytest.approx(wanted, abs=1e-5)
+    (old,) = score_in(old_runtime(), [(model, rows)], tmp_path)
+    assert old == pytest.approx(wanted, abs=1e-5)
 
 
 REFUSED = [
@@ -153,3 +188,17 @@ def test_leaves_are_for_trees() -> None:
     source = through_skops(fitted(make_pipeline(StandardScaler(), mlp()), raw, label))
     with pytest.raises(ConvertError, match="K02"):
         convert_tflite(source, numbers(5), leaves="int16")
+
+
+@pytest.mark.skipif(
+    not (folder_of("torch") / MARK).exists(), reason="run: wherry doctor --install torch"
+)
+@pytest.mark.slow
+def test_a_module_of_pytorch(tmp_path: Path) -> None:
+    source = load_source("torch", Path(__file__).parent / "data" / "net.pt2")
+    raw = np.random.default_rng(3).normal(size=(500, 5))
+    converted = convert_tflite(source, numbers(5))
+    wanted = source.scores(raw, numbers(5))
+    assert np.abs(scored(converted).scores(raw) - wanted).max() < 1e-6
+    (old,) = score_in(old_runtime(), [(converted.model, converted.encoder.encode(raw))], tmp_path)
+    assert np.abs(old.ravel() - wanted).max() < 1e-6
