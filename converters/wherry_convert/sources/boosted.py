@@ -55,7 +55,7 @@ def features_of(grown: Grown, contract: InputContract) -> tuple[Feature, ...]:
 def _check_kind(grown: Grown, column: int, feature: Feature) -> None:
     name = feature.name
     if feature.dtype == "category":
-        if any(q.column == column and q.members is None for q in grown.questions):
+        if any(grown.questions[n].members is None for n in grown.asked.get(column, ())):
             raise ConvertError(
                 "K07",
                 f"the model compares the category {name} as a number",
@@ -119,7 +119,7 @@ def lower_boosted(grown: Grown, contract: InputContract) -> Lowered:
     edges: dict[str, Doubles] = {}
     free = len(contract.names)
     for column, feature in enumerate(features_of(grown, contract)):
-        numbers = [n for n, asked in enumerate(grown.questions) if asked.column == column]
+        numbers = grown.asked.get(column)
         if not numbers:
             continue
         plan = _plan(grown, column, feature, [grown.questions[n] for n in numbers])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -115,6 +116,14 @@ class Grown:
     names: tuple[str, ...] = ()
     categories: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    @cached_property
+    def asked(self) -> Mapping[int, list[int]]:
+        """By column, the numbers of the questions about it; columns without any are left out."""
+        found: dict[int, list[int]] = {}
+        for number, question in enumerate(self.questions):
+            found.setdefault(question.column, []).append(number)
+        return found
 
     def check(self) -> None:
         """Check that the trees are ones.

@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Any, Final
 
 MAX_COLUMNS: Final = 65_536
-_MAX_WORDS: Final = 2**19  # of a tree's sets, 32 categories each
+_MAX_WORDS: Final = 2**17  # of a tree's sets, 32 categories each
 _WORD: Final = 2**32 - 1
 _DECISIONS: Final = frozenset({0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11})
 
