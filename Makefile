@@ -9,7 +9,9 @@ PACKAGES := mosquitto mosquitto-clients skopeo docker-registry
 # tests of frameworks that are extras; they are skipped where those are absent
 FRAMEWORKS := tests/convert/test_xgboost.py tests/convert/test_lightgbm.py \
   tests/convert/test_boosted_build.py tests/convert/test_boosted_tables.py \
-  tests/convert/test_tflite_trees.py \
+  tests/convert/test_tflite_trees.py tests/convert/test_tflite_files.py \
+  tests/host/test_build_tflite.py tests/agent/test_runtime_tflite.py \
+  tests/agent/test_agent_on_old_runtime.py \
   tests/convert/test_tflite_dense.py tests/host/test_runtimes.py
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 

@@ -200,6 +200,8 @@ def forest_tflite(forest: Forest, features: int, *, half: bool = False) -> bytes
         if value != neutral:
             number = graph.constant(np.array([[value]], np.float32))
             total = graph.add(name, [total, number], (1, 1), options=(f"{name.title()}Options", {}))
+    if forest.link not in {"logistic", "identity"}:
+        raise ConvertError("K01", f"a link of {forest.link} is not known")
     if forest.link == "logistic":
         total = graph.add("LOGISTIC", [total], (1, 1))
     return graph.finish(total)

@@ -40,6 +40,8 @@ LIBRARIES: Final[tuple[Library, ...]] = (
 FRAMEWORKS: Final[tuple[Library, ...]] = (
     ("xgboost-cpu", ">=3.2,<4", "source models of XGBoost", "xgboost"),
     ("lightgbm", ">=4.6,<5", "source models of LightGBM", "lightgbm"),
+    ("tflite", ">=2.18,<3", "writing TFLite files", "tflite"),
+    ("ai-edge-litert", ">=2.3,<2.4", "scoring TFLite files", "tflite"),
 )
 
 
