@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support_boosted import TO, need
 from support_build import MODES, payments, wherry, write_project
 
 from wherry.bundle_view import look
@@ -47,14 +48,22 @@ def shop(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path]:
     _train(kind, raw, reference["fraud"].to_numpy(), tmp_path / FILES[kind])
     parquet.write_table(reference, tmp_path / "reference.parquet")
     parquet.write_table(payments(3000, 2), tmp_path / "check.parquet")
+    return kind, _project(kind, tmp_path)
+
+
+def _project(kind: str, folder: Path, more: str = "") -> Path:
     swaps = [('kind = "sklearn"', f'kind = "{kind}"'), ("trees.skops", FILES[kind])]
-    return kind, write_project(tmp_path, swaps=swaps)
+    return write_project(folder, swaps=swaps, more=more)
 
 
+@pytest.mark.parametrize("runtime", sorted(TO))
 def test_the_agent_decides_as_the_source(
-    shop: tuple[str, Path], capsys: pytest.CaptureFixture[str]
+    runtime: str, shop: tuple[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    need(runtime)
     kind, path = shop
+    if runtime == "tflite":
+        path = _project(kind, path.parent, '[target]\nruntime = "tflite"\n')
     bundle = path.with_name("out.wherry")
     done = wherry(capsys, "build", path, "--out", bundle, "--unsigned", "--json")
     assert done.code == 0, done.err
