@@ -73,6 +73,9 @@ def without_gemm(model: Any) -> Any:
     copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
     graph.node.extend(copies)
+    used = {name for node in copies for name in node.input}
+    for tensor in [item for item in graph.initializer if item.name not in used]:
+        graph.initializer.remove(tensor)
     return copy
 
 
