@@ -72,17 +72,20 @@ class TfliteRunner:
             float64, shape (rows, values of the output).
 
         Raises:
-            ConvertError: K07, the input has another size.
+            ConvertError: K07 the input has another size, K04 the interpreter gives up.
         """
         shape = self._input["shape"]
         if rows.shape[1] != np.prod(shape):
             detail = f"{rows.shape[1]} features for an input of shape {shape.tolist()}"
             raise ConvertError("K07", detail)
         found = []
-        for row in quantized(rows, self._input):
-            self._interpreter.set_tensor(self._input["index"], row.reshape(shape))
-            self._interpreter.invoke()
-            found.append(self._interpreter.get_tensor(self._output["index"]).reshape(-1))
+        try:
+            for row in quantized(rows, self._input):
+                self._interpreter.set_tensor(self._input["index"], row.reshape(shape))
+                self._interpreter.invoke()
+                found.append(self._interpreter.get_tensor(self._output["index"]).reshape(-1))
+        except (ValueError, RuntimeError) as error:
+            raise ConvertError("K04", " ".join(str(error).split())[:300]) from error
         width = int(np.prod(self._output["shape"]))
         table = np.array(found).reshape(len(rows), width)
         return dequantized(table, self._output)

@@ -55,10 +55,12 @@ class GraphWriter:
     _tensors: list[_Tensor] = field(default_factory=list)
     _operators: list[_Operator] = field(default_factory=list)
     _buffers: list[bytes] = field(default_factory=lambda: [b""])
+    _entry: int = 0
 
     def input(self, columns: int) -> int:
         """The one input, float32 (rows, columns)."""
-        return self._tensor("input", "float32", (1, columns), 0)
+        self._entry = self._tensor("input", "float32", (1, columns), 0)
+        return self._entry
 
     def constant(self, values: NDArray[Any]) -> int:
         """A tensor that is known: float32, int32, int16, uint8 or bool."""
@@ -117,7 +119,7 @@ class GraphWriter:
         except ImportError as error:
             raise ConvertError("K06", "pip install 'wherry[tflite]'") from error
         return _File(flatbuffers.Builder(sum(map(len, self._buffers)) + 4096), tflite).write(
-            self._tensors, self._operators, self._buffers, output
+            self._tensors, self._operators, self._buffers, (self._entry, output)
         )
 
 
@@ -135,20 +137,20 @@ class _File:
         tensors: Sequence[_Tensor],
         operators: Sequence[_Operator],
         buffers: Sequence[bytes],
-        output: int,
+        ends: tuple[int, int],
     ) -> bytes:
         names = sorted({operator.name for operator in operators})
         data = self._tables([self._buffer(item) for item in buffers])
         codes = self._tables([self._code(name) for name in names])
         listed = self._tables(
-            [self._tensor(t, "score" if k == output else t.name) for k, t in enumerate(tensors)]
+            [self._tensor(t, "score" if k == ends[1] else t.name) for k, t in enumerate(tensors)]
         )
         steps = self._tables([self._operator(item, names) for item in operators])
         graph = self._table(
             "SubGraph",
             Tensors=listed,
-            Inputs=self._vector((0,)),
-            Outputs=self._vector((output,)),
+            Inputs=self._vector(ends[:1]),
+            Outputs=self._vector(ends[1:]),
             Operators=steps,
         )
         model = self._table(

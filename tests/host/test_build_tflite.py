@@ -20,6 +20,7 @@ from wherry.project import load_project
 from wherry_agent.inference import load_model
 from wherry_contract.errors import ConvertError, ManifestError, SetupError
 from wherry_convert.sources import load_source
+from wherry_convert.tflite_write import GraphWriter
 
 pytest.importorskip("ai_edge_litert", reason="the extra tflite is absent; make test-frameworks")
 pytest.importorskip("tflite", reason="likewise")
@@ -133,3 +134,65 @@ WRONG = [
 def test_a_wrong_target_is_refused(more: str, word: str, shop: Path) -> None:
     with pytest.raises(SetupError, match=rf"H01.*{word}"):
         load_project(write_project(shop, more=more))
+
+
+ELSEWHERE = """
+[project]
+name = "net"
+version = "1"
+counter = 1
+
+[source]
+kind = "tflite"
+path = "net.tflite"
+
+[data]
+reference = "rows.csv"
+check = "rows.csv"
+label = "label"
+
+[input]
+name = "numbers"
+version = 1
+
+[[input.features]]
+name = "a"
+
+[[input.features]]
+name = "b"
+
+[output]
+threshold = 0.4
+"""
+
+
+def _net_of_two(folder: Path) -> Any:
+    """A file of one layer, 1 / (1 + exp(-(2 a - b))), and rows beside it."""
+    writer = GraphWriter()
+    weights = writer.constant(np.array([[2, -1]], np.float32))
+    inputs = [writer.input(2), weights, writer.constant(np.zeros(1, np.float32))]
+    last = writer.add("FULLY_CONNECTED", inputs, (1, 1), options=("FullyConnectedOptions", {}))
+    (folder / "net.tflite").write_bytes(writer.finish(writer.add("LOGISTIC", [last], (1, 1))))
+    rows = np.random.default_rng(0).normal(size=(500, 2))
+    label = (2 * rows[:, 0] > rows[:, 1]) * 1
+    lines = [f"{a!r},{b!r},{y}" for (a, b), y in zip(rows.tolist(), label, strict=True)]
+    (folder / "rows.csv").write_text("a,b,label\n" + "\n".join(lines) + "\n")
+    return rows
+
+
+def test_a_file_from_elsewhere_is_checked_and_packed(tmp_path: Path, capsys: Any) -> None:
+    rows, path = _net_of_two(tmp_path), tmp_path / "project.toml"
+    path.write_text(ELSEWHERE)
+    said = wherry(capsys, "build", path, "--unsigned")
+    assert said.code == 3
+    assert "[target]" in said.err
+    path.write_text(ELSEWHERE + TARGET)
+    out = tmp_path / "net.wherry"
+    said = wherry(capsys, "build", path, "--unsigned", "--out", out)
+    assert said.code == 0, said.err
+    view = look(out)
+    assert view.parts.model == (tmp_path / "net.tflite").read_bytes()
+    scores = load_model(view.digest, view.parts).scores(rows)
+    assert scores == pytest.approx(1 / (1 + np.exp(rows[:, 1] - 2 * rows[:, 0])), abs=1e-6)
+    found = view.parts.manifest.provenance["measured"]
+    assert (found["flips"], found["edge_flips"]) == (0, 0)

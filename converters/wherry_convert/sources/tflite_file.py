@@ -120,7 +120,7 @@ def load(data: bytes, trusted: tuple[str, ...], *, trust_pickle: bool) -> Tflite
     refuse_tflite(facts)
     features = _features(facts)
     (output, column) = _score(facts)
-    TfliteRunner(data, 1, output)
+    TfliteRunner(data, 1, output).run(np.zeros((1, features), np.float32))
     return TfliteModel(
         file=data,
         tensor=output,
