@@ -175,7 +175,8 @@ def _join(parts: Iterable[NDArray[Any]]) -> list[Any]:
     return [item for part in parts for item in part.tolist()]
 
 
-def _node_attributes(trees: Sequence[Tree]) -> dict[str, Any]:
+def node_attributes(trees: Sequence[Tree]) -> dict[str, Any]:
+    """What TreeEnsembleRegressor is told of all nodes."""
     inner = [tree.inner for tree in trees]
     mode = np.array([b"LEAF", b"BRANCH_LEQ"])
     return {
@@ -208,7 +209,7 @@ def _leaf_attributes(trees: Sequence[Tree]) -> dict[str, Any]:
     }
 
 
-def _set_columns(sets: Sequence[Sets]) -> tuple[str, list[Any], list[Any]]:
+def set_columns(sets: Sequence[Sets]) -> tuple[str, list[Any], list[Any]]:
     """What turns codes into the further columns: its output, its nodes, its constants."""
     from onnx import TensorProto, helper, numpy_helper
 
@@ -243,7 +244,7 @@ def forest_graph(forest: Forest, features: int) -> Any:
     """
     from onnx import TensorProto, helper, numpy_helper
 
-    table, nodes, constants = _set_columns(forest.sets)
+    table, nodes, constants = set_columns(forest.sets)
     tree = helper.make_node(
         "TreeEnsembleRegressor",
         [table],
@@ -252,7 +253,7 @@ def forest_graph(forest: Forest, features: int) -> Any:
         n_targets=1,
         aggregate_function="SUM",
         post_transform="NONE",
-        **_node_attributes(forest.trees),
+        **node_attributes(forest.trees),
         **_leaf_attributes(forest.trees),
     )
     nodes += [tree, helper.make_node("Cast", ["sum"], ["wide"], to=TensorProto.DOUBLE)]

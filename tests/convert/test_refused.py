@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import ColumnTransformer
 from sklearn.decomposition import PCA
 from sklearn.ensemble import (
@@ -41,13 +40,6 @@ WIDE = numbers(5, minimum=0, maximum=2e9)
 
 ROWS: list[tuple[str, Any, InputContract, str, str]] = [
     # facts-convert 2a
-    (
-        "isotonic calibration",
-        CalibratedClassifierCV(RandomForestClassifier(5), method="isotonic", cv=2),
-        FIVE,
-        "K02",
-        "inside",
-    ),
     ("float32 cannot hold seconds", MLPClassifier((4,), max_iter=5), WIDE, "K02", "StandardScaler"),
     ("codes of numbers", make_pipeline(OrdinalEncoder(), gb()), FIVE, "K07", "handle_unknown"),
     ("adaboost of nets", AdaBoostClassifier(LogisticRegression()), FIVE, "K01", "trees"),

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import ColumnTransformer, make_column_selector
 from sklearn.ensemble import (
     AdaBoostClassifier,
@@ -18,7 +20,9 @@ from sklearn.ensemble import (
     GradientBoostingClassifier,
     HistGradientBoostingClassifier,
     RandomForestClassifier,
+    VotingClassifier,
 )
+from sklearn.frozen import FrozenEstimator
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
@@ -342,3 +346,50 @@ def test_a_row_by_hand() -> None:
     wanted = model.predict_proba(np.array([[80.0, "`", "chip", np.nan]], object))[0, 1]
     assert source.scores(rows, converted.encoder.contract)[0] == wanted
     assert scored(converted).scores(rows)[0] == pytest.approx(wanted, abs=1e-6)
+
+
+INSIDE = {
+    "forest": forest(),
+    "hist": hist(),
+    "boosting behind a scaler": make_pipeline(SimpleImputer(), StandardScaler(), gb()),
+    "tree": DecisionTreeClassifier(max_depth=6, random_state=0),
+}
+
+
+@pytest.mark.parametrize("ensemble", [True, False], ids=["folds", "one"])
+@pytest.mark.parametrize("method", ["sigmoid", "isotonic"])
+@pytest.mark.parametrize("inside", INSIDE)
+def test_calibrated(inside: str, method: str, *, ensemble: bool) -> None:
+    """onnx/sklearn-onnx#1151: 96 of 10,000 rows of a forest off by more than 1e-4."""
+    raw, label = table(gaps=0.05)
+    model = CalibratedClassifierCV(clone(INSIDE[inside]), method=method, cv=3, ensemble=ensemble)
+    agree(fitted(model, raw, label), raw, numbers(5, missing="allow"))
+
+
+def test_calibrated_after_training_and_behind_encoders() -> None:
+    raw, names, label = payment_rows()
+    frozen = FrozenEstimator(
+        fitted(prepared(OneHotEncoder(**ONE_HOT), forest()), names[:700], label[:700])
+    )
+    model = CalibratedClassifierCV(frozen, method="isotonic")
+    agree(fitted(model, names[700:], label[700:]), raw, payments(unseen="allow"))
+    behind = prepared(
+        OneHotEncoder(**ONE_HOT), CalibratedClassifierCV(hist(), method="isotonic", cv=2)
+    )
+    agree(fitted(behind, names, label), raw, payments(unseen="allow"))
+
+
+def test_a_step_of_a_calibration_is_as_steep_as_it_was_fitted() -> None:
+    """Rows at the very scores where the staircase was fitted, which float32 cannot tell apart."""
+    raw, label = table(800)
+    model = fitted(CalibratedClassifierCV(forest(), method="isotonic", cv=2), raw, label)
+    source, converted = converted_from(model, numbers(5))
+    assert np.abs(source.scores(raw, numbers(5)) - scored(converted).scores(raw)).max() < 1e-9
+
+
+def test_votes() -> None:
+    raw, label = table(gaps=0.05)
+    votes = [("a", forest()), ("b", hist()), ("c", make_pipeline(SimpleImputer(), gb()))]
+    for weights in (None, [1, 3, 0.5]):
+        model = fitted(VotingClassifier(votes, voting="soft", weights=weights), raw, label)
+        agree(model, raw, numbers(5, missing="allow"))

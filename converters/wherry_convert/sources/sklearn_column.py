@@ -105,6 +105,7 @@ class Column:
         gaps: whether a missing value can be here.
         points: raw values behind which it jumps, ascending; empty if it never falls.
         flat: whether it changes nowhere else.
+        single: whether the estimator casts it to float32 before it compares.
     """
 
     feature: Feature
@@ -113,12 +114,20 @@ class Column:
     gaps: bool = False
     points: tuple[float, ...] = ()
     flat: bool = False
+    single: bool = False
 
     def mapped(self, values: Doubles) -> Doubles:
         """What the estimator gets, of raw values."""
         for step in self.maps:
             values = step.apply(values)
         return values
+
+    def compared(self, mapped: Doubles) -> Doubles:
+        """What the estimator compares, of what it gets."""
+        if not self.single:
+            return mapped
+        with np.errstate(over="ignore"):
+            return mapped.astype(np.float32).astype(np.float64)
 
     def smooth(self, values: Doubles) -> Doubles:
         """Likewise, without what happens at single points: it never falls."""

@@ -73,6 +73,12 @@ def parts(model: Any) -> Iterator[tuple[Any, Any]]:
         stack.append((getattr(part, "_preprocessor", None), None))
         if type(part).__name__ == "Pipeline":
             stack += [(step, None) for _, step in part.steps]
+        elif type(part).__name__ == "CalibratedClassifierCV":
+            stack += [(member.estimator, None) for member in part.calibrated_classifiers_]
+        elif type(part).__name__ == "FrozenEstimator":
+            stack.append((part.estimator, None))
+        elif type(part).__name__ == "VotingClassifier":
+            stack += [(member, None) for member in part.estimators_]
         elif type(part).__name__ == "ColumnTransformer":
             stack += [(step, chosen) for _, step, chosen in part.transformers_]
 
@@ -113,6 +119,52 @@ def trace(steps: Sequence[Any], columns: Columns) -> Columns:
             )
         columns = handler(step, columns)
     return columns
+
+
+def final_of(estimator: Any) -> Any:
+    """The model at the end of a pipeline."""
+    while type(estimator).__name__ in {"Pipeline", "FrozenEstimator"}:
+        frozen = type(estimator).__name__ == "FrozenEstimator"
+        estimator = estimator.estimator if frozen else estimator.steps[-1][1]
+    return estimator
+
+
+def before(estimator: Any) -> list[Any]:
+    """The transformers before it."""
+    found: list[Any] = []
+    while type(estimator).__name__ in {"Pipeline", "FrozenEstimator"}:
+        if type(estimator).__name__ == "FrozenEstimator":
+            estimator = estimator.estimator
+            continue
+        found += [step for _, step in estimator.steps[:-1]]
+        estimator = estimator.steps[-1][1]
+    own = getattr(estimator, "_preprocessor", None)  # HistGradientBoosting codes its categories
+    return [*found, own]
+
+
+def check_columns(final: Any, columns: Columns) -> None:
+    """Check that a model can take the columns.
+
+    Raises:
+        ConvertError: K07.
+    """
+    if len(columns) != final.n_features_in_:
+        detail = f"{len(columns)} columns reach a model that takes {final.n_features_in_}"
+        raise ConvertError("K07", detail)
+    strings = [column.feature.name for column in columns if column.names is not None]
+    if strings:
+        raise ConvertError(
+            "K07",
+            f"{strings[0]} is a category and reaches the model as a string",
+            cure="code it with OneHotEncoder or OrdinalEncoder in the pipeline",
+        )
+    gaps = [column.feature.name for column in columns if column.gaps]
+    if gaps and not final.__sklearn_tags__().input_tags.allow_nan:
+        raise ConvertError(
+            "K07",
+            f"the contract allows {gaps[0]} to be missing, and {type(final).__name__} has no answer",
+            cure="put a SimpleImputer first, or let the contract refuse it",
+        )
 
 
 def _pipeline(pipeline: Any, columns: Columns) -> Columns:
@@ -225,8 +277,11 @@ def only_checks(func: Any) -> bool:
 
 def _function(transformer: Any, columns: Columns) -> Columns:
     if not only_checks(transformer.func):
-        detail = "FunctionTransformer runs code of its own; prepare the feature before it is sent"
-        raise ConvertError("K01", detail)
+        raise ConvertError(
+            "K01",
+            "FunctionTransformer runs code of its own",
+            cure="prepare the feature before it is sent",
+        )
     return columns
 
 

@@ -25,14 +25,12 @@ class Grown:
 
     Attributes:
         forest: its cuts are compared with columns; or name a set, see `asks_set`.
-        single: it casts to float32 before it compares.
         columns: what the trees ask.
         asks_set: for each tree and node, whether its cut is the number of a set.
         sets: category codes that go left.
     """
 
     forest: Forest
-    single: bool
     columns: Columns
     asks_set: tuple[Bools, ...] = ()
     sets: tuple[frozenset[int], ...] = ()
@@ -55,13 +53,18 @@ def _voting_tree(tree: Any) -> Tree:
     return _tree(tree, shares[:, 1] / shares.sum(axis=1))
 
 
+def single(columns: Columns) -> Columns:
+    """The columns of a model that casts them to float32 before it compares."""
+    return tuple(replace(column, single=True) for column in columns)
+
+
 def _single_tree(model: Any, columns: Columns) -> Grown:
-    return Grown(Forest((_voting_tree(model.tree_),)), single=True, columns=columns)
+    return Grown(Forest((_voting_tree(model.tree_),)), single(columns))
 
 
 def _averaged(model: Any, columns: Columns) -> Grown:
     trees = tuple(_voting_tree(member.tree_) for member in model.estimators_)
-    return Grown(Forest(trees, divisor=float(len(trees))), single=True, columns=columns)
+    return Grown(Forest(trees, divisor=float(len(trees))), single(columns))
 
 
 def _boosted(model: Any, columns: Columns) -> Grown:
@@ -76,7 +79,7 @@ def _boosted(model: Any, columns: Columns) -> Grown:
     )
     start = float(model._raw_predict_init(np.zeros((1, model.n_features_in_)))[0, 0])  # noqa: SLF001 - it has no public name
     forest = Forest(trees, base=factor * start, link="logistic")
-    return Grown(forest, single=True, columns=columns)
+    return Grown(forest, single(columns))
 
 
 def _hist(model: Any, columns: Columns) -> Grown:
@@ -93,7 +96,7 @@ def _hist(model: Any, columns: Columns) -> Grown:
         asks_set.append(asks)
     start = float(np.ravel(model._baseline_prediction)[0])  # noqa: SLF001 - likewise
     forest = Forest(tuple(trees), base=start, link="logistic")
-    return Grown(forest, False, columns, tuple(asks_set), tuple(sets))
+    return Grown(forest, columns, tuple(asks_set), tuple(sets))
 
 
 def _members(words: Any) -> frozenset[int]:
@@ -123,7 +126,7 @@ def _ada(model: Any, columns: Columns) -> Grown:
         vote = np.where(np.argmax(shares, axis=1) == 1, 2.0, -2.0)
         trees.append(_tree(member.tree_, weight * vote))
     forest = Forest(tuple(trees), divisor=float(weights.sum()), link="logistic")
-    return Grown(forest, single=True, columns=columns)
+    return Grown(forest, single(columns))
 
 
 def _bagged(model: Any, columns: Columns) -> Grown:
@@ -134,15 +137,15 @@ def _bagged(model: Any, columns: Columns) -> Grown:
         asked = np.where(tree.inner, tree.feature, 0)
         trees.append(replace(tree, feature=np.asarray(places, np.int64)[asked]))
     forest = Forest(tuple(trees), divisor=float(len(trees)))
-    return Grown(forest, single=True, columns=columns)
+    return Grown(forest, single(columns))
 
 
 def _xgboost(model: Any, columns: Columns) -> Grown:
-    return Grown(xgboost_forest(model), single=True, columns=columns)
+    return Grown(xgboost_forest(model), single(columns))
 
 
 def _lightgbm(model: Any, columns: Columns) -> Grown:
-    return Grown(lightgbm_forest(model), single=False, columns=columns)
+    return Grown(lightgbm_forest(model), columns)
 
 
 def _refuse_member(model: Any, member: Any) -> None:

@@ -71,7 +71,15 @@ def lower_trees(model: Any, columns: Columns, order: Sequence[str]) -> Lowered:
     Raises:
         ConvertError: K01, K02 or K07.
     """
-    grown = GROWERS[type(model).__name__](model, columns)
+    return lower_grown(GROWERS[type(model).__name__](model, columns), order)
+
+
+def lower_grown(grown: Grown, order: Sequence[str]) -> Lowered:
+    """Likewise, of trees that are read.
+
+    Raises:
+        ConvertError: K01, K02 or K07.
+    """
     trees = grown.forest.trees
     if sum(len(tree.left) for tree in trees) > MAX_NODES:
         raise ConvertError("K01", f"the model has more than {MAX_NODES} nodes; use fewer trees")
@@ -142,8 +150,8 @@ def _goes_left(grown: Grown, asked: _Questions, raw: Doubles) -> Bools:
     for place in np.unique(asked.column):
         mine = asked.column == place
         with np.errstate(over="ignore", invalid="ignore"):
-            mapped = grown.columns[place].mapped(raw)
-            compared = mapped.astype(np.float32).astype(np.float64) if grown.single else mapped
+            column = grown.columns[place]
+            compared = column.compared(column.mapped(raw))
         answers = compared[:, None] <= asked.cut[mine]
         for slot in np.flatnonzero(asked.of_set[mine]):
             members = list(grown.sets[int(asked.cut[mine][slot])])
@@ -158,22 +166,21 @@ def _by_order(grown: Grown, feature: Feature, asked: _Questions, columns: list[C
     raw = np.empty(len(asked.cut))
     for place in np.unique(asked.column):
         mine = np.flatnonzero(asked.column == place)
-        raw[mine] = _raw_cuts(grown.columns[place], asked.cut[mine], single=grown.single)
+        raw[mine] = _raw_cuts(grown.columns[place], asked.cut[mine])
     edges = np.unique(raw[np.isfinite(raw)])
-    if grown.single and all(isinstance(step, Fill) for c in columns for step in c.maps):
+    if all(c.single and isinstance(step, Fill) for c in columns for step in (*c.maps, Fill(0.0))):
         return _Plan((), below_or_at(asked.cut).astype(np.float64), edges, gap)
     step = Step("rank", feature.name, {"edges": edges.tolist()})
     return _Plan((step,), ranks(raw, edges), edges, gap)
 
 
-def _raw_cuts(column: Column, cuts: Doubles, *, single: bool) -> Doubles:
+def _raw_cuts(column: Column, cuts: Doubles) -> Doubles:
     """The largest raw double that still goes left, for each threshold."""
 
     def goes_left(values: Doubles) -> NDArray[np.bool_]:
         with np.errstate(over="ignore", invalid="ignore"):
             mapped = column.smooth(values) if column.points else column.mapped(values)
-            compared = mapped.astype(np.float32).astype(np.float64) if single else mapped
-        return np.asarray(compared <= cuts)
+        return np.asarray(column.compared(mapped) <= cuts)
 
     return raw_cuts(goes_left, len(cuts), LARGEST)
 
@@ -208,7 +215,7 @@ def _by_interval(grown: Grown, feature: Feature, asked: _Questions) -> _Plan:
         column, mine = grown.columns[place], asked.column == place
         found.append(np.array(column.points))
         if not column.flat:
-            found.append(_raw_cuts(column, asked.cut[mine & ~asked.of_set], single=grown.single))
+            found.append(_raw_cuts(column, asked.cut[mine & ~asked.of_set]))
     edges = np.unique(np.concatenate(found))
     edges = edges[np.isfinite(edges)]
     values = np.array([*edges, LARGEST, np.nan])  # the last of each interval, and a gap
