@@ -1,6 +1,6 @@
 """Wherry's compiler beside the plain tools, on one net and three forests.
 
-    pip install onnxmltools onnxconverter-common onnx_ir sympy ai-edge-quantizer
+    pip install onnxmltools onnx_ir sympy ai-edge-quantizer lightgbm xgboost
     python benchmarks/compiler.py
 
 Nets: the same float graph, the same calibration rows, all quantized files judged on 60,000
@@ -30,7 +30,7 @@ import onnxruntime
 from common import print_machine
 from common.bed import Bed, bare_net, make_bed
 from common.forests import Forests, forests
-from common.peers import NET_PEERS, TREE_PEERS, Peer
+from common.peers import NET_PEERS, TREE_PEERS, version_of
 
 from wherry.cli.output import table
 from wherry_convert.parity import between_scores, compare, row_classes
@@ -321,8 +321,9 @@ def main() -> None:
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
-    print_machine("onnxruntime", "onnx", "scikit-learn", "skl2onnx", "lightgbm", "xgboost")
-    print(" ".join(sorted({peer.version for peer in (*NET_PEERS, *TREE_PEERS)})))
+    print_machine("onnxruntime", "onnx", "scikit-learn", "skl2onnx")
+    libraries = {peer.library for peer in (*NET_PEERS, *TREE_PEERS)} | {"lightgbm", "xgboost"}
+    print(" ".join(version_of(library) for library in sorted(libraries)))
     bed = make_bed()
     print(f"{len(bed.test):,} rows judge, 512 calibrate\n")
     for line in table(NET_HEADS, nets(bed)):
@@ -335,6 +336,3 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-
-
-__all__ = ["Peer", "main"]

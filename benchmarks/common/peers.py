@@ -28,16 +28,16 @@ class Peer:
     tflite: bool = False
     kinds: tuple[str, ...] = ()
 
-    @property
-    def version(self) -> str:
-        """Library and version."""
-        try:
-            return f"{self.library} {version(self.library)}"
-        except PackageNotFoundError:
-            return f"{self.library} absent"
-
 
 _KEY = "serving_default"
+
+
+def version_of(library: str) -> str:
+    """A distribution and its version."""
+    try:
+        return f"{library} {version(library)}"
+    except PackageNotFoundError:
+        return f"{library} absent"
 
 
 class Reader:
