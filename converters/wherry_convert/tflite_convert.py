@@ -20,10 +20,15 @@ from .to_onnx import SCORE, Converted
 RUNTIME_RANGE: Final = ">=2.14,<2.15"
 ALSO: Final = {"ai-edge-litert": ">=2.3,<2.4"}
 LEAVES: Final = ("float32", "int16")
+WEIGHTS: Final = ("float32", "float16", "int8")
 
 
 def convert_tflite(
-    source: SourceModel, contract: InputContract, *, leaves: str = "float32"
+    source: SourceModel,
+    contract: InputContract,
+    *,
+    leaves: str = "float32",
+    weights: str = "float32",
 ) -> Converted:
     """Turn a source model into a TFLite file that decides the same.
 
@@ -32,6 +37,7 @@ def convert_tflite(
         contract: the raw features, in the order of the model's columns or by its names.
         leaves: of trees; ``int16`` makes the file smaller, and scores differ: whether
             decisions do is for the gate to say.
+        weights: of nets, one of `WEIGHTS`; likewise.
 
     Returns:
         The same bytes for the same source and contract.
@@ -42,6 +48,8 @@ def convert_tflite(
     """
     if isinstance(source, TfliteModel):
         return _as_it_is(source, contract)
+    if weights != "float32" and source.family != "neural":
+        raise ConvertError("K02", "only nets have weights", cure="leave [target] weights out")
     lowered = source.lower(contract)
     steps, notes, column = lowered.steps, lowered.notes, -1
     if isinstance(lowered.body, Forest):
@@ -53,7 +61,9 @@ def convert_tflite(
     elif leaves != "float32":
         raise ConvertError("K02", "only trees have leaves", cure="leave [target] leaves out")
     else:
-        model, column = network_tflite(lowered.body, len(contract.names)), lowered.body.column
+        model = network_tflite(lowered.body, len(contract.names), weights=weights)
+        column = lowered.body.column
+        notes += (f"{weights} weights",) if weights != "float32" else ()
     return Converted(
         model,
         tflite_needs(model),

@@ -24,17 +24,20 @@ _ACTIVATIONS: Final = {"Relu": "RELU", "Sigmoid": "LOGISTIC", "Tanh": "TANH", "S
 _ARITHMETIC: Final = {"Add": "ADD", "Sub": "SUB", "Mul": "MUL", "Div": "DIV"}
 
 
-def network_tflite(network: Network, features: int) -> bytes:
+def network_tflite(network: Network, features: int, *, weights: str = "float32") -> bytes:
     """The TFLite file of a chain of layers; its output ``score`` is float32.
 
     Args:
         network: of matrix products, biases, scaling and activations.
         features: columns of the encoder's tensor.
+        weights: how matrices are kept: ``float32``, ``float16``, or ``int8`` with a scale for
+            each column. The interpreter widens them once, when it loads them; arithmetic is
+            float32, so that boards agree.
 
     Raises:
         ConvertError: K01, it is no such chain.
     """
-    chain = _Chain(parse(seal(parse(network.model), network.tensor)).graph)
+    chain = _Chain(parse(seal(parse(network.model), network.tensor)).graph, weights)
     writer = GraphWriter()
     last = writer.input(features)
     for layer in chain.layers():
@@ -48,9 +51,10 @@ Layer = Callable[[GraphWriter, int], int]
 class _Chain:
     """Reads the nodes of an ONNX graph one after the other."""
 
-    def __init__(self, graph: Any) -> None:
+    def __init__(self, graph: Any, weights: str) -> None:
         from onnx import numpy_helper
 
+        self._weights = weights
         self._passed = {
             node.output[0]: node.input[0] for node in graph.node if node.op_type in _PASSED
         }
@@ -117,7 +121,9 @@ class _Chain:
         relu = self._next_is("Relu")
         if relu:
             self._take()
-        return _product(weights, bias, relu=relu)
+        if self._weights == "int8":
+            return _product_of_bytes(weights, bias, relu=relu)
+        return _product(weights, bias, relu=relu, kind=self._weights)
 
 
 def _gemm(node: Any, constants: list[NDArray[Any]]) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -143,7 +149,9 @@ def _attribute(node: Any, name: str, default: float) -> float:
     return default
 
 
-def _product(weights: NDArray[Any], bias: NDArray[Any], *, relu: bool) -> Layer:
+def _product(
+    weights: NDArray[Any], bias: NDArray[Any], *, relu: bool, kind: str = "float32"
+) -> Layer:
     rows, columns = weights.shape
     if bias.size not in {1, columns}:
         raise _refused(f"a bias of shape {bias.shape}")
@@ -152,11 +160,29 @@ def _product(weights: NDArray[Any], bias: NDArray[Any], *, relu: bool) -> Layer:
     def layer(writer: GraphWriter, last: int) -> int:
         if writer.shape(last) != (1, rows):
             raise _refused(f"{rows} rows of weights for {writer.shape(last)[1]} columns")
-        matrix = writer.constant(weights.T.astype(np.float32))
+        matrix = writer.constant(weights.T.astype(kind))
+        if kind != "float32":
+            matrix = writer.add("DEQUANTIZE", [matrix], (columns, rows))
         fused = {"FusedActivationFunction": _RELU} if relu else {}
         options: Options = ("FullyConnectedOptions", fused)
         inputs = [last, matrix, writer.constant(full)]
         return writer.add("FULLY_CONNECTED", inputs, (1, columns), options=options)
+
+    return layer
+
+
+def _product_of_bytes(weights: NDArray[Any], bias: NDArray[Any], *, relu: bool) -> Layer:
+    """Whole numbers up to 127, then the scale of each column, then the bias."""
+    largest = np.abs(weights).max(axis=0)
+    scale = np.where(largest > 0, largest, 1.0) / np.iinfo(np.int8).max
+    steps = np.round(weights / scale)
+    product = _product(steps, np.zeros(1), relu=False, kind="int8")
+    stretch = _arithmetic("MUL", scale)
+    move = _arithmetic("ADD", np.broadcast_to(bias.reshape(-1), scale.shape))
+
+    def layer(writer: GraphWriter, last: int) -> int:
+        last = move(writer, stretch(writer, product(writer, last)))
+        return writer.add("RELU", [last], writer.shape(last)) if relu else last
 
     return layer
 

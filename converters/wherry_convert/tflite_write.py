@@ -19,12 +19,14 @@ SCHEMA_VERSION: Final = 3
 _ALIGNMENT: Final = 16  # of constants, as the schema demands
 # the operators that are written here, with the version that their form of use asks for
 VERSIONS: Final = {
-    "ADD": 1, "CAST": 1, "CONCATENATION": 1, "DIV": 1, "ELU": 1, "FULLY_CONNECTED": 1,
+    "ADD": 1, "CAST": 1, "CONCATENATION": 1, "DEQUANTIZE": 2, "DIV": 1, "ELU": 1,
+    "FULLY_CONNECTED": 1,
     "GATHER": 5, "GELU": 1, "GREATER": 1, "LEAKY_RELU": 1, "LOGISTIC": 1, "MUL": 1, "NOT_EQUAL": 1, "PADV2": 1, "RELU": 1, "RESHAPE": 1,
     "SELECT_V2": 1, "SOFTMAX": 1, "SUB": 1, "SUM": 1, "TANH": 1,
 }  # fmt: skip
 _KINDS: Final = {
-    "float32": "FLOAT32", "int32": "INT32", "int16": "INT16", "uint8": "UINT8", "bool": "BOOL",
+    "float32": "FLOAT32", "float16": "FLOAT16", "int32": "INT32", "int16": "INT16",
+    "int8": "INT8", "uint8": "UINT8", "bool": "BOOL",
 }  # fmt: skip
 
 
@@ -63,7 +65,7 @@ class GraphWriter:
         return self._entry
 
     def constant(self, values: NDArray[Any]) -> int:
-        """A tensor that is known: float32, int32, int16, uint8 or bool."""
+        """A tensor that is known; int8 is quantized in steps of 1."""
         self._buffers.append(np.ascontiguousarray(values).tobytes())
         kind = values.dtype.name
         return self._tensor(f"c{len(self._tensors)}", kind, values.shape, len(self._buffers) - 1)
@@ -131,6 +133,7 @@ class _File:
         self._schema = schema
         self._ints: dict[tuple[int, ...], int] = {}
         self._options: dict[Any, int] = {}
+        self._steps = 0
 
     def write(
         self,
@@ -203,13 +206,22 @@ class _File:
         )
 
     def _tensor(self, tensor: _Tensor, name: str) -> int:
-        return self._table(
-            "Tensor",
-            Shape=self._vector(tensor.shape),
-            Type=getattr(self._schema.TensorType, _KINDS[tensor.kind]),
-            Buffer=tensor.buffer,
-            Name=self._builder.CreateSharedString(name),
-        )
+        cells = {
+            "Shape": self._vector(tensor.shape),
+            "Type": getattr(self._schema.TensorType, _KINDS[tensor.kind]),
+            "Buffer": tensor.buffer,
+            "Name": self._builder.CreateSharedString(name),
+        }
+        if tensor.kind == "int8":
+            cells["Quantization"] = self._steps_of_one()
+        return self._table("Tensor", **cells)
+
+    def _steps_of_one(self) -> int:
+        if not self._steps:
+            scale = self._builder.CreateNumpyVector(np.ones(1, np.float32))
+            zero = self._builder.CreateNumpyVector(np.zeros(1, np.int64))
+            self._steps = self._table("QuantizationParameters", Scale=scale, ZeroPoint=zero)
+        return self._steps
 
     def _operator(self, operator: _Operator, names: Sequence[str]) -> int:
         cells: dict[str, int] = {

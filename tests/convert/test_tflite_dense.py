@@ -202,3 +202,28 @@ def test_a_module_of_pytorch(tmp_path: Path) -> None:
     assert np.abs(scored(converted).scores(raw) - wanted).max() < 1e-6
     (old,) = score_in(old_runtime(), [(converted.model, converted.encoder.encode(raw))], tmp_path)
     assert np.abs(old.ravel() - wanted).max() < 1e-6
+
+
+@pytest.mark.parametrize(("weights", "times", "gap"), [("float16", 1.7, 1e-3), ("int8", 2.5, 0.02)])
+def test_smaller_weights(weights: str, times: float, gap: float, tmp_path: Path) -> None:
+    """Widened once when it is loaded: whichever board computes, it computes in float32."""
+    raw, label = table()
+    net = make_pipeline(StandardScaler(), mlp(layers=(128, 64)))
+    source = through_skops(fitted(net, raw, label))
+    full = convert_tflite(source, numbers(5))
+    small = convert_tflite(source, numbers(5), weights=weights)
+    assert small.model == convert_tflite(source, numbers(5), weights=weights).model
+    assert len(small.model) * times < len(full.model)
+    assert inspect_tflite(small.model).quantization == f"{weights} weights"
+    found = scored(small).scores(raw)
+    wanted = source.scores(raw, numbers(5))
+    assert 0 < np.abs(found - wanted).max() < gap
+    (old,) = score_in(old_runtime(), [(small.model, small.encoder.encode(raw))], tmp_path)
+    assert np.abs(old.ravel() - found).max() < 1e-6
+
+
+def test_weights_are_for_nets() -> None:
+    raw, label = table(500)
+    source = through_skops(fitted(LogisticRegression(), (raw - raw.mean(0)) / raw.std(0), label))
+    with pytest.raises(ConvertError, match="K02"):
+        convert_tflite(source, numbers(5), weights="int8")

@@ -27,6 +27,7 @@ pytest.importorskip("tflite", reason="likewise")
 
 TARGET = '[target]\nruntime = "tflite"\n'
 SMALL = TARGET + 'leaves = "int16"\n[gates]\nflips = 3\nedge_flips = 12\n'
+BYTES = TARGET + 'weights = "int8"\n[gates]\nflips = 12\nedge_flips = 50\n'
 
 
 @pytest.mark.parametrize(
@@ -35,6 +36,7 @@ SMALL = TARGET + 'leaves = "int16"\n[gates]\nflips = 3\nedge_flips = 12\n'
         pytest.param("trees", TARGET, 1e-6, id="trees"),
         pytest.param("trees", SMALL, 1e-3, id="16-bit leaves"),
         pytest.param("net", TARGET, 3e-6, id="net"),
+        pytest.param("net", BYTES, 0.05, id="8-bit weights"),
     ],
 )
 def test_the_agent_decides_as_the_source(
@@ -124,6 +126,7 @@ def test_parts_that_do_not_belong_together(
 
 WRONG = [
     ("unknown runtime", '[target]\nruntime = "tensorrt"\n', "runtime"),
+    ("weights of ONNX", '[target]\nweights = "int8"\n', "weights"),
     ("leaves of ONNX", '[target]\nleaves = "int16"\n', "leaves"),
     ("quantized", TARGET + '[quantize]\nmethod = "int8"\n', "quantize"),
     ("unknown name", '[target]\nruntim = "tflite"\n', "runtim"),

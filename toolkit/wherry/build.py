@@ -210,7 +210,8 @@ def _judge_boards(project: Project, converted: Converted) -> tuple[Verdict, ...]
 def _convert(project: Project, source: SourceModel, progress: Progress) -> Converted:
     if project.target.runtime == "tflite":
         progress("converting to TFLite")
-        return convert_tflite(source, project.input, leaves=project.target.leaves)
+        target = project.target
+        return convert_tflite(source, project.input, leaves=target.leaves, weights=target.weights)
     progress("converting to ONNX")
     return convert(source, project.input)
 

@@ -24,7 +24,7 @@ from wherry_contract.rule import Rule
 from wherry_contract.wire import PROJECT, Fields
 from wherry_convert.quantize import Budgets
 from wherry_convert.sources import KINDS
-from wherry_convert.tflite_convert import LEAVES
+from wherry_convert.tflite_convert import LEAVES, WEIGHTS
 
 from .profiles import Board, load_board
 from .quantized import CHOICES, SEARCH
@@ -40,7 +40,7 @@ KNOWN: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "project": ("name", "version", "family", "counter"),
     "source": ("kind", "path", "trusted"),
-    "target": ("runtime", "leaves", "boards"),
+    "target": ("runtime", "leaves", "weights", "boards"),
     "input": ("name", "version", "features"),
     "input.features": (
         "name", "dtype", "unit", "minimum", "maximum", "missing", "categories", "unseen",
@@ -77,11 +77,13 @@ class Target:
     Attributes:
         runtime: ``onnxruntime`` or ``tflite``.
         leaves: how leaves of trees are kept there.
+        weights: how matrices of nets are kept there.
         boards: that must be able to run it.
     """
 
     runtime: str
     leaves: str
+    weights: str
     boards: tuple[Board, ...]
 
 
@@ -280,14 +282,16 @@ def _target(fields: Fields, folder: Path) -> Target:
     own = Fields(fields.mapping("target", {}), "target", PROJECT)
     runtime = own.choice("runtime", RUNTIMES, RUNTIMES[0])
     leaves = own.choice("leaves", LEAVES, LEAVES[0])
-    if runtime != "tflite" and leaves != LEAVES[0]:
-        raise own.error("leaves", 'there only with runtime = "tflite"')
+    weights = own.choice("weights", WEIGHTS, WEIGHTS[0])
+    for name, value in (("leaves", leaves), ("weights", weights)):
+        if runtime != "tflite" and value != "float32":
+            raise own.error(name, 'there only with runtime = "tflite"')
     if runtime == "tflite" and fields.mapping("quantize", {}):
         raise fields.error(
             "quantize", 'absent with runtime = "tflite"; it makes ONNX files smaller'
         )
     names = own.texts("boards", [], limit=64)
-    return Target(runtime, leaves, tuple(load_board(name, folder) for name in names))
+    return Target(runtime, leaves, weights, tuple(load_board(name, folder) for name in names))
 
 
 def _data(fields: Fields, folder: Path) -> Data:
