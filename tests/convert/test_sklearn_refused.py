@@ -11,8 +11,9 @@ from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import (
     BaggingClassifier,
     GradientBoostingClassifier,
+    GradientBoostingRegressor,
+    HistGradientBoostingRegressor,
     RandomForestClassifier,
-    RandomForestRegressor,
     VotingClassifier,
 )
 from sklearn.feature_selection import SelectKBest
@@ -60,7 +61,8 @@ ROWS: list[tuple[str, Any, str, str]] = [
     ("votes that are counted", VotingClassifier([("a", gb()), ("b", RandomForestClassifier(3))]), "K01", "soft"),
     ("votes of a linear model", VotingClassifier([("a", gb()), ("b", LogisticRegression())], voting="soft"), "K01", "inside"),
     ("a bag of linear models", BaggingClassifier(LogisticRegression(), 2), "K01", "trees"),
-    ("a forest of numbers", RandomForestRegressor(2), "K01", "classifier"),
+    ("scores outside [0, 1]", GradientBoostingRegressor(n_estimators=60), "K01", "classifier"),
+    ("an exponential score", HistGradientBoostingRegressor(loss="poisson", max_iter=2), "K01", "classifier"),
     ("no probability", RidgeClassifier(), "K01", "classifier"),
     ("neighbours", KNeighborsClassifier(), "K01", "RandomForest"),
     ("products of columns", make_pipeline(PolynomialFeatures(), gb()), "K01", "SimpleImputer"),

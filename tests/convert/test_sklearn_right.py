@@ -19,7 +19,9 @@ from sklearn.ensemble import (
     ExtraTreesClassifier,
     GradientBoostingClassifier,
     HistGradientBoostingClassifier,
+    HistGradientBoostingRegressor,
     RandomForestClassifier,
+    RandomForestRegressor,
     VotingClassifier,
 )
 from sklearn.frozen import FrozenEstimator
@@ -34,7 +36,7 @@ from sklearn.preprocessing import (
     StandardScaler,
     TargetEncoder,
 )
-from sklearn.tree import DecisionTreeClassifier
+from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 from support_convert import converted_from, differences, fitted, numbers, scored, table
 
 from wherry_contract.features import InputContract
@@ -173,6 +175,9 @@ def test_numbers(parts: tuple[Any, ...]) -> None:
             make_pipeline(SimpleImputer(missing_values=3.0), StandardScaler(), gb()),
             id="a number that stands for a gap",
         ),
+        pytest.param(RandomForestRegressor(12, min_samples_leaf=3, random_state=0), id="a forest of shares"),
+        pytest.param(make_pipeline(StandardScaler(), DecisionTreeRegressor(max_depth=5)), id="a tree of shares"),
+        pytest.param(HistGradientBoostingRegressor(max_iter=1, min_samples_leaf=5), id="one step of regression"),
     ],
 )  # fmt: skip
 def test_whole_numbers(model: Any) -> None:

@@ -22,7 +22,7 @@ from wherry_convert.forest import OPSETS, Doubles, Forest, Tree, node_attributes
 from .base import Lowered, Network
 from .sklearn_column import Columns
 from .sklearn_columns import before, check_columns, final_of, trace
-from .sklearn_growers import GROWERS, Grown
+from .sklearn_growers import GROWERS, REGRESSORS, Grown
 from .sklearn_trees import lower_grown
 
 BLENDS: Final = ("CalibratedClassifierCV", "VotingClassifier")
@@ -93,7 +93,7 @@ def lower_blend(blend: Any, columns: Columns, order: Sequence[str]) -> Lowered:
 def _grown(blend: Any, model: Any, columns: Columns) -> Grown:
     final = final_of(model)
     name = type(final).__name__
-    if name not in GROWERS:
+    if name not in GROWERS or name in REGRESSORS:
         raise ConvertError(
             "K01",
             f"{type(blend).__name__} of a {name} is not known",

@@ -17,6 +17,8 @@ from .sklearn_column import Columns
 from .sklearn_columns import only_checks, parts
 
 Bools = NDArray[np.bool_]
+_ROUNDING: Final = 1e-6  # of a sum of leaves
+_CURE: Final = "fit a classifier of two classes in its place, as GradientBoostingClassifier"
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,53 @@ def _averaged(model: Any, columns: Columns) -> Grown:
     return Grown(Forest(trees, divisor=float(len(trees))), single(columns))
 
 
+def _mean_tree(tree: Any) -> Tree:
+    return _tree(tree, tree.value[:, 0, 0])
+
+
+def _regressed_tree(model: Any, columns: Columns) -> Grown:
+    return _within(Grown(Forest((_mean_tree(model.tree_),)), single(columns)))
+
+
+def _regressed_mean(model: Any, columns: Columns) -> Grown:
+    trees = tuple(_mean_tree(member.tree_) for member in model.estimators_)
+    return _within(Grown(Forest(trees, divisor=float(len(trees))), single(columns)))
+
+
+def _regressed_sum(model: Any, columns: Columns) -> Grown:
+    grown = _boosted(model, columns)
+    return _within(replace(grown, forest=replace(grown.forest, link="identity")))
+
+
+def _regressed_hist(model: Any, columns: Columns) -> Grown:
+    if model.loss in {"poisson", "gamma"}:
+        raise ConvertError("K01", f"the loss {model.loss} gives no score in [0, 1]", cure=_CURE)
+    grown = _hist(model, columns)
+    return _within(replace(grown, forest=replace(grown.forest, link="identity")))
+
+
+def _within(grown: Grown) -> Grown:
+    """A regressor whose scores cannot leave [0, 1].
+
+    Raises:
+        ConvertError: K01, they can.
+    """
+    forest = grown.forest
+    leaves = [tree.value[~tree.inner] for tree in forest.trees]
+    low = forest.base + sum(float(leaf.min()) for leaf in leaves) / forest.divisor
+    high = forest.base + sum(float(leaf.max()) for leaf in leaves) / forest.divisor
+    if low < -_ROUNDING or high > 1 + _ROUNDING:
+        raise ConvertError(
+            "K01",
+            f"its scores may lie anywhere in [{low:.3g}, {high:.3g}], not in [0, 1]",
+            cure=_CURE,
+        )
+    return grown
+
+
 def _boosted(model: Any, columns: Columns) -> Grown:
-    if not (isinstance(model.init_, str) or type(model.init_).__name__ == "DummyClassifier"):
+    plain = {"DummyClassifier", "DummyRegressor"}
+    if not (isinstance(model.init_, str) or type(model.init_).__name__ in plain):
         kind = type(model.init_).__name__
         raise ConvertError("K01", f"GradientBoosting that starts from a {kind} (init) is not known")
     # the exponential loss has scores of 1 / (1 + exp(-2 raw))
@@ -168,9 +215,18 @@ GROWERS: Final[dict[str, Callable[[Any, Columns], Grown]]] = {
     "HistGradientBoostingClassifier": _hist,
     "AdaBoostClassifier": _ada,
     "BaggingClassifier": _bagged,
+    "DecisionTreeRegressor": _regressed_tree,
+    "ExtraTreeRegressor": _regressed_tree,
+    "RandomForestRegressor": _regressed_mean,
+    "ExtraTreesRegressor": _regressed_mean,
+    "GradientBoostingRegressor": _regressed_sum,
+    "HistGradientBoostingRegressor": _regressed_hist,
     "XGBClassifier": _xgboost,
     "LGBMClassifier": _lightgbm,
 }
+
+
+REGRESSORS: Final = frozenset(name for name in GROWERS if name.endswith("Regressor"))
 
 
 def check_trees(model: Any) -> None:

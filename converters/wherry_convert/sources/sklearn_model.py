@@ -28,7 +28,7 @@ from .sklearn_columns import (
     trace,
 )
 from .sklearn_dense import FAMILIES, lower_dense
-from .sklearn_growers import GROWERS, check_trees
+from .sklearn_growers import GROWERS, REGRESSORS, check_trees
 from .sklearn_trees import lower_trees
 
 _LIBRARIES: Final = ("scikit-learn", "skl2onnx", "onnx", "numpy")
@@ -37,7 +37,7 @@ _MODULES: Final = ("sklearn.", "xgboost.", "lightgbm.")
 
 @dataclass(frozen=True)
 class SklearnModel:
-    """A fitted classifier of two classes, or a pipeline that ends in one.
+    """A fitted classifier of two classes, a regressor in [0, 1], or a pipeline of one.
 
     Attributes:
         estimator: the whole, as it was fitted.
@@ -76,7 +76,7 @@ class SklearnModel:
         return cls(estimator, FAMILIES.get(kind, "trees"), versions, digest)
 
     def scores(self, raw: RawMatrix, contract: InputContract) -> Scores:
-        """Probabilities of the second class, by scikit-learn itself.
+        """Probabilities of the second class, or a regressor's value, by scikit-learn itself.
 
         Args:
             raw: float64, shape (rows, features).
@@ -94,6 +94,8 @@ class SklearnModel:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # it was fitted with names, and gets an array
+                if type(final_of(self.estimator)).__name__ in REGRESSORS:
+                    return np.asarray(self.estimator.predict(table), np.float64)
                 found = self.estimator.predict_proba(table)
         except (ValueError, TypeError) as error:
             detail = " ".join(str(error).split())[:300]
@@ -164,6 +166,8 @@ def _check_outputs(final: Any) -> None:
             f"{name} knows {classes} classes, and a bundle has one score",
             cure="fit it on one class against all others: label = (label == positive)",
         )
+    if name in REGRESSORS and getattr(final, "n_outputs_", 1) == 1:
+        return
     if not hasattr(type(final), "predict_proba"):
         raise ConvertError(
             "K01",
