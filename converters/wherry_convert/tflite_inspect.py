@@ -10,6 +10,7 @@ from wherry_contract.errors import ConvertError
 from wherry_contract.operators import forbidden
 
 MAGIC: Final = b"TFL3"
+_BUILTIN_SLOT: Final = 10  # of OperatorCode.builtin_code
 _MOST: Final = 100_000  # tensors, operators or buffers
 
 
@@ -157,10 +158,23 @@ def _facts(model: Any, names: _Names) -> TfliteFacts:
 
 def _code(code: Any, names: _Names) -> tuple[str, int]:
     # files from before 2020 have the number in a field of eight bits, later ones in both
-    name = names.operators[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]
+    name = names.operators[max(_builtin(code), code.DeprecatedBuiltinCode())]
     if name == "CUSTOM":
         name = f"CUSTOM:{(code.CustomCode() or b'?').decode()[:64]}"
     return name, code.Version()
+
+
+def _builtin(code: Any) -> int:
+    """The field itself: the library answers with the old one for every low number.
+
+    A file with the number in the new field alone would pass as ADD, whatever it runs.
+    """
+    table = code._tab  # noqa: SLF001 - the library has no other way to it
+    place = table.Offset(_BUILTIN_SLOT)
+    if not place:
+        return 0
+    start = place + table.Pos
+    return int.from_bytes(table.Bytes[start : start + 4], "little", signed=True)
 
 
 def _tensors(graph: Any) -> Iterator[Any]:
