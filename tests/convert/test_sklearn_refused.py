@@ -100,6 +100,24 @@ def test_a_calibration_steeper_than_doubles() -> None:
     assert "sigmoid" in found.cure
 
 
+def test_too_many_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    import wherry_convert.sources.sklearn_trees as module
+
+    raw, label = table(200)
+    model = fitted(make_pipeline(SimpleImputer(missing_values=3.0), gb()), np.round(raw, 1), label)
+    convert(SklearnModel.wrap(model, "sha256:" + "0" * 64), numbers(5))
+    monkeypatch.setattr(module, "MAX_ANSWERS", 2)  # a limit of ours, reached with less work
+    assert refusal(model, numbers(5)).code == "K02"
+
+
+def test_calibrated_boosters_of_others() -> None:
+    xgboost = pytest.importorskip("xgboost")
+    raw, label = table(200)
+    booster = xgboost.XGBClassifier(n_estimators=2, n_jobs=1)
+    found = refusal(fitted(CalibratedClassifierCV(booster, cv=2), raw, label), numbers(5))
+    assert (found.code, "inside" in found.cure) == ("K01", True)
+
+
 def words(known: Any, **more: Any) -> tuple[Any, InputContract]:
     """A model that knows some values of one column, and a contract that has it as told."""
     values = np.array([[cell] for cell in known] * 20, object)

@@ -110,6 +110,14 @@ NUMBER_ROWS = [
     ),
     ("native categories of HistGB", hist(categorical_features=[1])),
     (
+        "weighted parts",
+        ColumnTransformer(
+            [("a", SimpleImputer(), [0, 1]), ("b", StandardScaler(), [2, 3])],
+            transformer_weights={"a": 0.3, "b": 7.0},
+        ),
+        hist(),
+    ),
+    (
         "one-hot numbers, trees",
         ColumnTransformer(
             [

@@ -111,6 +111,13 @@ def _calibrated(blend: Any, grown: list[Grown]) -> list[_Member]:
             raise ConvertError("K01", f"calibration by {part.method} is not known")
         if getattr(final_of(part.estimator), "loss", "") == "exponential":
             raise ConvertError("K01", "calibration of an exponential loss is not known")
+        final = final_of(part.estimator)
+        if member.forest.link != "identity" and not hasattr(final, "decision_function"):
+            raise ConvertError(
+                "K01",
+                f"calibration of a {type(final).__name__} is not known",
+                cure="calibrate a model of scikit-learn, or ship the model that is inside",
+            )
         (curve,) = part.calibrators
         if part.method == "sigmoid":
             found.append(_Member(member, slope=float(curve.a_), shift=float(curve.b_)))

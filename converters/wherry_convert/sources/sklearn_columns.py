@@ -287,11 +287,14 @@ def _function(transformer: Any, columns: Columns) -> Columns:
 
 def _column_transformer(transformer: Any, columns: Columns) -> Columns:
     found: list[Column] = []
-    for _, step, places in transformer.transformers_:
+    weights = transformer.transformer_weights or {}
+    for name, step, places in transformer.transformers_:
         if isinstance(step, str) and step == "drop":
             continue
         chosen = _places(places, len(columns), getattr(transformer, "feature_names_in_", ()))
-        found += trace([step], tuple(columns[place] for place in chosen))
+        made = trace([step], tuple(columns[place] for place in chosen))
+        weight = weights.get(name)
+        found += made if weight is None else [c.then(Map("mul", float(weight))) for c in made]
     return tuple(found)
 
 

@@ -164,6 +164,10 @@ def _hist_tree(nodes: Any) -> Tree:
 
 
 def _ada(model: Any, columns: Columns) -> Grown:
+    if getattr(model, "algorithm", "SAMME") == "SAMME.R":
+        raise ConvertError(
+            "K01", "AdaBoost by SAMME.R is not known", cure="fit it with algorithm='SAMME'"
+        )
     # SAMME: each tree votes with its weight; score = 1 / (1 + exp(-2 * mean vote))
     weights = np.asarray(model.estimator_weights_[: len(model.estimators_)], np.float64)
     trees = []

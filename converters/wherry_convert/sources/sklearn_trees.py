@@ -187,6 +187,7 @@ def _raw_cuts(column: Column, cuts: Doubles) -> Doubles:
 
 def _by_name(grown: Grown, feature: Feature, asked: _Questions) -> _Plan:
     codes = grown.columns[asked.column[0]].classes()
+    _check_answers(len(codes) * len(asked.cut))
     right, classes = np.unique(~_goes_left(grown, asked, codes), axis=0, return_inverse=True)
     # rows of answers that only grow need no table: their order answers all questions
     right_of = right.sum(axis=1)
@@ -218,6 +219,7 @@ def _by_interval(grown: Grown, feature: Feature, asked: _Questions) -> _Plan:
             found.append(_raw_cuts(column, asked.cut[mine & ~asked.of_set]))
     edges = np.unique(np.concatenate(found))
     edges = edges[np.isfinite(edges)]
+    _check_answers((len(edges) + 2) * len(asked.cut))
     values = np.array([*edges, LARGEST, np.nan])  # the last of each interval, and a gap
     answers = ~_goes_left(grown, asked, values)
     changes = (answers[:-2] != answers[1:-1]).any(axis=1)
@@ -246,11 +248,15 @@ def _check_size(steps: Sequence[Step], sets: Sequence[Sets]) -> None:
             f"a scaler stands before {sum(sizes)} thresholds, too many to rank",
             cure="leave the scaler out (trees do not need one), or grow fewer or smaller trees",
         )
-    if sum(item.right.size for item in sets) > MAX_ANSWERS:
+    _check_answers(sum(item.right.size for item in sets))
+
+
+def _check_answers(size: int) -> None:
+    if size > MAX_ANSWERS:
         raise ConvertError(
             "K02",
-            "the model asks about too many sets of too many categories",
-            cure="train with fewer categories (rare ones as one) or fewer trees",
+            "the model asks too many questions about too many categories or single values",
+            cure="train with fewer categories (rare ones as one), null for a gap, or fewer trees",
         )
 
 
