@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 from support_build import Built, wherry, write_project
 
+from wherry.build import build
 from wherry.bundle_view import look
 from wherry.cli import doctor
 from wherry.pack import pack
+from wherry.project import load_project
 from wherry.runtimes import INSTALL, RUNTIMES, Runtime, claimed, install, run_everywhere
+from wherry_contract.bundle import Parts
 from wherry_contract.errors import SetupError
 from wherry_contract.manifest import RuntimeNeeds
 from wherry_convert.environments import FOLDER_VARIABLE, MARK
@@ -196,15 +199,27 @@ def test_a_version_without_a_wheel_is_left_out_and_said() -> None:
     assert said == ["left out: tflite-runtime 2.14.0 has no wheel for this Python, at most 3.9"]
 
 
+@pytest.fixture(scope="module")
+def lite(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Parts:
+    """The same trees as TFLite."""
+    pytest.importorskip("tflite")
+    pytest.importorskip("ai_edge_litert")
+    project = write_project(shop, more='[target]\nruntime = "tflite"\n')
+    path = tmp_path_factory.mktemp("lite") / "lite.wherry"
+    build(load_project(project), out=path)
+    return look(path).parts
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("item", RUNTIMES, ids=str)
-def test_the_real_version(item: Runtime, built: Built) -> None:
+def test_the_real_version(item: Runtime, built: Built, request: pytest.FixtureRequest) -> None:
     """The environments of `wherry doctor --install runtimes`, where they have been made."""
     if not (item.folder / MARK).exists():
         pytest.skip(f"run: wherry doctor --install {INSTALL}")
-    if item.name != "onnxruntime":
-        pytest.skip("this bundle is an ONNX one")
-    (run,) = run_everywhere(look(built.bundle).parts, [item], lambda _words: None)
+    is_onnx = item.name == "onnxruntime"
+    parts = look(built.bundle).parts if is_onnx else request.getfixturevalue("lite")
+    assert item in claimed(parts.manifest.runtime)
+    (run,) = run_everywhere(parts, [item], lambda _words: None)
     assert run.failure == ""
     assert run.largest_gap is not None
     assert run.largest_gap <= 1e-6

@@ -28,6 +28,7 @@ from wherry.traits import (
 )
 from wherry_contract.errors import SetupError
 from wherry_contract.manifest import BoardNeeds, RuntimeNeeds
+from wherry_convert.tflite_write import GraphWriter
 from wherry_convert.to_onnx import RUNTIME_RANGE
 
 PAGE = Path(__file__).parents[2] / "docs" / "project.md"
@@ -153,9 +154,6 @@ def test_what_a_board_lacks(
     changes: dict[str, Any], needs: RuntimeNeeds, asks: BoardNeeds, problem: str
 ) -> None:
     model = Model(needs, asks, frozenset())
-    assert not judge_board(
-        board("raspberry-pi-4"), replace(model, board=BoardNeeds(), needs=NEEDS), KNOWLEDGE
-    ).problems
     verdict = judge_board(board("raspberry-pi-4", **changes), model, KNOWLEDGE)
     assert any(problem in what for what, _cure in verdict.problems), verdict
 
@@ -261,6 +259,34 @@ def weights(dtype: Any, *values: float) -> bytes:
 )  # fmt: skip
 def test_traits(model: bytes, found: set[str]) -> None:
     assert traits(model, "onnxruntime") == found
+
+
+def lite(*, widened: bool, kind: str = "int8", product: bool = True) -> bytes:
+    """A TFLite file whose weights are small integers, which an operator widens or not."""
+    pytest.importorskip("tflite")
+    writer = GraphWriter()
+    entry = writer.input(2)
+    inside = writer.constant(np.ones((1, 2), kind))
+    if widened:
+        inside = writer.add("CAST", [inside], (1, 2), options=("CastOptions", {}))
+    inputs = [entry, inside, writer.constant(np.zeros(1, np.float32))]
+    if product:
+        options = ("FullyConnectedOptions", {})
+        return writer.finish(writer.add("FULLY_CONNECTED", inputs, (1, 1), options=options))
+    return writer.finish(writer.add("ADD", inputs[:2], (1, 2), options=("AddOptions", {})))
+
+
+@pytest.mark.parametrize(
+    ("made", "found"),
+    [
+        pytest.param({"widened": False}, {DYNAMIC, WEIGHTS, INTEGER}, id="dynamic int8"),
+        pytest.param({"widened": True}, {WEIGHTS}, id="widened first"),
+        pytest.param({"widened": False, "product": False}, {WEIGHTS}, id="places in trees"),
+        pytest.param({"widened": False, "kind": "float32"}, set(), id="float"),
+    ],
+)
+def test_traits_of_tflite(made: dict[str, Any], found: set[str]) -> None:
+    assert traits(lite(**made), "tflite") == found
 
 
 # --- the gate ----------------------------------------------------------------------------

@@ -90,7 +90,7 @@ def _of_tflite(model: bytes) -> set[str]:
         if dtype in facts.activations:
             found.add(word)
     # float in and out, int8 weights that nothing widens first: the kernel quantizes each row
-    widened = "DEQUANTIZE" in facts.operators
+    widened = {"DEQUANTIZE", "CAST"} & set(facts.operators)
     if WEIGHTS in found and not widened and not found & {SIGNED, UNSIGNED, WIDE}:
         found.add(DYNAMIC)
     return found

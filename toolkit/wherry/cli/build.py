@@ -134,7 +134,7 @@ def check(project: Path, *, bundle: Path | None, trust_pickle: bool, as_json: bo
         runs = run_claimed(loaded, parts or make_parts(loaded, checked), _tell())
     answer = report.to_dict() | {"runtimes": [run.to_dict() for run in runs]}
     answer["boards"] = [verdict.to_dict() for verdict in checked.boards]
-    lines = [*_report_lines(report), *_run_lines(runs), *_board_lines(checked.boards)]
+    lines = [*_report_lines(report), "", *_run_lines(runs), *_board_lines(checked.boards)]
     show("wherry/check/1", answer, lines, as_json=as_json)
     if report.failures:
         raise BudgetExceededError(report)
@@ -197,7 +197,7 @@ def _quantized_lines(quantized: Any) -> Iterable[str]:
 def _run_lines(runs: Sequence[Run]) -> list[str]:
     from wherry.runtimes import HEADS, rows
 
-    return ["", *table(HEADS, rows(runs)), ""] if runs else []
+    return [*table(HEADS, rows(runs)), ""] if runs else []
 
 
 def _refused(error: BoardsRefuseError) -> dict[str, Any]:
@@ -207,7 +207,7 @@ def _refused(error: BoardsRefuseError) -> dict[str, Any]:
 def _board_lines(verdicts: Sequence[Verdict]) -> list[str]:
     from wherry.targets import HEADS, rows
 
-    return ["", *table(HEADS, rows(verdicts)), ""] if verdicts else []
+    return [*table(HEADS, rows(verdicts)), ""] if verdicts else []
 
 
 def _report_lines(report: GateReport) -> Iterator[str]:
