@@ -12,7 +12,8 @@ FRAMEWORKS := tests/convert/test_xgboost.py tests/convert/test_lightgbm.py \
   tests/convert/test_tflite_trees.py tests/convert/test_tflite_files.py \
   tests/host/test_build_tflite.py tests/agent/test_runtime_tflite.py \
   tests/agent/test_agent_on_old_runtime.py \
-  tests/convert/test_tflite_dense.py tests/host/test_runtimes.py
+  tests/convert/test_tflite_dense.py tests/host/test_runtimes.py \
+  tests/convert/test_torch.py tests/convert/test_net_build.py
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help demo test test-frameworks test-tools lint fmt unit docs docs-check wheel bench clean
@@ -43,6 +44,7 @@ test: $(VENV)/.frameworks test-tools lint docs-check unit  ## install what tests
 
 test-frameworks: $(VENV)/.frameworks  ## the tests of optional frameworks alone
 	$(BIN)/wherry doctor --install runtimes
+	$(BIN)/wherry doctor --install torch
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(FRAMEWORKS)
 
 test-tools:  ## install Debian's tools that tests run beside us

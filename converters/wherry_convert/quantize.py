@@ -144,6 +144,12 @@ def _check(converted: Converted, calibration: Tensor) -> None:
         raise ConvertError("K03", "its thresholds and leaves are no matrix products")
     if converted.family != "neural":
         raise ConvertError("K02", f"a {converted.family} model is small as it is", cure=_LEAVE_OUT)
+    if converted.needs.kind != "onnxruntime":
+        raise ConvertError(
+            "K02",
+            f"a file for {converted.needs.kind} is not quantized here",
+            cure="quantize the net as ONNX, or bring a TFLite file that its own tools quantized",
+        )
     features = len(converted.encoder.contract.names)
     if calibration.ndim != 2 or calibration.shape[1] != features or not len(calibration):
         raise ConvertError("K07", f"calibration rows of shape {calibration.shape} do not fit")

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,13 @@ def test_trees_and_lines_have_nothing_to_gain() -> None:
             quantize(converted, rows)
         assert caught.value.code == code
         assert "[quantize]" in caught.value.cure
+
+
+def test_what_is_no_onnx_file() -> None:
+    _, converted = converted_from(net(8), numbers(5))
+    other = replace(converted, needs=replace(converted.needs, kind="tflite"))
+    with pytest.raises(ConvertError, match=r"K02.*tflite"):
+        quantize(other, np.zeros((9, 5), np.float32))
 
 
 @pytest.mark.parametrize("shape", [(0, 5), (10, 4), (10,)])
