@@ -118,7 +118,8 @@ def test_a_build_names_every_version_it_ran_under(
     assert [run["version"] for run in runs] == ["1.27.0", "1.28.0"]
     assert all(run["failure"] == "" and run["largest_gap"] <= 1e-6 for run in runs)
     assert page.read_text().count("agrees") == 2
-    assert out.exists()
+    said = look(out).parts.manifest.provenance["measured"]["runtimes"]
+    assert said == ["onnxruntime 1.27.0", "onnxruntime 1.28.0"]
 
 
 @pytest.mark.usefixtures("home")

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from wherry_contract.bundle import CARD_FILE, Parts
+from wherry_contract.bundle import Parts
 from wherry_contract.errors import ConvertError
 from wherry_contract.features import RawMatrix
-from wherry_contract.manifest import Manifest, Output
-from wherry_contract.profile import build_profile
 from wherry_convert.parity import row_classes
 from wherry_convert.quantize import Metric, Quantized, quantize
 from wherry_convert.scoring import Scored
@@ -20,12 +17,11 @@ from wherry_convert.sources import SourceModel, load_source
 from wherry_convert.tflite_convert import convert_tflite
 from wherry_convert.to_onnx import Converted, convert
 
-from . import __version__
-from .card import model_card
 from .data import Rows, read_rows
 from .gate import BudgetExceededError, GateReport, judge, operating_threshold
 from .metrics import recall_at
-from .pack import check_graph, pack, write_parts
+from .pack import pack, write_parts
+from .parts import make_parts
 from .profiles import load_knowledge
 from .project import Project
 from .quantized import Tried, methods_of
@@ -33,16 +29,11 @@ from .runtimes import Run, RuntimesDisagreeError, claimed, failures, require, ru
 from .server.files import write_durably
 from .targets import BoardsRefuseError, Model, Verdict, judge_board
 from .traits import traits
-from .vectors import choose_vectors
 
 if TYPE_CHECKING:
     from securesystemslib.signer import CryptoSigner
 
 Progress = Callable[[str], None]
-_LIBRARIES: Final = {
-    "onnxruntime": ("onnx", "onnxruntime", "numpy", "protobuf"),
-    "tflite": ("ai-edge-litert", "flatbuffers", "numpy", "tflite"),
-}
 
 
 def _silent(_step: str) -> None:
@@ -326,70 +317,3 @@ def run_claimed(project: Project, parts: Parts, progress: Progress = _silent) ->
     if project.runtimes == "here":
         return []
     return run_everywhere(parts, claimed(parts.manifest.runtime), progress)
-
-
-def make_parts(project: Project, checked: Checked) -> Parts:
-    """The parts of the bundle, from what was checked.
-
-    Raises:
-        ProbeError: P01, the runtime here does not repeat its own scores.
-        SetupError: H10, no row can be a golden vector.
-    """
-    scorer, threshold = checked.scorer.scores, checked.report.threshold
-    manifest = _manifest(project, checked)
-    reference = checked.reference.raw
-    rows = {"reference": len(checked.reference), "check": len(checked.check)}
-    parts = Parts(
-        manifest=manifest,
-        model=checked.converted.model,
-        profile=build_profile(project.input, reference, scorer(reference), threshold),
-        golden=choose_vectors(
-            checked.classes, scorer, project.input, threshold=threshold, settings=project.golden
-        ),
-        documents={CARD_FILE: model_card(manifest, project.card, checked.report, rows=rows)},
-    )
-    check_graph(parts)
-    return parts
-
-
-def _manifest(project: Project, checked: Checked) -> Manifest:
-    converted = checked.converted
-    return Manifest(
-        name=project.name,
-        version=project.version,
-        family=project.family,
-        runtime=converted.needs,
-        board=project.board,
-        input=project.input,
-        encoder=converted.encoder,
-        output=Output(
-            tensor=converted.tensor,
-            column=converted.column,
-            threshold=checked.report.threshold,
-            positive=project.threshold.positive,
-        ),
-        soak=project.soak,
-        fallback=project.fallback,
-        provenance=_provenance(project, checked),
-    )
-
-
-def _provenance(project: Project, checked: Checked) -> dict[str, Any]:
-    """Digests, versions and measured figures; no date and no path, so that it can be made again."""
-    report = checked.report
-    libraries = _LIBRARIES[checked.converted.needs.kind]
-    tools = {name: version(name) for name in libraries} | dict(checked.source.versions)
-    return {
-        "source": {"kind": project.source.kind, "digest": checked.source.digest},
-        "data": {
-            "reference": {"digest": checked.reference.digest, "rows": len(checked.reference)},
-            "check": {"digest": checked.check.digest, "rows": len(checked.check)},
-        },
-        "tools": tools | {"wherry": __version__},
-        "notes": list(checked.converted.notes),
-        "measured": {
-            "flips": report.flips,
-            "edge_flips": report.edge_flips,
-            "metrics": {name: found.to_dict() for name, found in report.metrics.items()},
-        },
-    }

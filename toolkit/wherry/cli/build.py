@@ -113,9 +113,10 @@ def check(project: Path, *, bundle: Path | None, trust_pickle: bool, as_json: bo
     Example: wherry check examples/fraud_terminals/project.toml
     """
     from wherry.build import check as compare
-    from wherry.build import make_parts, run_claimed
+    from wherry.build import run_claimed
     from wherry.bundle_view import look
     from wherry.gate import BudgetExceededError
+    from wherry.parts import make_parts
     from wherry.project import load_project
     from wherry.runtimes import RuntimesDisagreeError, failures
     from wherry.targets import BoardsRefuseError
