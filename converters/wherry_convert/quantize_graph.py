@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from wherry_contract.errors import ConvertError
 
 LAYERS: Final = ("MatMul", "Conv")
-BLOCK: Final = 32  # weights that share one 4-bit scale
+BLOCK: Final = 32  # most weights that share one 4-bit scale
 FOUR_BIT_OPSET: Final = 21  # the first one with 4-bit and 16-bit integers in QuantizeLinear
 LEAST_WEIGHTS: Final = 64  # below it a scale and a node cost more than they save
 _HALF_MAX: Final = 65_504.0
@@ -118,7 +118,7 @@ def to_opset(model: Any, wanted: int) -> Any:
 def narrow_weights(model: Any, bits: int, floats: Collection[str]) -> Any:
     """Store the weights of all layers in 16 (float), 8 or 4 bits (integers).
 
-    Integers are symmetric; 8 bits have a scale for each output, 4 bits one for each
+    Integers are symmetric; 8 bits have a scale for each output, 4 bits one for at most
     `BLOCK` inputs of each output.
 
     Args:
@@ -193,28 +193,30 @@ def _four(graph: Any, name: str, weight: Weights, axis: int) -> list[Any]:
     along = 1 if axis == 0 else axis - 1
     length = weight.shape[along]
     count = -(-length // BLOCK)
-    short = [(0, count * BLOCK - length if place == along else 0) for place in range(weight.ndim)]
+    block = -(-length // count)  # as even as they can be, so that little is padding
+    short = [(0, count * block - length if place == along else 0) for place in range(weight.ndim)]
     before, after = weight.shape[:along], weight.shape[along + 1 :]
-    blocks = np.pad(weight, short).reshape(*before, count, BLOCK, *after)
+    blocks = np.pad(weight, short).reshape(*before, count, block, *after)
     scale, codes = _best_four(blocks, along + 1)
     stored = helper.make_tensor(
         f"{name}_codes", TensorProto.INT4, codes.shape, _pack(codes), raw=True
     )
     graph.initializer.append(stored)
-    shape = np.array([*before, count * BLOCK, *after], np.int64)
-    for suffix, values in (
-        ("shape", shape),
-        ("start", np.array([0])),
-        ("end", np.array([length])),
-        ("axis", np.array([along])),
-    ):
+    padded = count * block > length
+    settings = {"shape": np.array([*before, count * block, *after], np.int64)}
+    if padded:
+        settings |= {"start": np.array([0]), "end": np.array([length]), "axis": np.array([along])}
+    for suffix, values in settings.items():
         graph.initializer.append(numpy_helper.from_array(values, f"{name}_{suffix}"))
-    cut = [f"{name}_{suffix}" for suffix in ("long", "start", "end", "axis")]
-    return [
+    last = f"{name}_long" if padded else f"{name}_wide"
+    nodes = [
         *_widened(graph, name, scale, f"{name}_blocks"),
-        helper.make_node("Reshape", [f"{name}_blocks", f"{name}_shape"], [f"{name}_long"]),
-        helper.make_node("Slice", cut, [f"{name}_wide"]),
+        helper.make_node("Reshape", [f"{name}_blocks", f"{name}_shape"], [last]),
     ]
+    if padded:
+        cut = [f"{name}_{suffix}" for suffix in ("long", "start", "end", "axis")]
+        nodes.append(helper.make_node("Slice", cut, [f"{name}_wide"]))
+    return nodes
 
 
 def _best_four(blocks: Weights, axis: int) -> tuple[Weights, NDArray[np.int8]]:
