@@ -32,7 +32,7 @@ from .environments import Made, make
 PROBE_SECONDS: Final = 120.0
 PROBE_MIB: Final = 1024
 INSTALL: Final = "runtimes"  # what `wherry doctor --install` calls all of them
-HEADS: Final = ("golden vectors under", "largest difference", "one row, us", "")
+HEADS: Final = ("golden vectors under", "largest difference", "one row, us", "verdict")
 _AGENT: Final = "wherry_agent"
 _PACKAGES: Final = (_AGENT, "wherry_contract")
 _SHOWN: Final = 300  # characters of what a child said
