@@ -6,9 +6,17 @@ BIN := $(VENV)/bin
 # Debian's names for what the tests run beside us
 TOOLS := mosquitto mosquitto_sub skopeo docker-registry strace
 PACKAGES := mosquitto mosquitto-clients skopeo docker-registry strace
+# tests of frameworks that are extras; they are skipped where those are absent
+FRAMEWORKS := tests/convert/test_xgboost.py tests/convert/test_lightgbm.py \
+  tests/convert/test_boosted_build.py tests/convert/test_boosted_tables.py \
+  tests/convert/test_tflite_trees.py tests/convert/test_tflite_files.py \
+  tests/host/test_build_tflite.py tests/agent/test_runtime_tflite.py \
+  tests/agent/test_agent_on_old_runtime.py \
+  tests/convert/test_tflite_dense.py tests/host/test_runtimes.py \
+  tests/convert/test_torch.py tests/convert/test_net_build.py
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-tools lint fmt unit docs docs-check wheel bench clean
+.PHONY: help demo test test-frameworks test-tools lint fmt unit docs docs-check wheel bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -24,10 +32,20 @@ $(VENV)/.dev: $(VENV)/.host
 	$(BIN)/pip install --quiet --editable '.[sklearn,agent,dev]'
 	@touch $@
 
+$(VENV)/.frameworks: $(VENV)/.dev
+	@echo "installing XGBoost, LightGBM and what writes TFLite"
+	$(BIN)/pip install --quiet --editable '.[sklearn,xgboost,lightgbm,tflite,agent,dev]' 'pandas>=2.2'
+	@touch $@
+
 demo: $(VENV)/.host  ## run the whole road on this machine
 	@$(BIN)/wherry demo
 
-test: $(VENV)/.dev test-tools lint docs-check unit  ## install what tests need, and run them all
+test: $(VENV)/.frameworks test-tools lint docs-check unit  ## install what tests need, and run them all
+
+test-frameworks: $(VENV)/.frameworks  ## the tests of optional frameworks alone
+	$(BIN)/wherry doctor --install runtimes
+	$(BIN)/wherry doctor --install torch
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(FRAMEWORKS)
 
 test-tools:  ## install Debian's tools that tests run beside us
 	@missing=; for tool in $(TOOLS); do \

@@ -36,6 +36,20 @@ HOMES = {
     "securesystemslib": ("contract/wherry_contract/signature.py", "toolkit/wherry/"),
     "onnx": ("converters/", "toolkit/wherry/"),
     "sklearn": ("converters/",),
+    "tflite": ("converters/wherry_convert/tflite_",),
+    "flatbuffers": ("converters/wherry_convert/tflite_write.py",),
+    "tflite_runtime": (
+        "device_agent/wherry_agent/runtime_tflite.py",
+        "converters/wherry_convert/tflite_scoring.py",
+    ),
+    "ai_edge_litert": (
+        "device_agent/wherry_agent/runtime_tflite.py",
+        "converters/wherry_convert/tflite_scoring.py",
+    ),
+    "xgboost": ("converters/wherry_convert/sources/xgboost_file.py",),
+    "lightgbm": ("converters/wherry_convert/sources/lightgbm_file.py",),
+    "torch": ("converters/wherry_convert/sources/torch_worker.py",),
+    "pandas": ("converters/wherry_convert/sources/sklearn_model.py",),
     "skl2onnx": ("converters/",),
     "skops": ("converters/",),
     "joblib": ("converters/",),
@@ -43,13 +57,28 @@ HOMES = {
     "starlette": ("toolkit/wherry/server/",),
     "uvicorn": ("toolkit/wherry/server/",),
     "pyarrow": ("toolkit/wherry/",),
-    "jinja2": ("toolkit/wherry/report/",),
-    "markupsafe": ("toolkit/wherry/report/",),
+    "jinja2": ("toolkit/wherry/report/", "toolkit/wherry/build_report/"),
+    "markupsafe": ("toolkit/wherry/report/", "toolkit/wherry/build_report/"),
     "vl_convert": ("toolkit/wherry/",),
     "numpy": ("contract/", "device_agent/", "converters/", "toolkit/wherry/"),
 }
 # heavy libraries are imported inside functions, so that what does not need them does not pay
-LAZY = {"onnx", "onnxruntime", "sklearn", "skl2onnx", "skops", "joblib", "pyarrow", "vl_convert"}
+LAZY = {
+    "onnx",
+    "onnxruntime",
+    "sklearn",
+    "skl2onnx",
+    "skops",
+    "joblib",
+    "tflite",
+    "tflite_runtime",
+    "ai_edge_litert",
+    "xgboost",
+    "lightgbm",
+    "torch",
+    "pyarrow",
+    "vl_convert",
+}
 
 
 def _files() -> Iterator[tuple[str, Path]]:
@@ -89,7 +118,8 @@ def test_imports(package: str, path: Path) -> None:
             assert name == package or name in OURS[package], f"{place} imports {name}"
         elif name in HOMES:
             assert place.startswith(HOMES[name]), f"{place} imports {name}"
-            lazy = name in LAZY and place != "device_agent/wherry_agent/runtime_onnx.py"
+            # a runtime's own file is itself imported only where that runtime is wanted
+            lazy = name in LAZY and not place.startswith("device_agent/wherry_agent/runtime_")
             assert not (lazy and at_load), f"{place} imports {name} when it loads"
         else:
             assert name in sys.stdlib_module_names or name == "__future__", f"{place}: {name}"

@@ -22,6 +22,7 @@ from .profile import ReferenceProfile
 from .wire import sha256_digest
 
 MODEL_FILE: Final = "model.onnx"
+MODEL_FILES: Final = {"onnxruntime": MODEL_FILE, "tflite": "model.tflite"}  # by runtime.kind
 MANIFEST_FILE: Final = "wherry.json"
 PROFILE_FILE: Final = "profile.json"
 GOLDEN_FILE: Final = "golden.json"
@@ -36,8 +37,7 @@ _MOST_ENTRIES: Final = 64
 _NAMES = re.compile(r"oci-layout|index\.json|statement\.dsse\.json|blobs/sha256/[0-9a-f]{64}")
 _LAYOUT: Final = b'{"imageLayoutVersion":"1.0.0"}'
 
-_MEDIA_TYPES: Final[Mapping[str, str]] = {
-    MODEL_FILE: oci.WEIGHT_TYPE,
+_MEDIA_TYPES: Final[Mapping[str, str]] = dict.fromkeys(MODEL_FILES.values(), oci.WEIGHT_TYPE) | {
     MANIFEST_FILE: oci.WEIGHT_CONFIG_TYPE,
     PROFILE_FILE: oci.DATASET_TYPE,
     GOLDEN_FILE: oci.DATASET_TYPE,
@@ -59,6 +59,11 @@ class Parts:
     profile: ReferenceProfile
     golden: GoldenVectors
     documents: Mapping[str, bytes] = field(default_factory=dict)
+
+    @property
+    def model_file(self) -> str:
+        """The name of the model's file."""
+        return MODEL_FILES[self.manifest.runtime.kind]
 
     def check(self) -> None:
         """Refuse parts that contradict each other.
@@ -113,7 +118,7 @@ def assemble(parts: Parts, *, precision: str = "float32") -> Layout:
     """
     parts.check()
     files = {
-        MODEL_FILE: parts.model,
+        parts.model_file: parts.model,
         MANIFEST_FILE: parts.manifest.to_bytes(),
         PROFILE_FILE: parts.profile.to_bytes(),
         GOLDEN_FILE: parts.golden.to_bytes(),
@@ -128,6 +133,7 @@ def assemble(parts: Parts, *, precision: str = "float32") -> Layout:
         family=parts.manifest.family,
         precision=precision,
         diff_ids=[layer.digest for layer in layers],
+        kind=parts.model_file.rpartition(".")[2],
     )
     manifest = oci.OciManifest(oci.Descriptor.of(config, oci.CONFIG_TYPE), tuple(layers))
     for descriptor in manifest.blobs:
@@ -164,11 +170,13 @@ def load_parts(manifest: bytes, get: Callable[[oci.Descriptor], bytes]) -> Parts
         check_size(descriptor)
     files = {layer.file_name: _checked(get(layer), layer) for layer in listed.layers}
     _checked(get(listed.config), listed.config)
-    for name in (MODEL_FILE, MANIFEST_FILE, PROFILE_FILE, GOLDEN_FILE):
+    for name in (MANIFEST_FILE, PROFILE_FILE, GOLDEN_FILE):
         listed.layer(name)
+    described = Manifest.from_bytes(files.pop(MANIFEST_FILE))
+    model = listed.layer(MODEL_FILES[described.runtime.kind]).file_name
     parts = Parts(
-        manifest=Manifest.from_bytes(files.pop(MANIFEST_FILE)),
-        model=files.pop(MODEL_FILE),
+        manifest=described,
+        model=files.pop(model),
         profile=ReferenceProfile.from_bytes(files.pop(PROFILE_FILE)),
         golden=GoldenVectors.from_bytes(files.pop(GOLDEN_FILE)),
         documents=files,

@@ -216,6 +216,12 @@ _ROWS: tuple[tuple[str, str, str], ...] = (
     ("Q02", "the rollout was stopped", "see `wherry rollout status`"),
     ("Q03", "the model drifted", "see `wherry monitor`"),
     ("Q04", "the bundles differ", "see the lines above"),
+    (
+        "Q05",
+        "a runtime version that the bundle claims does not score as this one",
+        "do not ship it to boards with that version",
+    ),
+    ("Q06", "a target board cannot run it", "build it as the detail says, or drop the board"),
     # Rollout and server
     ("R01", "there is no such rollout", "see `wherry rollout list`"),
     ("R02", "no device matches", "see `wherry device list`"),

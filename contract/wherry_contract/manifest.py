@@ -21,6 +21,7 @@ from .wire import Fields, canonical, parse_json
 SCHEMA: Final = "wherry/manifest"
 LIMIT_BYTES: Final = 4 * 2**20
 SLUG: Final = r"[a-z0-9][a-z0-9-]{0,62}"
+KINDS: Final = ("onnxruntime", "tflite")
 VERSION: Final = r"[0-9A-Za-z][0-9A-Za-z.+_-]{0,63}"
 
 
@@ -29,12 +30,15 @@ class RuntimeNeeds:
     """What runs the model.
 
     Attributes:
-        kind: ``onnxruntime``.
-        version: range of versions that the bundle was checked for.
-        ir: IR version of the ONNX file.
-        opsets: operator set version by domain; "" is the default domain.
+        kind: ``onnxruntime``, or ``tflite``, which several distributions run.
+        version: range of versions that the bundle was checked for: of onnxruntime, or of
+            tflite-runtime.
+        ir: IR version of the ONNX file; schema version of a TFLite file.
+        opsets: operator set version by domain; "" is the default domain. Of a TFLite file
+            the version of each operator.
         operators: every operator in the graph.
         threads: for one inference.
+        also: likewise, ranges of other distributions that run the same file, by name.
     """
 
     kind: str
@@ -44,38 +48,60 @@ class RuntimeNeeds:
     operators: tuple[str, ...]
     threads: int = 1
     extra: Mapping[str, Any] = field(default_factory=dict)
+    also: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_fields(cls, fields: Fields) -> RuntimeNeeds:
         """Read the runtime's part."""
-        version = fields.text("version", limit=128)
-        try:
-            in_range("0", version)
-        except ValueError as error:
-            raise fields.error("version", "a range like >=1.27,<1.29") from error
+        version, also = fields.text("version", limit=128), fields.mapping("also", {})
+        for name, wanted in (("version", version), *(("also", item) for item in also.values())):
+            try:
+                in_range("0", wanted if isinstance(wanted, str) else "?")
+            except ValueError as error:
+                raise fields.error(name, "a range like >=1.27,<1.29") from error
         opsets = fields.mapping("opsets")
         if not all(type(value) is int and 0 < value < 1000 for value in opsets.values()):
             raise fields.error("opsets", "versions by domain")
         return cls(
-            kind=fields.choice("kind", ("onnxruntime",)),
+            kind=fields.choice("kind", KINDS),
             version=version,
             ir=fields.integer("ir", low=1, high=1000),
             opsets=opsets,
             operators=fields.texts("operators"),
             threads=fields.integer("threads", 1, low=1, high=64),
             extra=fields.rest(),
+            also=also,
         )
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
-        return {
+        document = {
             "kind": self.kind,
             "version": self.version,
             "ir": self.ir,
             "opsets": dict(self.opsets),
             "operators": list(self.operators),
             "threads": self.threads,
-        } | dict(self.extra)
+        }
+        if self.also:
+            document["also"] = dict(self.also)
+        return document | dict(self.extra)
+
+    @property
+    def ranges(self) -> Mapping[str, str]:
+        """The range of versions of each distribution that runs the model."""
+        own = "tflite-runtime" if self.kind == "tflite" else self.kind
+        return {own: self.version} | dict(self.also)
+
+    @property
+    def words(self) -> str:
+        """The same for a person."""
+        return " or ".join(f"{name} {wanted}" for name, wanted in self.ranges.items())
+
+    def takes(self, runtime: str, version: str) -> bool:
+        """Whether that version of that distribution runs the model."""
+        wanted = self.ranges.get(runtime)
+        return wanted is not None and in_range(version, wanted)
 
 
 @dataclass(frozen=True)
@@ -255,7 +281,7 @@ class Manifest:
         Raises:
             ManifestError: M05.
         """
-        outside = forbidden(self.runtime.operators)
+        outside = forbidden(self.runtime.operators, self.runtime.kind)
         if outside:
             raise ManifestError("M05", ", ".join(outside[:8]))
 
@@ -266,8 +292,8 @@ class Manifest:
             ManifestError: M05, M06 or M07.
         """
         self.check_operators()
-        if runtime != self.runtime.kind or not in_range(version, self.runtime.version):
-            wanted = f"{self.runtime.kind} {self.runtime.version}"
+        if not self.runtime.takes(runtime, version):
+            wanted = self.runtime.words
             raise ManifestError("M06", f"it wants {wanted}, here is {runtime} {version}")
         if self.board.architectures and architecture not in self.board.architectures:
             wanted = ", ".join(self.board.architectures)

@@ -167,14 +167,29 @@ class OciManifest:
 
 
 def model_config(
-    *, name: str, version: str, family: str, precision: str, diff_ids: Iterable[str]
+    *,
+    name: str,
+    version: str,
+    family: str,
+    precision: str,
+    diff_ids: Iterable[str],
+    kind: str = "onnx",
 ) -> bytes:
-    """The ModelPack configuration; it validates against the published schema."""
+    """The ModelPack configuration; it validates against the published schema.
+
+    Args:
+        name: of the model.
+        version: for people.
+        family: models of a family replace each other.
+        precision: ModelPack's word for the weights.
+        diff_ids: digests of the layers.
+        kind: of the model's file, ``onnx`` or ``tflite``.
+    """
     return canonical(
         {
             "descriptor": {"name": name, "version": version, "family": family},
             "modelfs": {"type": "layers", "diffIds": list(diff_ids)},
-            "config": {"format": "onnx", "precision": precision},
+            "config": {"format": kind, "precision": precision},
         }
     )
 

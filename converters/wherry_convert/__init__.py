@@ -6,6 +6,7 @@
 
 One file for each framework lies in `sources/`. Each brings its models down to one of two
 neutral forms: a `Forest`, whose graph is written here so that every path is exact, or a
-`Network`, a graph by the framework's own converter. A model that would convert silently
+`Network`, a graph by the framework's own converter. `tflite_convert.convert_tflite` writes
+either as a TFLite file instead. A model that would convert silently
 wrong is refused with K01 or K02 and the cure.
 """

@@ -51,6 +51,22 @@ class Tree:
 
 
 @dataclass(frozen=True)
+class Sets:
+    """Questions about one column that no order answers: which of its codes go right.
+
+    The trees ask them of further columns behind those of the encoder's tensor, one for
+    each question, `Sets` after `Sets`: 1 where the row's code goes right, else 0.
+
+    Attributes:
+        feature: the column of the encoder's tensor; it holds codes 0, 1, ... and no gaps.
+        right: bool, shape (codes, questions).
+    """
+
+    feature: int
+    right: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
 class Forest:
     """Trees whose leaves are summed: score = link(base + sum / divisor).
 
@@ -59,12 +75,19 @@ class Forest:
         base: added to the sum, in double precision.
         divisor: the number of trees where leaves are averaged.
         link: ``logistic`` or ``identity``.
+        sets: further columns that trees may ask, behind those of the tensor.
     """
 
     trees: tuple[Tree, ...]
     base: float = 0.0
     divisor: float = 1.0
     link: str = "identity"
+    sets: tuple[Sets, ...] = ()
+
+    @property
+    def questions(self) -> int:
+        """How many columns `sets` adds."""
+        return sum(item.right.shape[1] for item in self.sets)
 
     def check(self, features: int) -> None:
         """Check that every node stays inside its tree and asks a column that exists.
@@ -79,7 +102,7 @@ class Forest:
             if not len(own) or (children <= own[inner]).any() or (children >= len(own)).any():
                 raise ValueError("a tree points outside itself")
             asked = tree.feature[inner]
-            if (asked < 0).any() or (asked >= features).any():
+            if (asked < 0).any() or (asked >= features + self.questions).any():
                 raise ValueError("a tree asks a column that does not exist")
             if np.isnan(tree.cut[inner]).any() or not np.isfinite(tree.value).all():
                 raise ValueError("a tree holds a number that is none")
@@ -152,7 +175,8 @@ def _join(parts: Iterable[NDArray[Any]]) -> list[Any]:
     return [item for part in parts for item in part.tolist()]
 
 
-def _node_attributes(trees: Sequence[Tree]) -> dict[str, Any]:
+def node_attributes(trees: Sequence[Tree]) -> dict[str, Any]:
+    """What TreeEnsembleRegressor is told of all nodes."""
     inner = [tree.inner for tree in trees]
     mode = np.array([b"LEAF", b"BRANCH_LEQ"])
     return {
@@ -185,6 +209,29 @@ def _leaf_attributes(trees: Sequence[Tree]) -> dict[str, Any]:
     }
 
 
+def set_columns(sets: Sequence[Sets]) -> tuple[str, list[Any], list[Any]]:
+    """What turns codes into the further columns: its output, its nodes, its constants."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    if not sets:
+        return "input", [], []
+    nodes, constants, columns = [], [], ["input"]
+    for place, item in enumerate(sets):
+        # bytes in the file, floats only for the one row that is asked
+        table = numpy_helper.from_array(item.right.astype(np.uint8), f"right{place}")
+        constants += [numpy_helper.from_array(np.array(item.feature), f"column{place}"), table]
+        code, row, last = f"code{place}", f"row{place}", f"asked{place}"
+        nodes += [
+            helper.make_node("Gather", ["input", f"column{place}"], [f"value{place}"], axis=1),
+            helper.make_node("Cast", [f"value{place}"], [code], to=TensorProto.INT64),
+            helper.make_node("Gather", [f"right{place}", code], [row], axis=0),
+            helper.make_node("Cast", [row], [last], to=TensorProto.FLOAT),
+        ]
+        columns.append(last)
+    nodes.append(helper.make_node("Concat", columns, ["table"], axis=1))
+    return "table", nodes, constants
+
+
 def forest_graph(forest: Forest, features: int) -> Any:
     """The ONNX model of a forest; its output ``score`` is double, shape (rows, 1).
 
@@ -197,21 +244,19 @@ def forest_graph(forest: Forest, features: int) -> Any:
     """
     from onnx import TensorProto, helper, numpy_helper
 
+    table, nodes, constants = set_columns(forest.sets)
     tree = helper.make_node(
         "TreeEnsembleRegressor",
-        ["input"],
+        [table],
         ["sum"],
         domain="ai.onnx.ml",
         n_targets=1,
         aggregate_function="SUM",
         post_transform="NONE",
-        **_node_attributes(forest.trees),
+        **node_attributes(forest.trees),
         **_leaf_attributes(forest.trees),
     )
-    nodes, constants = (
-        [tree, helper.make_node("Cast", ["sum"], ["wide"], to=TensorProto.DOUBLE)],
-        [],
-    )
+    nodes += [tree, helper.make_node("Cast", ["sum"], ["wide"], to=TensorProto.DOUBLE)]
     last = "wide"
     for name, value, neutral, operator in (
         ("divisor", forest.divisor, 1.0, "Div"),

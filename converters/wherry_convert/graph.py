@@ -171,8 +171,17 @@ def _rename(graph: Any, output: str) -> None:
             if name:
                 names.setdefault(name, f"t{place}" + (f"_{slot}" if slot else ""))
         node.name, node.doc_string = f"n{place}", ""
+        _forget(node)  # exporters keep stack traces there, with the paths of who trained it
         node.input[:] = [names[name] for name in node.input]
         node.output[:] = [names[name] for name in node.output]
     for tensor in graph.initializer:
         tensor.name, tensor.doc_string = names[tensor.name], ""
+        _forget(tensor)
     graph.input[0].name, graph.output[0].name = "input", "score"
+    for item in (graph, *graph.input, *graph.output):
+        item.doc_string = ""
+        _forget(item)
+
+
+def _forget(item: Any) -> None:
+    del item.metadata_props[:]

@@ -188,7 +188,7 @@ def steps_around(edges: NDArray[np.float64]) -> NDArray[np.float64]:
     """Each edge, and its neighbours one float64 and one float32 step below and above."""
     with np.errstate(over="ignore"):
         near = edges.astype(np.float32)
-    down, up = np.nextafter(near, np.float32(-np.inf)), np.nextafter(near, np.float32(np.inf))
+        down, up = np.nextafter(near, np.float32(-np.inf)), np.nextafter(near, np.float32(np.inf))
     neighbours = [
         edges,
         np.nextafter(edges, -np.inf),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wherry_contract.encoder import Encoder, Tensor
 from wherry_contract.errors import ConvertError
@@ -14,6 +16,8 @@ from wherry_contract.manifest import RuntimeNeeds
 
 from .sources.base import Scores
 
+Run = Callable[[Tensor], NDArray[Any]]  # rows in, what the output holds for each
+
 BATCH: Final = 65_536  # rows at a time, so that a large table does not need large buffers
 
 
@@ -21,7 +25,7 @@ class Scored:
     """A converted model that can score raw rows.
 
     Args:
-        model: the ONNX file.
+        model: the file.
         needs: what runs it.
         encoder: from raw rows to its input.
         tensor: the output that holds probabilities.
@@ -35,10 +39,8 @@ class Scored:
         self, model: bytes, needs: RuntimeNeeds, encoder: Encoder, tensor: str, column: int
     ) -> None:
         self._encoder = encoder
-        self._tensor = tensor
         self._column = column
-        self._session = _open(model, needs.threads)
-        self._input = str(self._session.get_inputs()[0].name)
+        self._run = _RUNNERS[needs.kind](model, needs.threads, tensor)
 
     def scores(self, raw: RawMatrix) -> Scores:
         """Probabilities of the positive class.
@@ -57,10 +59,28 @@ class Scored:
 
     def score_tensor(self, tensor: Tensor) -> Scores:
         """Likewise, for rows that are encoded: float32 (rows, features)."""
-        (found,) = self._session.run([self._tensor], {self._input: tensor})
+        found = self._run(tensor)
         if self._column >= 0:
             found = found[:, self._column]
         return np.asarray(found, np.float64).reshape(len(tensor))
+
+
+def _onnx(model: bytes, threads: int, tensor: str) -> Run:
+    session = _open(model, threads)
+    name = str(session.get_inputs()[0].name)
+    return lambda rows: np.asarray(session.run([tensor], {name: rows})[0])
+
+
+def _tflite(model: bytes, threads: int, tensor: str) -> Run:
+    from .tflite_scoring import TfliteRunner
+
+    return TfliteRunner(model, threads, tensor).run
+
+
+_RUNNERS: Final[Mapping[str, Callable[[bytes, int, str], Run]]] = {
+    "onnxruntime": _onnx,
+    "tflite": _tflite,
+}
 
 
 def _open(model: bytes, threads: int) -> Any:

@@ -32,7 +32,7 @@ from .fetch import Depot, Source
 from .intake import Board, Reach
 from .mqtt import Handlers, Link
 from .outbox import Outbox
-from .runtime import installed
+from .runtime import runtimes
 from .scoring import Scorer
 from .server import Hooks, HttpServer
 from .service import Service
@@ -60,8 +60,8 @@ def this_board() -> Board:
     Raises:
         SetupError: H06, no runtime is installed.
     """
-    runtime, version = installed()
-    return Board(platform.machine(), runtime, version)
+    (runtime, version), *also = runtimes().items()
+    return Board(platform.machine(), runtime, version, dict(also))
 
 
 def restart_pause(former: float, lived: float) -> float:

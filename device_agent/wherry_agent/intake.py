@@ -7,13 +7,13 @@ parts, resumable, and only those that are missing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from wherry_contract.assignment import Assignment
 from wherry_contract.bundle import MANIFEST_FILE, STATEMENT_LIMIT_BYTES, check_size
 from wherry_contract.errors import LinkError, TrustError, UpdateError
-from wherry_contract.manifest import Manifest
+from wherry_contract.manifest import Manifest, RuntimeNeeds
 from wherry_contract.oci import LIMIT_BYTES as OCI_LIMIT_BYTES
 from wherry_contract.oci import Descriptor, OciManifest
 from wherry_contract.wire import sha256_digest
@@ -32,16 +32,32 @@ from .updater import judge_offer
 
 @dataclass(frozen=True)
 class Board:
-    """What this board is: found once, at start."""
+    """What this board is: found once, at start.
+
+    Attributes:
+        architecture: as ``aarch64``.
+        runtime: the first inference runtime that is installed.
+        runtime_version: of that one.
+        also: versions of further runtimes, by name.
+    """
 
     architecture: str
     runtime: str
     runtime_version: str
+    also: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def runtime_id(self) -> str:
-        """Names the runtime and its version."""
-        return f"{self.runtime} {self.runtime_version}"
+        """Names the runtimes and their versions."""
+        every = {self.runtime: self.runtime_version} | dict(self.also)
+        return ", ".join(f"{name} {version}" for name, version in every.items())
+
+    def runtime_for(self, needs: RuntimeNeeds) -> tuple[str, str]:
+        """Name and version of the runtime that would run a model; the first if none does."""
+        for name in needs.ranges:
+            if name in self.also:
+                return name, self.also[name]
+        return self.runtime, self.runtime_version
 
 
 @dataclass(frozen=True)
@@ -130,10 +146,8 @@ class Intake:
     def _check_manifest(self, manifest: Manifest, order: Assignment) -> None:
         if manifest.family != order.family:
             raise TrustError("T06", f"the bundle is of {manifest.family}")
-        board = self._board
-        manifest.check_fits(
-            runtime=board.runtime, version=board.runtime_version, architecture=board.architecture
-        )
+        runtime, version = self._board.runtime_for(manifest.runtime)
+        manifest.check_fits(runtime=runtime, version=version, architecture=self._board.architecture)
         declared = self._config.features
         lacking = sorted(set(manifest.input.names) - declared) if declared else []
         if lacking:

@@ -31,6 +31,8 @@ STATUS: Final[Mapping[str, int]] = {
     "S07": 503,
     "S08": 405,
 }
+# runtime.kind -> as the protocol names platforms, project_format
+_PLATFORMS: Final = {"onnxruntime": "onnxruntime_onnx", "tflite": "tflite_tflite"}
 _MODEL_PATH = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(?:/(ready|infer))?")
 _FIXED: Final[Mapping[str, str]] = {
     "/v2": "server",
@@ -158,7 +160,7 @@ def write_model(manifest: Manifest, bundle: str) -> bytes:
         {
             "name": manifest.name,
             "versions": [manifest.version],
-            "platform": f"{manifest.runtime.kind}_onnx",
+            "platform": _PLATFORMS[manifest.runtime.kind],
             "inputs": inputs,
             "outputs": [
                 {"name": name, "datatype": datatype, "shape": [-1]}

@@ -20,6 +20,7 @@ from wherry_contract.errors import ProbeError
 
 from .child import ChildFailure, child_main, run_child
 from .inference import Model, load_model
+from .runtime import preload
 from .store import BlobStore
 
 _TIMED_ROUNDS: Final = 200
@@ -52,8 +53,7 @@ def probe(store: Path, digest: str, *, seconds: float, mib: int) -> dict[str, An
 
 
 def _work(request: Mapping[str, Any]) -> Mapping[str, Any]:
-    from . import runtime_onnx  # noqa: F401 - its memory is not the model's: load it before the cap
-
+    preload()  # its memory is not the model's: before the cap
     _cap_memory(request["mib"])
     blobs = BlobStore(Path(request["store"]))
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 from importlib.metadata import version
 from typing import Final
 
@@ -10,21 +12,54 @@ from wherry_contract.manifest import Output, RuntimeNeeds
 
 from .session import Session
 
-_DISTRIBUTIONS: Final = {"onnxruntime": "onnxruntime"}
+# distribution -> kind of model that it runs; of those of a kind the first that is here counts
+KINDS: Final = {
+    "onnxruntime": "onnxruntime",
+    "tflite-runtime": "tflite",
+    "ai-edge-litert": "tflite",
+}
+_MODULES: Final = {"onnxruntime": "runtime_onnx", "tflite": "runtime_tflite"}
 
 
-def installed() -> tuple[str, str]:
-    """Name and version of the runtime that is installed here, without importing it.
+def runtimes() -> dict[str, str]:
+    """Names and versions of the runtimes that are installed here, without importing them.
 
     Raises:
         SetupError: H06, there is none.
     """
-    for name, distribution in _DISTRIBUTIONS.items():
+    found: dict[str, str] = {}
+    kinds: set[str] = set()
+    for name, kind in KINDS.items():
+        if kind not in kinds:
+            with contextlib.suppress(ImportError):
+                found[name] = version(name)
+                kinds.add(kind)
+    if not found:
+        detail = "no inference runtime; pip install 'wherry[agent]', or wherry[agent-tflite]"
+        raise SetupError("H06", detail)
+    return found
+
+
+def installed() -> tuple[str, str]:
+    """Name and version of the first of them.
+
+    Raises:
+        SetupError: H06, there is none.
+    """
+    return next(iter(runtimes().items()))
+
+
+def preload() -> None:
+    """Import the runtimes that are installed, so that their memory is not counted later.
+
+    Raises:
+        SetupError: H06, there is none, or one that cannot be imported.
+    """
+    for name in runtimes():
         try:
-            return name, version(distribution)
-        except ImportError:
-            continue
-    raise SetupError("H06", "no inference runtime; pip install 'wherry[agent]'")
+            importlib.import_module(f".{_MODULES[KINDS[name]]}", __package__)
+        except (ImportError, OSError) as error:  # a wheel for another board
+            raise SetupError("H06", f"{name}: {' '.join(str(error).split())[:200]}") from error
 
 
 def open_session(model: bytes, needs: RuntimeNeeds, output: Output) -> Session:
@@ -33,6 +68,10 @@ def open_session(model: bytes, needs: RuntimeNeeds, output: Output) -> Session:
     Raises:
         ProbeError: P04, it cannot be loaded.
     """
+    if needs.kind == "tflite":
+        from .runtime_tflite import TfliteSession
+
+        return TfliteSession(model, needs, output)
     from .runtime_onnx import OnnxSession
 
     return OnnxSession(model, needs, output)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
@@ -34,7 +35,7 @@ from . import __version__
 from .config import AgentConfig, Limits, load_config
 from .outbox import Outbox
 from .probe import probe
-from .runtime import installed
+from .runtime import KINDS, runtimes
 from .spool import Fact
 from .store import BlobStore, StatePair, as_store_error, durable_write, make_folder
 from .trust import PinnedTrust
@@ -43,6 +44,24 @@ SCHEMA: Final = "wherry/agent-self-test/1"
 _DIGEST: Final = "sha256:" + "0" * 64  # what the signature that travels with us signs
 _ROWS: Final = ((50.0, 1), (50.0, 9), (200.0, 1), (200.0, 9), (100.0, 3))
 _LOGITS: Final = (-2.5, -1.5, 0.5, 1.5, -2.5)  # two trees by hand: see tests/agent/test_app_cli.py
+# the same trees by kind: the file that travels with us, and what runs it
+_TINY: Final = {
+    "onnxruntime": (
+        "self_test.onnx",
+        RuntimeNeeds(
+            "onnxruntime", ">=1.20,<2", 8, {"": 13, "ai.onnx.ml": 3},
+            ("Sigmoid", "ai.onnx.ml:TreeEnsembleRegressor"),
+        ),
+    ),
+    "tflite": (
+        "self_test.tflite",
+        RuntimeNeeds(
+            "tflite", ">=2.14,<3", 3, {"GATHER": 5},
+            ("ADD", "CAST", "GATHER", "GREATER", "LOGISTIC", "NOT_EQUAL", "PADV2", "SELECT_V2", "SUM"),
+            also={"ai-edge-litert": ">=1,<3"},
+        ),
+    ),
+}  # fmt: skip
 _EARLIEST: Final = 1_767_225_600.0  # 2026: no agent ran before
 
 
@@ -89,7 +108,7 @@ def _in_folder(folder: Path, limits: Limits) -> list[Check]:
         _run("disk", lambda: _disk(folder)),
         _run("outbox", lambda: _outbox(folder)),
         _run("signatures", lambda: _signatures(folder)),
-        _run("model", lambda: _model(folder, limits)),
+        *_models(folder, limits),
     ]
 
 
@@ -204,9 +223,20 @@ def _forged(envelope: dict[str, Any]) -> dict[str, Any]:
     return envelope | {"signatures": [signature | {"sig": head + signature["sig"][1:]}]}
 
 
-def _model(folder: Path, limits: Limits) -> str:
-    name, version = installed()
-    layout = assemble(tiny_bundle())
+def _models(folder: Path, limits: Limits) -> Iterator[Check]:
+    """A model in each runtime that is here: a runtime may be imported and still not work."""
+    try:
+        here = runtimes()
+    except SetupError as error:
+        yield _failed("model", error)
+        return
+    for name, version in here.items():
+        what = "model" if len(here) == 1 else f"model in {name}"
+        yield _run(what, partial(_model, folder, limits, name, version))
+
+
+def _model(folder: Path, limits: Limits, name: str, version: str) -> str:
+    layout = assemble(tiny_bundle(KINDS[name]))
     store = BlobStore(folder)
     for digest, data in {layout.digest: layout.manifest, **layout.blobs}.items():
         store.put(digest, data)
@@ -217,13 +247,16 @@ def _model(folder: Path, limits: Limits) -> str:
     )
 
 
-def tiny_bundle() -> Parts:
-    """The parts of a bundle of two small trees, whose scores are known by hand."""
+def tiny_bundle(kind: str = "onnxruntime") -> Parts:
+    """The parts of a bundle of two small trees, whose scores are known by hand.
+
+    Args:
+        kind: of the model, ``onnxruntime`` or ``tflite``.
+    """
     contract = InputContract("self-test", 1, (Feature("AMOUNT", unit="EUR"), Feature("NIGHTS")))
     raw = np.array(_ROWS, np.float64)
     scores = 1 / (1 + np.exp(-np.array(_LOGITS)))
-    operators = ("Sigmoid", "ai.onnx.ml:TreeEnsembleRegressor")
-    runtime = RuntimeNeeds("onnxruntime", ">=1.20,<2", 8, {"": 13, "ai.onnx.ml": 3}, operators)
+    file, runtime = _TINY[kind]
     manifest = Manifest(
         name="self-test",
         version="1",
@@ -239,7 +272,7 @@ def tiny_bundle() -> Parts:
     )
     return Parts(
         manifest,
-        _resource("self_test.onnx"),
+        _resource(file),
         build_profile(contract, raw, scores, 0.5),
         GoldenVectors(contract.names, _ROWS, tuple(scores.tolist()), 1e-6),
     )

@@ -16,12 +16,19 @@ import pytest
 from support_contract import document, entries, golden_bundle, golden_parts, opened, vector
 
 from wherry_contract import bundle, oci
-from wherry_contract.bundle import MODEL_LIMIT_BYTES, assemble, open_bundle, read_bundle
+from wherry_contract.bundle import (
+    MODEL_LIMIT_BYTES,
+    Parts,
+    assemble,
+    load_parts,
+    open_bundle,
+    read_bundle,
+)
 from wherry_contract.encoder import Encoder
 from wherry_contract.errors import BundleError, InputError, ManifestError, ProbeError
 from wherry_contract.golden import GoldenVectors
-from wherry_contract.manifest import BoardNeeds, Manifest
-from wherry_contract.operators import ALLOWED, forbidden
+from wherry_contract.manifest import BoardNeeds, Manifest, RuntimeNeeds
+from wherry_contract.operators import ALLOWED, ALLOWED_TFLITE, forbidden
 from wherry_contract.wire import sha256_digest
 
 
@@ -268,6 +275,92 @@ def test_operators(operator: str, allowed: bool) -> None:  # noqa: FBT001 - a ro
     parts = replace(golden_parts(), manifest=replace(golden_parts().manifest, runtime=runtime))
     with pytest.raises(ManifestError, match="M05"):
         assemble(parts)
+
+
+@pytest.mark.parametrize(
+    ("operator", "allowed"),
+    [
+        ("GATHER", True),
+        ("FULLY_CONNECTED", True),
+        ("WHILE", False),
+        ("CUSTOM:FlexErf", False),
+        ("MatMul", False),
+        ("VAR_HANDLE", False),
+        ("UNIDIRECTIONAL_SEQUENCE_LSTM", False),  # keeps state between rows
+    ],
+)
+def test_operators_of_tflite(operator: str, allowed: bool) -> None:  # noqa: FBT001 - a row
+    assert (not forbidden([operator], "tflite")) is allowed
+    if not allowed:
+        with pytest.raises(ManifestError, match="M05"):
+            assemble(tflite_parts(operators=("GATHER", operator)))
+
+
+def test_every_operator_of_tflite_on_the_list_exists() -> None:
+    schema = pytest.importorskip("tflite", reason="the extra tflite is absent")
+    assert set(vars(schema.BuiltinOperator)) >= ALLOWED_TFLITE
+
+
+def tflite_parts(**more: Any) -> Parts:
+    """The golden parts, with another kind of model."""
+    parts = golden_parts()
+    needs = RuntimeNeeds(
+        "tflite", ">=2.14,<2.15", 3, {"GATHER": 5}, ("GATHER",),
+        also={"ai-edge-litert": ">=2.3,<2.4"},
+    )  # fmt: skip
+    manifest = replace(parts.manifest, runtime=replace(needs, **more))
+    return replace(parts, manifest=manifest, model=b"a model")
+
+
+def test_a_bundle_of_a_tflite_model() -> None:
+    found = opened(assemble(tflite_parts()).to_tar())
+    assert found.parts() == tflite_parts()
+    names = {layer.file_name: layer.media_type for layer in found.oci.layers}
+    assert names["model.tflite"] == "application/vnd.cncf.model.weight.v1.raw"
+    assert "model.onnx" not in names
+    assert json.loads(found.blob(found.oci.config))["config"]["format"] == "tflite"
+
+
+def test_the_kind_says_which_file_is_the_model() -> None:
+    parts = tflite_parts()
+    onnx = replace(parts.manifest, runtime=golden_parts().manifest.runtime).to_bytes()
+    layout = assemble(parts)
+    blobs = {item.file_name: item for item in oci.OciManifest.from_bytes(layout.manifest).layers}
+    other = oci.Descriptor.for_file(onnx, oci.WEIGHT_CONFIG_TYPE, "wherry.json")
+    listed = oci.OciManifest.from_bytes(layout.manifest)
+    layers = [other if item == blobs["wherry.json"] else item for item in listed.layers]
+    every = dict(layout.blobs) | {other.digest: onnx}
+    manifest = replace(listed, layers=tuple(layers)).to_bytes()
+    with pytest.raises(BundleError, match=r"B08.*model\.onnx"):
+        load_parts(manifest, lambda item: every[item.digest])
+
+
+def test_ranges_of_further_runtimes_must_be_ranges() -> None:
+    for wanted in ("two", 2):
+        document = json.loads(tflite_parts().manifest.to_bytes())
+        document["runtime"]["also"]["ai-edge-litert"] = wanted
+        with pytest.raises(ManifestError, match=r"M04.*also"):
+            Manifest.from_bytes(json.dumps(document).encode())
+
+
+@pytest.mark.parametrize(
+    ("runtime", "version", "fits"),
+    [
+        ("tflite-runtime", "2.14.0", True),
+        ("ai-edge-litert", "2.3.0", True),
+        ("tflite-runtime", "2.3.0", False),
+        ("ai-edge-litert", "2.14.0", False),
+        ("tflite", "2.14.0", False),
+        ("onnxruntime", "2.14.0", False),
+    ],
+)
+def test_either_interpreter_in_its_own_range(runtime: str, version: str, fits: bool) -> None:  # noqa: FBT001 - a row
+    manifest = tflite_parts().manifest
+    if fits:
+        manifest.check_fits(runtime=runtime, version=version, architecture="armv7l")
+        return
+    with pytest.raises(ManifestError, match=r"M06.*tflite-runtime >=2\.14,<2\.15 or ai-edge"):
+        manifest.check_fits(runtime=runtime, version=version, architecture="armv7l")
 
 
 def test_every_operator_on_the_list_exists() -> None:

@@ -17,7 +17,9 @@ from sklearn.preprocessing import StandardScaler
 from support_convert import fitted, numbers, scored, table, through_skops
 
 from wherry.cli import run
+from wherry.cli.convert import METHODS
 from wherry.conversion import read_converted, read_rows
+from wherry.quantized import CHOICES
 from wherry_contract.errors import WherryError
 
 
@@ -61,6 +63,28 @@ def test_convert_then_quantize(folder: Path, capsys: pytest.CaptureFixture[str])
     small, origin = read_converted(folder / "out" / "small.onnx")
     assert origin["kind"] == "sklearn"
     assert len(small.model) == document["bytes_after"]
+
+
+def test_a_search_within_budgets(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert convert(folder, "net.skops") == 0
+    capsys.readouterr()
+    assert quantize(folder, "--flips", "600", "--label", "label", "--metric-drop", "0.5") == 0
+    table = capsys.readouterr().out
+    assert " kept" in table
+    assert "larger than the one kept" in table
+    assert quantize(folder, "--bytes", "10", "--json", "--method", "int8") == 1
+    out, error = capsys.readouterr()
+    document = json.loads(out)
+    assert document["bytes_after"] is None
+    assert all("budget 10" in item["lost"] for item in document["variants"])
+    assert "error[Q01]" in error
+    assert quantize(folder, "--label", "f0") == 3
+    assert "H10" in capsys.readouterr().err
+    assert quantize(folder, "--metric-drop", "0.1") == 2
+
+
+def test_the_menu_of_methods_is_the_table_of_methods() -> None:
+    assert METHODS == CHOICES
 
 
 def test_the_two_files_are_enough_to_score(folder: Path) -> None:

@@ -4,34 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from wherry_contract.bundle import CARD_FILE, Parts
+from wherry_contract.bundle import Parts
 from wherry_contract.errors import ConvertError
 from wherry_contract.features import RawMatrix
-from wherry_contract.manifest import Manifest, Output
-from wherry_contract.profile import build_profile
 from wherry_convert.parity import row_classes
-from wherry_convert.quantize import Quantized, quantize
+from wherry_convert.quantize import Metric, Quantized, quantize
 from wherry_convert.scoring import Scored
 from wherry_convert.sources import SourceModel, load_source
+from wherry_convert.tflite_convert import convert_tflite
 from wherry_convert.to_onnx import Converted, convert
 
-from . import __version__
-from .card import model_card
 from .data import Rows, read_rows
+from .files import write_durably
 from .gate import BudgetExceededError, GateReport, judge, operating_threshold
-from .pack import check_graph, pack, write_parts
+from .metrics import recall_at
+from .pack import pack, write_parts
+from .parts import make_parts
+from .profiles import load_knowledge
 from .project import Project
-from .vectors import choose_vectors
+from .quantized import Tried, methods_of
+from .runtimes import Run, RuntimesDisagreeError, claimed, failures, require, run_everywhere
+from .targets import BoardsRefuseError, Model, Verdict, judge_board
+from .traits import traits
 
 if TYPE_CHECKING:
     from securesystemslib.signer import CryptoSigner
 
 Progress = Callable[[str], None]
-_LIBRARIES: Final = ("onnx", "onnxruntime", "numpy", "protobuf")
 
 
 def _silent(_step: str) -> None:
@@ -50,6 +52,7 @@ class Checked:
         check: the other rows.
         classes: check rows, and rows made from them to be hard.
         report: what the gate says; its threshold is the bundle's.
+        boards: what the boards that the project names can make of it.
     """
 
     source: SourceModel
@@ -59,6 +62,7 @@ class Checked:
     check: Rows
     classes: Mapping[str, RawMatrix]
     report: GateReport
+    boards: tuple[Verdict, ...] = ()
 
     @property
     def scorer(self) -> Scored:
@@ -79,6 +83,8 @@ class BuildResult:
         notes: what was done that a reader of the report should know.
         signed_by: key ids.
         quantized: what quantization tried and cost; None without.
+        runs: the golden vectors under every claimed version; empty if not asked for.
+        boards: what the boards that the project names can make of it.
     """
 
     path: Path
@@ -89,6 +95,8 @@ class BuildResult:
     notes: tuple[str, ...]
     signed_by: tuple[str, ...]
     quantized: Quantized | None
+    runs: tuple[Run, ...] = ()
+    boards: tuple[Verdict, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
@@ -100,23 +108,14 @@ class BuildResult:
             "signed_by": list(self.signed_by),
             "notes": list(self.notes),
             "gate": self.report.to_dict(),
+            "runtimes": [run.to_dict() for run in self.runs],
+            "boards": [verdict.to_dict() for verdict in self.boards],
         } | quantized_dict(self.quantized)
 
 
 def quantized_dict(quantized: Quantized | None) -> dict[str, Any]:
     """The JSON form of what quantization tried; empty without."""
-    if quantized is None:
-        return {}
-    variants = [
-        {
-            "in_float": variant.floats,
-            "bytes": variant.bytes,
-            "flips": variant.difference.flips,
-            "kept": variant == quantized.kept,
-        }
-        for variant in quantized.variants
-    ]
-    return {"quantized": {"bytes_before": quantized.bytes_before, "variants": variants}}
+    return {} if quantized is None else {"quantized": Tried.of(quantized).to_dict()}
 
 
 def check(
@@ -135,6 +134,7 @@ def check(
         progress: is told each step, in words.
 
     Raises:
+        BoardsRefuseError: Q06, a board that the project names cannot run it.
         WherryError: files, data or model are not what the project says; a gate that says no
             raises nothing, see `GateReport.failures`.
     """
@@ -151,18 +151,27 @@ def check(
     progress(f"scoring {len(reference)} reference rows with the source model")
     reference_scores = source.scores(reference.raw, project.input)
     threshold = operating_threshold(project.threshold, reference_scores)
-    progress("converting to ONNX")
-    converted, quantized = convert(source, project.input), None
+    converted, quantized = _convert(project, source, progress), None
     if project.quantize and not bundle:
-        progress("quantizing to int8")
-        calibration = converted.encoder.encode(reference.raw)
-        quantized = quantize(converted, calibration, threshold=threshold)
+        progress(f"quantizing: {project.quantize.method}")
+        quantized = quantize(
+            converted,
+            converted.encoder.encode(reference.raw),
+            threshold=threshold,
+            methods=methods_of(project.quantize.method),
+            budgets=project.quantize.budgets,
+            metric=_recall(reference),
+            progress=lambda words: progress(f"  {words}"),
+        )
     cuts = converted.cuts
     if quantized:
         converted = quantized.converted
     if bundle:
         converted = _of_bundle(bundle, converted)
         threshold = bundle.manifest.output.threshold
+    boards = _judge_boards(project, converted)
+    if project.runtimes == "all":
+        require(claimed(converted.needs))  # before the long work, not after it
     progress(f"comparing decisions on {len(rows)} check rows, and on rows made to be hard")
     classes = row_classes(rows.raw, project.input, cuts=cuts)
     report = judge(
@@ -174,7 +183,33 @@ def check(
         budgets=project.gates,
         heuristic=project.fallback.flags(rows.raw, project.input) if project.fallback else None,
     )
-    return Checked(source, converted, quantized, reference, rows, classes, report)
+    return Checked(source, converted, quantized, reference, rows, classes, report, boards)
+
+
+def _judge_boards(project: Project, converted: Converted) -> tuple[Verdict, ...]:
+    """Before the long comparison: what cannot run need not be compared."""
+    if not project.target.boards:
+        return ()
+    needs, knowledge = converted.needs, load_knowledge()
+    model = Model(needs, project.board, traits(converted.model, needs.kind))
+    found = tuple(judge_board(board, model, knowledge) for board in project.target.boards)
+    if any(verdict.problems for verdict in found):
+        raise BoardsRefuseError(found)
+    return found
+
+
+def _convert(project: Project, source: SourceModel, progress: Progress) -> Converted:
+    if project.target.runtime == "tflite":
+        progress("converting to TFLite")
+        target = project.target
+        return convert_tflite(source, project.input, leaves=target.leaves, weights=target.weights)
+    progress("converting to ONNX")
+    return convert(source, project.input)
+
+
+def _recall(rows: Rows) -> Metric | None:
+    labels = rows.labels
+    return None if labels is None else lambda scores: recall_at(labels, scores)
 
 
 def _scorer(converted: Converted) -> Scored:
@@ -208,6 +243,7 @@ def build(
     out: Path | None = None,
     signers: Sequence[CryptoSigner] = (),
     parts_folder: Path | None = None,
+    page: Path | None = None,
     trust_pickle: bool = False,
     progress: Progress = _silent,
 ) -> BuildResult:
@@ -218,24 +254,32 @@ def build(
         out: the file; the project's if it is left out.
         signers: who signs; nobody for an unsigned bundle.
         parts_folder: write the bundle's parts there too, as `wherry pack` takes them.
+        page: the report's file, which is written even if nothing is packed; the project's
+            if it is left out.
         trust_pickle: open a source model that is a pickle, which runs the code in it.
         progress: is told each step, in words.
 
     Raises:
         BudgetExceededError: Q01, a budget is exceeded; nothing is packed.
+        RuntimesDisagreeError: Q05, a claimed version scores otherwise; nothing is packed.
         WherryError: files, data or model are not what the project says.
     """
     checked = check(project, trust_pickle=trust_pickle, progress=progress)
     if checked.report.failures:
+        _write_page(project, checked, None, page or project.report)
         raise BudgetExceededError(checked.report)
     progress("profiling the reference, choosing golden vectors")
     parts = make_parts(project, checked)
+    runs = run_claimed(project, parts, progress)
+    if failures(runs):
+        _write_page(project, checked, None, page or project.report, runs)
+        raise RuntimesDisagreeError(runs)
     path = out or project.bundle
     progress(f"packing {path.name}" + (", signing" if signers else ""))
     if parts_folder:
         write_parts(parts, parts_folder)
     layout = pack(parts, path, counter=project.counter, signers=signers)
-    return BuildResult(
+    result = BuildResult(
         path=path,
         digest=layout.digest,
         size=path.stat().st_size,
@@ -244,70 +288,32 @@ def build(
         notes=checked.converted.notes,
         signed_by=tuple(signer.public_key.keyid for signer in signers),
         quantized=checked.quantized,
+        runs=tuple(runs),
+        boards=checked.boards,
     )
+    _write_page(project, checked, result, page or project.report, runs)
+    return result
 
 
-def make_parts(project: Project, checked: Checked) -> Parts:
-    """The parts of the bundle, from what was checked.
+def _write_page(
+    project: Project,
+    checked: Checked,
+    result: BuildResult | None,
+    path: Path | None,
+    runs: Sequence[Run] = (),
+) -> None:
+    if path:
+        from .build_report.render import render
+
+        write_durably(path, render(project, checked, result, runs).encode())
+
+
+def run_claimed(project: Project, parts: Parts, progress: Progress = _silent) -> list[Run]:
+    """Run golden vectors under every version that the bundle claims, if the project asks for it.
 
     Raises:
-        ProbeError: P01, the runtime here does not repeat its own scores.
-        SetupError: H10, no row can be a golden vector.
+        SetupError: H06, an environment is missing.
     """
-    scorer, threshold = checked.scorer.scores, checked.report.threshold
-    manifest = _manifest(project, checked)
-    reference = checked.reference.raw
-    rows = {"reference": len(checked.reference), "check": len(checked.check)}
-    parts = Parts(
-        manifest=manifest,
-        model=checked.converted.model,
-        profile=build_profile(project.input, reference, scorer(reference), threshold),
-        golden=choose_vectors(
-            checked.classes, scorer, project.input, threshold=threshold, settings=project.golden
-        ),
-        documents={CARD_FILE: model_card(manifest, project.card, checked.report, rows=rows)},
-    )
-    check_graph(parts)
-    return parts
-
-
-def _manifest(project: Project, checked: Checked) -> Manifest:
-    converted = checked.converted
-    return Manifest(
-        name=project.name,
-        version=project.version,
-        family=project.family,
-        runtime=converted.needs,
-        board=project.board,
-        input=project.input,
-        encoder=converted.encoder,
-        output=Output(
-            tensor=converted.tensor,
-            column=converted.column,
-            threshold=checked.report.threshold,
-            positive=project.threshold.positive,
-        ),
-        soak=project.soak,
-        fallback=project.fallback,
-        provenance=_provenance(project, checked),
-    )
-
-
-def _provenance(project: Project, checked: Checked) -> dict[str, Any]:
-    """Digests, versions and measured figures; no date and no path, so that it can be made again."""
-    report = checked.report
-    tools = {name: version(name) for name in _LIBRARIES} | dict(checked.source.versions)
-    return {
-        "source": {"kind": project.source.kind, "digest": checked.source.digest},
-        "data": {
-            "reference": {"digest": checked.reference.digest, "rows": len(checked.reference)},
-            "check": {"digest": checked.check.digest, "rows": len(checked.check)},
-        },
-        "tools": tools | {"wherry": __version__},
-        "notes": list(checked.converted.notes),
-        "measured": {
-            "flips": report.flips,
-            "edge_flips": report.edge_flips,
-            "metrics": {name: found.to_dict() for name, found in report.metrics.items()},
-        },
-    }
+    if project.runtimes == "here":
+        return []
+    return run_everywhere(parts, claimed(parts.manifest.runtime), progress)

@@ -10,16 +10,16 @@ from typing import Any, Final
 from wherry_contract import oci
 from wherry_contract.bundle import Parts, open_bundle
 from wherry_contract.errors import SetupError, TrustError
+from wherry_contract.manifest import RuntimeNeeds
 from wherry_contract.signature import (
     BundleStatement,
     FamilyTrust,
     PublicKey,
     TrustRoot,
 )
-from wherry_contract.wire import sha256_digest
+from wherry_contract.wire import parse_json, sha256_digest
 
 from .keys import signed_payload
-from .pack import precision_of
 
 _SHOWN: Final = 12  # digits of a digest or key id, for a person
 
@@ -37,6 +37,7 @@ class View:
         envelope: the signatures; empty if there are none.
         statement: what they say; nothing is verified. None without.
         signers: who claims to have signed.
+        precision: of the weights, as the bundle says it.
     """
 
     path: Path
@@ -47,6 +48,7 @@ class View:
     envelope: bytes
     statement: BundleStatement | None
     signers: tuple[str, ...]
+    precision: str
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
@@ -58,7 +60,7 @@ class View:
             "name": manifest.name,
             "version": manifest.version,
             "family": manifest.family,
-            "precision": precision_of(manifest.runtime.operators),
+            "precision": self.precision,
             "runtime": manifest.runtime.to_dict(),
             "board": manifest.board.to_dict(),
             "input": manifest.input.to_dict(),
@@ -97,11 +99,18 @@ def look(path: Path) -> View:
         with path.open("rb") as stream:
             bundle = open_bundle(stream)
             parts, layers, envelope = bundle.parts(), bundle.oci.layers, bundle.statement
+            precision = _precision(bundle.blob(bundle.oci.config))
             size = stream.seek(0, 2)
     except OSError as error:
         raise SetupError("H02", f"{path}: {error.strerror}") from error
     statement, signers = _claims(envelope) if envelope else (None, ())
-    return View(path, size, bundle.digest, parts, layers, envelope, statement, signers)
+    return View(path, size, bundle.digest, parts, layers, envelope, statement, signers, precision)
+
+
+def _precision(config: bytes) -> str:
+    found = parse_json(config, limit=oci.LIMIT_BYTES, what="config", domain=oci.OCI).get("config")
+    named = found.get("precision") if isinstance(found, dict) else None
+    return named[:32] if isinstance(named, str) else "not said"
 
 
 def _claims(envelope: bytes) -> tuple[BundleStatement, tuple[str, ...]]:
@@ -113,11 +122,10 @@ def lines(view: View) -> Iterator[str]:
     """The view for a person."""
     manifest, runtime = view.parts.manifest, view.parts.manifest.runtime
     output, measured = manifest.output, manifest.provenance.get("measured")
-    domains = ", ".join(f"{name or 'ai.onnx'} {v}" for name, v in sorted(runtime.opsets.items()))
     yield f"{manifest.name} {manifest.version}, family {manifest.family}"
     yield f"  digest     {view.digest}"
-    yield f"  file       {view.size:,} bytes, {precision_of(runtime.operators)}"
-    yield f"  runtime    {runtime.kind} {runtime.version}, IR {runtime.ir}, {domains}"
+    yield f"  file       {view.size:,} bytes, {view.precision}"
+    yield f"  runtime    {_runtime_words(runtime)}"
     yield f"  operators  {', '.join(runtime.operators)}"
     yield f"  output     {output.positive}, flagged at {output.threshold:.9g} and above"
     yield f"  fallback   {manifest.fallback or 'none'}"
@@ -135,6 +143,13 @@ def lines(view: View) -> Iterator[str]:
     yield "  blobs"
     for layer in view.layers:
         yield f"    {layer.file_name:<16}{layer.size:>12,}  {layer.digest[7 : 7 + _SHOWN]}"
+
+
+def _runtime_words(runtime: RuntimeNeeds) -> str:
+    if runtime.kind == "tflite":
+        return f"{runtime.words}, schema {runtime.ir}"
+    domains = ", ".join(f"{name or 'ai.onnx'} {v}" for name, v in sorted(runtime.opsets.items()))
+    return f"{runtime.words}, IR {runtime.ir}, {domains}"
 
 
 def _measured_lines(measured: object) -> Iterator[str]:

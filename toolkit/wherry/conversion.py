@@ -8,8 +8,8 @@ all steps in one go.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,11 +20,14 @@ from wherry_contract.errors import SetupError
 from wherry_contract.features import InputContract, RawMatrix
 from wherry_contract.manifest import RuntimeNeeds
 from wherry_contract.wire import PROJECT, Fields, canonical, parse_json
-from wherry_convert.quantize import Quantized, quantize
+from wherry_convert.quantize import Budgets, Metric, Quantized, quantize
 from wherry_convert.sources import load_source
+from wherry_convert.tflite_convert import convert_tflite
 from wherry_convert.to_onnx import Converted, convert
 
 from .files import write_durably
+from .metrics import recall_at
+from .quantized import SEARCH, methods_of
 
 SCHEMA: Final = "wherry/converted"
 LIMIT_BYTES: Final = 4 * 2**20
@@ -45,6 +48,11 @@ class Source:
 def convert_file(source: Source, contract: InputContract, out: Path) -> Converted:
     """Convert a model file and write the graph and its description.
 
+    Args:
+        source: the file.
+        contract: the raw features.
+        out: the graph to write; a TFLite file if its name ends so, else ONNX.
+
     Raises:
         ConvertError: K01 to K07.
         SetupError: H02.
@@ -53,30 +61,61 @@ def convert_file(source: Source, contract: InputContract, out: Path) -> Converte
     model = load_source(
         source.kind, source.path, trusted=source.trusted, trust_pickle=source.trust_pickle
     )
-    converted = convert(model, contract)
+    make = convert_tflite if out.suffix == ".tflite" else convert
+    converted = make(model, contract)
     origin = {"kind": source.kind, "digest": model.digest, "versions": dict(model.versions)}
     _write(converted, out, origin)
     return converted
 
 
-def quantize_file(path: Path, data: Path, out: Path, *, rows: int, threshold: float) -> Quantized:
+@dataclass(frozen=True)
+class Wanted:
+    """How to quantize, and at what price.
+
+    Attributes:
+        method: a name in `quantized.CHOICES`.
+        budgets: what it may cost.
+        rows: at most so many, spread over the file.
+        threshold: the operating threshold.
+        label: the column with 1 for the positive class; "" for no business metric.
+    """
+
+    method: str = SEARCH
+    budgets: Budgets = field(default_factory=Budgets)
+    rows: int = 20_000
+    threshold: float = 0.5
+    label: str = ""
+
+
+def quantize_file(
+    path: Path, data: Path, out: Path, wanted: Wanted, progress: Callable[[str], None] | None = None
+) -> Quantized:
     """Quantize a converted model and write it with its description.
 
     Args:
         path: the graph; its description stands beside it.
         data: rows of raw values, for the ranges of activations and for counting flips.
         out: the graph to write.
-        rows: at most so many, spread over the file.
-        threshold: the operating threshold.
+        wanted: method, budgets, rows and threshold.
+        progress: is told each candidate, in words.
 
     Raises:
         ConvertError: K02, K03, K04 or K07.
+        NoCandidateError: Q01, nothing keeps the budgets; nothing is written.
         SetupError: H02 or H10.
         StoreError: D01 or D06.
     """
     converted, origin = read_converted(path)
-    raw = read_rows(data, converted.encoder.contract, rows)
-    done = quantize(converted, converted.encoder.encode(raw), threshold=threshold)
+    raw = read_rows(data, converted.encoder.contract, wanted.rows)
+    done = quantize(
+        converted,
+        converted.encoder.encode(raw),
+        threshold=wanted.threshold,
+        methods=methods_of(wanted.method),
+        budgets=wanted.budgets,
+        metric=_metric(data, wanted) if wanted.label else None,
+        progress=progress,
+    )
     _write(done.converted, out, origin)
     return done
 
@@ -176,6 +215,21 @@ def read_rows(path: Path, contract: InputContract, limit: int) -> RawMatrix:
     if not len(places):
         raise SetupError("H10", f"{path.name} holds no rows")
     return contract.columns(columns)
+
+
+def _metric(path: Path, wanted: Wanted) -> Metric:
+    import pyarrow as pa
+
+    try:
+        column = _table(path, [wanted.label])[wanted.label]
+        places = np.linspace(0, len(column) - 1, min(wanted.rows, len(column))).astype(np.int64)
+        labels = np.asarray(column.take(places).to_pylist(), np.float64)
+    except (pa.ArrowException, KeyError, OSError, TypeError, ValueError) as error:
+        detail = f"{path.name}, label {wanted.label}: {' '.join(str(error).split())[:200]}"
+        raise SetupError("H10", detail) from error
+    if set(np.unique(labels)) != {0.0, 1.0}:
+        raise SetupError("H10", f"{path.name}: {wanted.label} should hold 0 and 1, both of them")
+    return lambda scores: recall_at(labels == 1, scores)
 
 
 def _table(path: Path, names: list[str]) -> Any:

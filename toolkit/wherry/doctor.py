@@ -36,6 +36,13 @@ LIBRARIES: Final[tuple[Library, ...]] = (
     ("vl-convert-python", ">=1.7,<2", "plots in reports", "host"),
     ("h11", ">=0.14,<1", "the agent's serving port", "agent"),
 )
+# likewise, for those who have models of theirs: absent is fine, too old or too new is not
+FRAMEWORKS: Final[tuple[Library, ...]] = (
+    ("xgboost-cpu", ">=3.2,<4", "source models of XGBoost", "xgboost"),
+    ("lightgbm", ">=4.6,<5", "source models of LightGBM", "lightgbm"),
+    ("tflite", ">=2.18,<3", "writing TFLite files", "tflite"),
+    ("ai-edge-litert", ">=2.3,<2.4", "scoring TFLite files", "tflite"),
+)
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,14 @@ def examine(folder: Path, libraries: Iterable[Library] = LIBRARIES) -> list[Find
         folder: where the job would write.
         libraries: what must be installed, as the rows of `LIBRARIES`.
     """
-    return [*_python(), *map(_library, libraries), _runtime(), _broker(), _disk(folder)]
+    return [
+        *_python(),
+        *map(_library, libraries),
+        *map(_framework, FRAMEWORKS),
+        _runtime(),
+        _broker(),
+        _disk(folder),
+    ]
 
 
 def _python() -> Iterator[Finding]:
@@ -86,6 +100,19 @@ def _library(row: Library) -> Finding:
         return Finding(name, use, "absent", fine=False, cure=cure)
     fine = in_range(found, wanted)
     return Finding(name, use, found, fine, "" if fine else f"pip install '{name}{wanted}'")
+
+
+def _framework(row: Library) -> Finding:
+    name, wanted, use, extra = row
+    for other in (name, name.removesuffix("-cpu")):  # the full one brings the same module
+        try:
+            version(other)
+        except PackageNotFoundError:
+            continue
+        return _library((other, wanted, use, extra))
+    return Finding(
+        name, use, "absent", fine=True, cure=f"pip install 'wherry[{extra}]', if you need it"
+    )
 
 
 def _runtime() -> Finding:

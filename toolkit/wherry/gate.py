@@ -8,7 +8,7 @@ side. The budgets are the project's; a bundle that exceeds one is not packed.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -38,12 +38,14 @@ class GateReport:
         metrics: on the check rows, of ``source``, ``bundle`` and ``heuristic``; empty
             without labels.
         budgets: what was allowed.
+        scores: float64, shape (check rows,), of ``source`` and ``bundle``.
     """
 
     threshold: float
     classes: Mapping[str, Difference]
     metrics: Mapping[str, Metrics]
     budgets: Gates
+    scores: Mapping[str, Scores] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def flips(self) -> int:
@@ -165,7 +167,7 @@ def judge(
         metrics = {name: _measured(check, found, threshold) for name, found in scores.items()}
         if heuristic is not None:
             metrics[HEURISTIC] = _measured(check, heuristic.astype(np.float64), 0.5)
-    return GateReport(threshold, found, metrics, budgets)
+    return GateReport(threshold, found, metrics, budgets, scores)
 
 
 def _measured(check: Rows, scores: Scores, threshold: float) -> Metrics:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -10,7 +11,7 @@ from wherry_contract.bundle import (
     CARD_FILE,
     GOLDEN_FILE,
     MANIFEST_FILE,
-    MODEL_FILE,
+    MODEL_FILES,
     MODEL_LIMIT_BYTES,
     PART_LIMIT_BYTES,
     PROFILE_FILE,
@@ -26,6 +27,7 @@ from wherry_contract.profile import ReferenceProfile
 from wherry_contract.signature import BundleStatement
 from wherry_convert.graph import inspect_graph
 from wherry_convert.scoring import Scored
+from wherry_convert.tflite_inspect import inspect_tflite, refuse_tflite
 
 from .files import write_durably
 from .keys import sign_envelope, signed_payload
@@ -34,12 +36,18 @@ from .vectors import check_vectors
 if TYPE_CHECKING:
     from securesystemslib.signer import CryptoSigner
 
-PARTS: Final = (MODEL_FILE, MANIFEST_FILE, PROFILE_FILE, GOLDEN_FILE)
+PARTS: Final = (MANIFEST_FILE, PROFILE_FILE, GOLDEN_FILE)  # and the model's
 
 
-def precision_of(operators: Sequence[str]) -> str:
-    """ModelPack's word for the weights of a graph with these operators."""
-    return "int8" if "DequantizeLinear" in operators else "float32"
+def precision_of(parts: Parts) -> str:
+    """ModelPack's word for the weights.
+
+    Raises:
+        ConvertError: K04 or K06, a TFLite file cannot be read.
+    """
+    if parts.manifest.runtime.kind == "tflite":
+        return inspect_tflite(parts.model).precision
+    return "int8" if "DequantizeLinear" in parts.manifest.runtime.operators else "float32"
 
 
 def statement_for(layout: Layout, parts: Parts, counter: int) -> BundleStatement:
@@ -71,7 +79,7 @@ def pack(
         BundleError: B02.
         StoreError: D01 or D06.
     """
-    layout = assemble(parts, precision=precision_of(parts.manifest.runtime.operators))
+    layout = assemble(parts, precision=precision_of(parts))
     statement = b""
     if signers:
         payload = statement_for(layout, parts, counter).to_bytes()
@@ -117,7 +125,7 @@ def sign_bundle(
 def write_parts(parts: Parts, folder: Path) -> None:
     """Write parts as files, as `read_parts` reads them."""
     files = {
-        MODEL_FILE: parts.model,
+        parts.model_file: parts.model,
         MANIFEST_FILE: parts.manifest.to_bytes(),
         PROFILE_FILE: parts.profile.to_bytes(),
         GOLDEN_FILE: parts.golden.to_bytes(),
@@ -140,9 +148,10 @@ def read_parts(folder: Path) -> Parts:
     """
     files = {name: _read(folder / name) for name in PARTS}
     card = folder / CARD_FILE
+    manifest = Manifest.from_bytes(files[MANIFEST_FILE])
     parts = Parts(
-        manifest=Manifest.from_bytes(files[MANIFEST_FILE]),
-        model=files[MODEL_FILE],
+        manifest=manifest,
+        model=_read(folder / MODEL_FILES[manifest.runtime.kind]),
         profile=ReferenceProfile.from_bytes(files[PROFILE_FILE]),
         golden=GoldenVectors.from_bytes(files[GOLDEN_FILE]),
         documents={CARD_FILE: _read(card)} if card.exists() else {},
@@ -154,7 +163,7 @@ def read_parts(folder: Path) -> Parts:
 
 
 def _read(path: Path) -> bytes:
-    limit = MODEL_LIMIT_BYTES if path.name == MODEL_FILE else PART_LIMIT_BYTES
+    limit = MODEL_LIMIT_BYTES if path.name in MODEL_FILES.values() else PART_LIMIT_BYTES
     try:
         with path.open("rb") as stream:
             data = stream.read(limit + 1)
@@ -170,9 +179,10 @@ def check_graph(parts: Parts) -> None:
 
     Raises:
         ManifestError: M08.
-        ConvertError: K04.
+        ConvertError: K04; K01 or K02, a TFLite file is none that a bundle may hold.
     """
-    facts, needs = inspect_graph(parts.model), parts.manifest.runtime
+    needs = parts.manifest.runtime
+    facts = _tflite_graph(parts.model) if needs.kind == "tflite" else _onnx_graph(parts.model)
     for what, found, said in (
         ("IR version", facts.ir, needs.ir),
         ("operator sets", dict(facts.opsets), dict(needs.opsets)),
@@ -182,6 +192,28 @@ def check_graph(parts: Parts) -> None:
             raise ManifestError("M08", f"the graph has {what} {found}, the manifest says {said}")
     if parts.manifest.output.tensor not in facts.outputs:
         raise ManifestError("M08", f"the graph has no output {parts.manifest.output.tensor!r}")
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """What a manifest says of a model's file, as the file says it."""
+
+    ir: int
+    opsets: Mapping[str, int]
+    operators: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def _onnx_graph(model: bytes) -> _Graph:
+    found = inspect_graph(model)
+    return _Graph(found.ir, found.opsets, found.operators, found.outputs)
+
+
+def _tflite_graph(model: bytes) -> _Graph:
+    found = inspect_tflite(model)
+    refuse_tflite(found)
+    outputs = tuple(item.name for item in found.outputs)
+    return _Graph(found.schema, found.versions, found.operators, outputs)
 
 
 def scored(parts: Parts) -> Scored:

@@ -18,9 +18,16 @@ from typing import Any, Final
 from wherry_contract.errors import ManifestError, SetupError
 from wherry_contract.features import InputContract
 from wherry_contract.golden import MAX_ROWS
+from wherry_contract.manifest import KINDS as RUNTIMES
 from wherry_contract.manifest import SLUG, VERSION, BoardNeeds, Soak
 from wherry_contract.rule import Rule
 from wherry_contract.wire import PROJECT, Fields
+from wherry_convert.quantize import Budgets
+from wherry_convert.sources import KINDS
+from wherry_convert.tflite_convert import LEAVES, WEIGHTS
+
+from .profiles import Board, load_board
+from .quantized import CHOICES, SEARCH
 
 LIMIT_BYTES: Final = 2**20
 MAX_CARD: Final = 20_000  # characters of one text of the model card
@@ -28,11 +35,12 @@ MAX_CARD: Final = 20_000  # characters of one text of the model card
 # every name that a project file may hold, by section; docs/project.md describes each
 KNOWN: Final[Mapping[str, tuple[str, ...]]] = {
     "": (
-        "project", "source", "input", "data", "output", "fallback", "quantize", "gates",
+        "project", "source", "target", "input", "data", "output", "fallback", "quantize", "gates",
         "golden", "soak", "board", "card", "sign", "out",
     ),
     "project": ("name", "version", "family", "counter"),
     "source": ("kind", "path", "trusted"),
+    "target": ("runtime", "leaves", "weights", "boards"),
     "input": ("name", "version", "features"),
     "input.features": (
         "name", "dtype", "unit", "minimum", "maximum", "missing", "categories", "unseen",
@@ -42,14 +50,14 @@ KNOWN: Final[Mapping[str, tuple[str, ...]]] = {
     "output": ("threshold", "flag_share", "positive"),
     "fallback": ("join", "conditions"),
     "fallback.conditions": ("feature", "op", "value"),
-    "quantize": ("method",),
-    "gates": ("flips", "edge_flips", "metric_drop"),
+    "quantize": ("method", "flips", "bytes", "distinct_share", "metric_drop", "latency_ratio"),
+    "gates": ("flips", "edge_flips", "metric_drop", "runtimes"),
     "golden": ("rows", "tolerance"),
     "soak": ("rows", "seconds", "longest_seconds", "error_share"),
     "board": ("architectures", "memory_mib"),
     "card": ("purpose", "limits", "owner"),
     "sign": ("key",),
-    "out": ("bundle",),
+    "out": ("bundle", "report"),
 }  # fmt: skip
 
 
@@ -60,6 +68,23 @@ class Source:
     kind: str
     path: Path
     trusted: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What runs the bundle, and where.
+
+    Attributes:
+        runtime: ``onnxruntime`` or ``tflite``.
+        leaves: how leaves of trees are kept there.
+        weights: how matrices of nets are kept there.
+        boards: that must be able to run it.
+    """
+
+    runtime: str
+    leaves: str
+    weights: str
+    boards: tuple[Board, ...]
 
 
 @dataclass(frozen=True)
@@ -106,6 +131,14 @@ class Gates:
 
 
 @dataclass(frozen=True)
+class Quantize:
+    """How a neural net is made smaller: by which method, within which budgets."""
+
+    method: str
+    budgets: Budgets
+
+
+@dataclass(frozen=True)
 class Golden:
     """How many golden vectors, and how far a board's score may be from ours."""
 
@@ -130,9 +163,11 @@ class Project:
         path: the file.
         counter: the release counter that is signed; it grows with every release.
         fallback: answers when no model can, and is held against the model in reports.
-        quantize: whether a neural net is made int8.
+        quantize: how a neural net is made smaller; None if it is not.
+        runtimes: whether golden vectors run under ``all`` claimed versions, or the one ``here``.
         key: name of a signing key, or the path of its file; "" for an unsigned bundle.
         bundle: the file to be made.
+        report: the page about it that is to be written; None for none.
     """
 
     path: Path
@@ -141,18 +176,21 @@ class Project:
     family: str
     counter: int
     source: Source
+    target: Target
     input: InputContract
     data: Data
     threshold: Threshold
     fallback: Rule | None
-    quantize: bool
+    quantize: Quantize | None
     gates: Gates
+    runtimes: str
     golden: Golden
     soak: Soak
     board: BoardNeeds
     card: Card
     key: str
     bundle: Path
+    report: Path | None
 
 
 def load_project(path: Path) -> Project:
@@ -204,7 +242,9 @@ def _project(fields: Fields, path: Path) -> Project:
     version = about.text("version", pattern=VERSION)
     contract = InputContract.from_fields(fields.table("input"))
     rule = fields.mapping("fallback", {})
-    out = fields.table("out", {}).text("bundle", f"build/{name}-{version}.wherry")
+    out = fields.table("out", {})
+    gates = fields.table("gates", {})
+    report = out.text("report", "", limit=4096)
     return Project(
         path=path,
         name=name,
@@ -212,27 +252,46 @@ def _project(fields: Fields, path: Path) -> Project:
         family=about.text("family", name, pattern=SLUG),
         counter=about.integer("counter", low=1),
         source=_source(fields.table("source"), path.parent),
+        target=_target(fields, path.parent),
         input=contract,
         data=_data(fields.table("data"), path.parent),
         threshold=_threshold(fields.table("output")),
         fallback=Rule.from_fields(Fields(rule, "fallback", PROJECT), contract) if rule else None,
         quantize=_quantize(fields),
-        gates=_gates(fields.table("gates", {})),
+        gates=_gates(gates),
+        runtimes=gates.choice("runtimes", ("here", "all"), "here"),
         golden=_golden(fields.table("golden", {})),
         soak=Soak.from_fields(fields.table("soak", {})),
         board=BoardNeeds.from_fields(fields.table("board", {})),
         card=_card(fields.table("card", {})),
         key=_key(fields.table("sign", {}), path.parent),
-        bundle=path.parent / out,
+        bundle=path.parent / out.text("bundle", f"build/{name}-{version}.wherry"),
+        report=path.parent / report if report else None,
     )
 
 
 def _source(fields: Fields, folder: Path) -> Source:
     return Source(
-        kind=fields.choice("kind", ("sklearn",)),
+        kind=fields.choice("kind", KINDS),
         path=folder / fields.text("path", pattern=r".+"),
         trusted=fields.texts("trusted", [], limit=256),
     )
+
+
+def _target(fields: Fields, folder: Path) -> Target:
+    own = Fields(fields.mapping("target", {}), "target", PROJECT)
+    runtime = own.choice("runtime", RUNTIMES, RUNTIMES[0])
+    leaves = own.choice("leaves", LEAVES, LEAVES[0])
+    weights = own.choice("weights", WEIGHTS, WEIGHTS[0])
+    for name, value in (("leaves", leaves), ("weights", weights)):
+        if runtime != "tflite" and value != "float32":
+            raise own.error(name, 'there only with runtime = "tflite"')
+    if runtime == "tflite" and fields.mapping("quantize", {}):
+        raise fields.error(
+            "quantize", 'absent with runtime = "tflite"; it makes ONNX files smaller'
+        )
+    names = own.texts("boards", [], limit=64)
+    return Target(runtime, leaves, weights, tuple(load_board(name, folder) for name in names))
 
 
 def _data(fields: Fields, folder: Path) -> Data:
@@ -255,9 +314,17 @@ def _threshold(fields: Fields) -> Threshold:
     return Threshold(score, share, fields.text("positive", "positive", limit=64))
 
 
-def _quantize(fields: Fields) -> bool:
+def _quantize(fields: Fields) -> Quantize | None:
     inner = fields.mapping("quantize", {"method": ""})
-    return bool(Fields(inner, "quantize", PROJECT).choice("method", ("int8", ""), "int8"))
+    if inner == {"method": ""}:
+        return None
+    own = Fields(inner, "quantize", PROJECT)
+    method = own.choice("method", CHOICES, SEARCH)
+    flips, size = (own.integer(name) if name in inner else None for name in ("flips", "bytes"))
+    share, drop, ratio = map(
+        own.optional_number, ("distinct_share", "metric_drop", "latency_ratio")
+    )
+    return Quantize(method, Budgets(flips, size, share, drop, ratio))
 
 
 def _gates(fields: Fields) -> Gates:

@@ -13,7 +13,14 @@ from .base import Lowered, SourceModel
 
 MAX_BYTES: Final = 512 * 2**20
 # kind -> module of this folder, whose `load(data, trusted, trust_pickle)` reads a file's bytes
-_KINDS: Final = {"sklearn": "sklearn_file"}
+_KINDS: Final = {
+    "sklearn": "sklearn_file",
+    "xgboost": "xgboost_file",
+    "lightgbm": "lightgbm_file",
+    "onnx": "onnx_file",
+    "torch": "torch_file",
+    "tflite": "tflite_file",
+}
 KINDS: Final = tuple(_KINDS)
 
 __all__ = ["KINDS", "Lowered", "SourceModel", "load_source"]

@@ -1,99 +1,24 @@
 """Preprocessing of scikit-learn, understood column by column.
 
-Each column that reaches the estimator is traced back to one raw feature: which encoder
-steps it needs (fill, codes), and which maps in double precision follow. All maps known
-here are monotone and rounded by IEEE rules, so that a threshold behind them has one exact
-cut in the raw value; and all but a clip are linear, so that they fold into an offset and
-a factor. What is not known is refused by name, never guessed.
+Each column that reaches the estimator is traced back to one raw feature, as a function of
+that one value (`sklearn_column`). What is not known is refused by name, never guessed.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from wherry_contract.encoder import Step
 from wherry_contract.errors import ConvertError
 from wherry_contract.features import Feature, InputContract
 
-Doubles = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Map:
-    """One step of a scaler: ``sub``, ``add``, ``div``, ``mul`` by a value, or ``clip``."""
-
-    op: str
-    value: float
-    high: float = math.inf
-
-    def apply(self, values: Doubles) -> Doubles:
-        """As numpy does it in the scaler, in double precision."""
-        if self.op == "clip":
-            return np.clip(values, self.value, self.high)
-        done: Doubles = _ARITHMETIC[self.op](values, self.value)
-        return done
-
-
-_ARITHMETIC: Final[dict[str, Callable[..., Any]]] = {
-    "sub": np.subtract,
-    "add": np.add,
-    "div": np.divide,
-    "mul": np.multiply,
-}
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column on its way to the estimator.
-
-    Attributes:
-        feature: the raw feature that it comes from.
-        steps: encoder steps so far.
-        maps: what follows them.
-        strings: whether it still holds strings.
-        default: the string that stands for a missing one.
-        gaps: whether a missing value is still missing here.
-    """
-
-    feature: Feature
-    steps: tuple[Step, ...] = ()
-    maps: tuple[Map, ...] = ()
-    strings: bool = False
-    default: str | None = None
-    gaps: bool = False
-
-    def mapped(self, values: Doubles) -> Doubles:
-        """The maps, applied to what the steps leave."""
-        for step in self.maps:
-            values = step.apply(values)
-        return values
-
-    def then(self, *maps: Map) -> Column:
-        """The column behind further maps.
-
-        Raises:
-            ConvertError: K07 the column holds strings, K02 a map turns the order round.
-        """
-        if self.strings:
-            raise ConvertError("K07", f"{self.feature.name} is a category and meets a scaler")
-        for item in maps:
-            if item.op in {"div", "mul"} and not 0 < item.value < math.inf:
-                raise ConvertError("K02", f"the scale of {self.feature.name} is {item.value}")
-        kept = tuple(item for item in maps if not _is_neutral(item))
-        return replace(self, maps=self.maps + kept)
-
-
-def _is_neutral(item: Map) -> bool:
-    return item.op != "clip" and item.value == (0.0 if item.op in {"sub", "add"} else 1.0)
-
-
-Columns = tuple[Column, ...]
+from .sklearn_column import Column, Columns, Fill, Lookup, Map, Swap
+from .sklearn_encoders import encode, is_gap
 
 
 def source_columns(contract: InputContract, model: Any) -> Columns:
@@ -113,9 +38,66 @@ def source_columns(contract: InputContract, model: Any) -> Columns:
         features = tuple(places[str(name)] for name in names)
     if len(features) != wanted:
         raise ConvertError("K07", f"the model takes {wanted} features, not {len(features)}")
-    return tuple(
-        Column(f, strings=f.dtype == "category", gaps=f.missing == "allow") for f in features
-    )
+    gap = gap_marker(model)
+    return tuple(Column(f, names=_names(f, gap), gaps=f.missing == "allow") for f in features)
+
+
+def _names(feature: Feature, gap: float | None) -> tuple[Any, ...] | None:
+    if feature.dtype != "category":
+        return None
+    unlisted = "wherry: not listed"
+    while unlisted in feature.categories:
+        unlisted += "."
+    return (*feature.categories, gap, unlisted)
+
+
+def gap_marker(model: Any) -> float | None:
+    """What stands for a missing string in the rows that the model was fitted on."""
+    for part, _ in parts(model):
+        known = [name for names in getattr(part, "categories_", ()) for name in names]
+        if any(name is None for name in known):
+            return None
+        if hasattr(part, "statistics_") and part.missing_values is None:
+            return None
+    return math.nan
+
+
+def parts(model: Any) -> Iterator[tuple[Any, Any]]:
+    """Every fitted transformer and estimator in it, with the columns that it was given."""
+    stack: list[tuple[Any, Any]] = [(model, None)]
+    while stack:
+        part, places = stack.pop()
+        if part is None:
+            continue
+        yield part, places
+        stack.append((getattr(part, "_preprocessor", None), None))
+        if type(part).__name__ == "Pipeline":
+            stack += [(step, None) for _, step in part.steps]
+        elif type(part).__name__ == "CalibratedClassifierCV":
+            stack += [(member.estimator, None) for member in part.calibrated_classifiers_]
+        elif type(part).__name__ == "FrozenEstimator":
+            stack.append((part.estimator, None))
+        elif type(part).__name__ == "VotingClassifier":
+            stack += [(member, None) for member in part.estimators_]
+        elif type(part).__name__ == "ColumnTransformer":
+            stack += [(step, chosen) for _, step, chosen in part.transformers_]
+
+
+def takes_objects(model: Any) -> bool:
+    """Whether it was fitted on an array of Python's own values, not of doubles."""
+    known = [found for part, _ in parts(model) for found in getattr(part, "categories_", ())]
+    return any(np.asarray(names).dtype == object for names in known)
+
+
+def takes_frames(model: Any) -> bool:
+    """Whether it picks columns by name, which it does only in data frames."""
+    return any(isinstance(name, str) for _, places in parts(model) for name in _listed(places))
+
+
+def _listed(places: Any) -> list[Any]:
+    if isinstance(places, slice):
+        return [places.start, places.stop]
+    return list(np.atleast_1d(np.asarray(places, object)))
 
 
 def trace(steps: Sequence[Any], columns: Columns) -> Columns:
@@ -139,19 +121,50 @@ def trace(steps: Sequence[Any], columns: Columns) -> Columns:
     return columns
 
 
-def shared_steps(columns: Columns) -> tuple[Step, ...]:
-    """The encoder steps of all columns, each feature's once.
+def final_of(estimator: Any) -> Any:
+    """The model at the end of a pipeline."""
+    while type(estimator).__name__ in {"Pipeline", "FrozenEstimator"}:
+        frozen = type(estimator).__name__ == "FrozenEstimator"
+        estimator = estimator.estimator if frozen else estimator.steps[-1][1]
+    return estimator
+
+
+def before(estimator: Any) -> list[Any]:
+    """The transformers before it."""
+    found: list[Any] = []
+    while type(estimator).__name__ in {"Pipeline", "FrozenEstimator"}:
+        if type(estimator).__name__ == "FrozenEstimator":
+            estimator = estimator.estimator
+            continue
+        found += [step for _, step in estimator.steps[:-1]]
+        estimator = estimator.steps[-1][1]
+    own = getattr(estimator, "_preprocessor", None)  # HistGradientBoosting codes its categories
+    return [*found, own]
+
+
+def check_columns(final: Any, columns: Columns) -> None:
+    """Check that a model can take the columns.
 
     Raises:
-        ConvertError: K01, a feature is used twice, prepared in two ways.
+        ConvertError: K07.
     """
-    found: dict[str, tuple[Step, ...]] = {}
-    for column in columns:
-        name = column.feature.name
-        if found.setdefault(name, column.steps) != column.steps:
-            detail = f"{name} is used twice, with its gaps or codes handled in two ways"
-            raise ConvertError("K01", detail)
-    return tuple(step for steps in found.values() for step in steps)
+    if len(columns) != final.n_features_in_:
+        detail = f"{len(columns)} columns reach a model that takes {final.n_features_in_}"
+        raise ConvertError("K07", detail)
+    strings = [column.feature.name for column in columns if column.names is not None]
+    if strings:
+        raise ConvertError(
+            "K07",
+            f"{strings[0]} is a category and reaches the model as a string",
+            cure="code it with OneHotEncoder or OrdinalEncoder in the pipeline",
+        )
+    gaps = [column.feature.name for column in columns if column.gaps]
+    if gaps and not final.__sklearn_tags__().input_tags.allow_nan:
+        raise ConvertError(
+            "K07",
+            f"the contract allows {gaps[0]} to be missing, and {type(final).__name__} has no answer",
+            cure="put a SimpleImputer first, or let the contract refuse it",
+        )
 
 
 def _pipeline(pipeline: Any, columns: Columns) -> Columns:
@@ -159,16 +172,15 @@ def _pipeline(pipeline: Any, columns: Columns) -> Columns:
 
 
 def _imputer(imputer: Any, columns: Columns) -> Columns:
-    if imputer.add_indicator:
-        raise ConvertError("K01", "SimpleImputer with add_indicator is not known")
     marker = imputer.missing_values
-    if not (marker is None or (isinstance(marker, float) and math.isnan(marker))):
-        raise ConvertError("K02", f"SimpleImputer takes {marker!r} for missing; send null instead")
-    return tuple(
-        _filled(column, value)
+    found = [
+        _filled(column, marker, value)
         for column, value in zip(columns, imputer.statistics_, strict=True)
-        if not _is_gap(value) or _refuse_empty(column)
-    )
+        if not is_gap(value) or _refuse_empty(column)
+    ]
+    if imputer.add_indicator:
+        found += [_flag(columns[int(place)], marker) for place in imputer.indicator_.features_]
+    return tuple(found)
 
 
 def _refuse_empty(column: Column) -> bool:
@@ -176,24 +188,37 @@ def _refuse_empty(column: Column) -> bool:
     raise ConvertError("K02", f"{name} had no value at all in training; leave it out")
 
 
-def _filled(column: Column, value: Any) -> Column:
-    name = column.feature.name
-    if column.strings:
-        return replace(column, default=str(value), gaps=False)
-    if column.maps and column.gaps:
-        raise ConvertError(
-            "K02",
-            f"{name} is scaled before its gaps are filled, which no encoder step can say exactly",
-            cure="put SimpleImputer before the scaler",
-        )
-    if not column.gaps:
-        return column
-    step = Step("fill", name, {"value": float(value)})
-    return replace(column, steps=(*column.steps, step), gaps=False)
+def _filled(column: Column, marker: Any, value: Any) -> Column:
+    if column.names is not None:
+        names = tuple(value if _stands(name, marker) else name for name in column.names)
+        return replace(column, names=names, gaps=column.gaps and is_gap(names[-2]))
+    if is_gap(marker):
+        return replace(column, maps=(*column.maps, Fill(float(value))), gaps=False)
+    return column.swapped(Swap(_number(marker, column), float(value)))
 
 
-def _is_gap(value: Any) -> bool:
-    return value is None or (isinstance(value, float | np.floating) and bool(np.isnan(value)))
+def _stands(name: Any, marker: Any) -> bool:
+    return is_gap(name) if is_gap(marker) else bool(name == marker)
+
+
+def _number(marker: Any, column: Column) -> float:
+    if isinstance(marker, str):
+        detail = f"SimpleImputer takes {marker!r} for missing in the number {column.feature.name}"
+        raise ConvertError("K07", detail, cure="let the contract refuse it, and send null instead")
+    return float(marker)
+
+
+def _flag(column: Column, marker: Any) -> Column:
+    """1 where a value is missing."""
+    if column.names is not None:
+        cells = [1.0 if _stands(name, marker) else 0.0 for name in column.names]
+        keys = tuple(map(float, range(len(cells) - 2)))
+        table = Lookup(keys, tuple(cells[:-2]), other=cells[-1], missing=cells[-2])
+    elif is_gap(marker):
+        table = Lookup((), (), other=0.0, missing=1.0)
+    else:
+        table = Lookup((_number(marker, column),), (1.0,), other=0.0, missing=0.0)
+    return column.looked_up(table, gaps=False)
 
 
 def _vector(values: Any, columns: Columns, *, used: bool, neutral: float) -> list[float]:
@@ -243,94 +268,47 @@ def _selector(selector: Any, columns: Columns) -> Columns:
     return tuple(column for column, keep in zip(columns, kept, strict=True) if keep)
 
 
+def only_checks(func: Any) -> bool:
+    """Whether a FunctionTransformer leaves its values as they are."""
+    from sklearn.utils.validation import check_array
+
+    return func is None or (isinstance(func, partial) and func.func is check_array)
+
+
 def _function(transformer: Any, columns: Columns) -> Columns:
-    if transformer.func is not None:
-        detail = "FunctionTransformer runs code of its own; prepare the feature before it is sent"
-        raise ConvertError("K01", detail)
+    if not only_checks(transformer.func):
+        raise ConvertError(
+            "K01",
+            "FunctionTransformer runs code of its own",
+            cure="prepare the feature before it is sent",
+        )
     return columns
 
 
 def _column_transformer(transformer: Any, columns: Columns) -> Columns:
     found: list[Column] = []
-    for _, step, places in transformer.transformers_:
+    weights = transformer.transformer_weights or {}
+    for name, step, places in transformer.transformers_:
         if isinstance(step, str) and step == "drop":
             continue
-        found += trace([step], tuple(columns[place] for place in _places(places, len(columns))))
+        chosen = _places(places, len(columns), getattr(transformer, "feature_names_in_", ()))
+        made = trace([step], tuple(columns[place] for place in chosen))
+        weight = weights.get(name)
+        found += made if weight is None else [c.then(Map("mul", float(weight))) for c in made]
     return tuple(found)
 
 
-def _places(chosen: Any, count: int) -> list[int]:
+def _places(chosen: Any, count: int, names: Sequence[Any]) -> list[int]:
+    where = {str(name): place for place, name in enumerate(names)}
     if isinstance(chosen, slice):
-        return list(range(count))[chosen]
-    items = list(np.atleast_1d(np.asarray(chosen)))
-    if any(isinstance(item, str) for item in items):
-        raise ConvertError(
-            "K01",
-            "a ColumnTransformer that picks columns by name takes only data frames",
-            cure="fit it on an array, with column numbers",
-        )
+        start = where.get(chosen.start, chosen.start)
+        # a slice of names holds its end
+        stop = where[chosen.stop] + 1 if isinstance(chosen.stop, str) else chosen.stop
+        return list(range(count))[start : stop : chosen.step]
+    items = _listed(chosen)
     if items and isinstance(items[0], bool | np.bool_):
         return [place for place, keep in enumerate(items) if keep]
-    return [int(item) % count for item in items]
-
-
-def _ordinal(encoder: Any, columns: Columns) -> Columns:
-    pairs = zip(columns, encoder.categories_, strict=True)
-    return tuple(_coded(encoder, column, list(known)) for column, known in pairs)
-
-
-def _coded(encoder: Any, column: Column, known: list[Any]) -> Column:
-    feature = column.feature
-    if not column.strings or column.steps or column.maps:
-        raise ConvertError(
-            "K02", f"OrdinalEncoder codes the number {feature.name}; leave it as it is"
-        )
-    codes = {str(name): float(code) for code, name in enumerate(known) if not _is_gap(name)}
-    unknown = _unknown_code(encoder)
-    values = [codes.get(name, unknown) for name in feature.categories]
-    if None in values or (feature.unseen == "allow" and unknown is None):
-        raise ConvertError(
-            "K07",
-            f"the contract allows values of {feature.name} that the model has not seen",
-            cure="give OrdinalEncoder handle_unknown='use_encoded_value', or list only what it saw",
-        )
-    if any(math.isnan(value) for value in values if value is not None):
-        raise ConvertError("K02", f"a listed category of {feature.name} is coded as missing")
-    missing = _missing_code(encoder, column, known, codes, unknown)
-    others = {"unseen": unknown, "missing": missing}
-    settings: dict[str, Any] = {"values": values} | {
-        name: code for name, code in others.items() if code is not None and not math.isnan(code)
-    }
-    gaps = (feature.missing == "allow" and "missing" not in settings) or (
-        feature.unseen == "allow" and "unseen" not in settings
-    )
-    step = Step("codes", feature.name, settings)
-    return replace(column, steps=(step,), strings=False, gaps=gaps)
-
-
-def _unknown_code(encoder: Any) -> float | None:
-    if encoder.handle_unknown == "use_encoded_value":
-        return float(encoder.unknown_value)
-    return None
-
-
-def _missing_code(
-    encoder: Any,
-    column: Column,
-    known: list[Any],
-    codes: Mapping[str, float],
-    unknown: float | None,
-) -> float | None:
-    if column.default is not None:
-        code = codes.get(column.default, unknown)
-    elif any(_is_gap(name) for name in known):
-        code = float(encoder.encoded_missing_value)
-    else:
-        code = unknown
-    if code is None and column.feature.missing == "allow":
-        name = column.feature.name
-        raise ConvertError("K07", f"the model has seen no missing {name}, the contract allows it")
-    return code
+    return [where[item] if isinstance(item, str) else int(item) % count for item in items]
 
 
 _HANDLERS: Final[dict[str, Callable[[Any, Columns], Columns]]] = {
@@ -345,5 +323,7 @@ _HANDLERS: Final[dict[str, Callable[[Any, Columns], Columns]]] = {
     "SelectPercentile": _selector,
     "FunctionTransformer": _function,
     "ColumnTransformer": _column_transformer,
-    "OrdinalEncoder": _ordinal,
+    "OneHotEncoder": encode,
+    "OrdinalEncoder": encode,
+    "TargetEncoder": encode,
 }

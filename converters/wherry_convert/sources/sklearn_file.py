@@ -23,12 +23,18 @@ _ZIP: Final = b"PK\x03\x04"
 # What models that we know hold and skops asks about. A crafted tree could point outside its
 # arrays: `SklearnModel.wrap` checks that every node stays inside. The rest has no effects.
 _OWN_TYPES: Final = (
+    "functools.partial",  # of check_array alone, which `sklearn_growers.check_trees` sees to
     "numpy.dtype",
+    "sklearn.calibration._CalibratedClassifier",
+    "sklearn.calibration._SigmoidCalibration",
+    "sklearn.compose._column_transformer.make_column_selector",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
     "sklearn.feature_selection._univariate_selection.f_classif",
     "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
     "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
     "sklearn.tree._tree.Tree",
+    "sklearn.utils._bunch.Bunch",
+    "sklearn.utils.validation.check_array",
 )
 _PICKLE_CURE: Final = (
     "save it with skops.io.dump, or say --trust-pickle if you know who made the file"

@@ -9,30 +9,35 @@ from importlib.metadata import version
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wherry_contract.errors import ConvertError
 from wherry_contract.features import InputContract, RawMatrix
 
 from .base import Lowered, Scores
-from .sklearn_columns import Columns, source_columns, trace
+from .sklearn_blend import BLENDS, lower_blend, models_in
+from .sklearn_column import Column
+from .sklearn_columns import (
+    before,
+    check_columns,
+    final_of,
+    parts,
+    source_columns,
+    takes_frames,
+    takes_objects,
+    trace,
+)
 from .sklearn_dense import FAMILIES, lower_dense
-from .sklearn_trees import GROWERS, lower_trees
+from .sklearn_growers import GROWERS, REGRESSORS, check_trees
+from .sklearn_trees import lower_trees
 
 _LIBRARIES: Final = ("scikit-learn", "skl2onnx", "onnx", "numpy")
-# what is often asked for, and why it is refused: class -> code, detail, cure
-_REFUSED: Final = {
-    "CalibratedClassifierCV": (
-        "K02",
-        "a CalibratedClassifierCV converts wrongly: float32 moves scores between isotonic steps",
-        "ship the model that is inside; a calibration keeps the order, so move the threshold",
-    ),
-    "AdaBoostClassifier": ("K01", "AdaBoost is not known", "use GradientBoostingClassifier"),
-}
+_MODULES: Final = ("sklearn.", "xgboost.", "lightgbm.")
 
 
 @dataclass(frozen=True)
 class SklearnModel:
-    """A fitted classifier of two classes, or a pipeline that ends in one.
+    """A fitted classifier of two classes, a regressor in [0, 1], or a pipeline of one.
 
     Attributes:
         estimator: the whole, as it was fitted.
@@ -53,26 +58,25 @@ class SklearnModel:
         Raises:
             ConvertError: K01 or K02.
         """
-        final = _final(estimator)
+        final = final_of(estimator)
         name = type(final).__name__
-        if not type(final).__module__.startswith("sklearn."):
+        if not type(final).__module__.startswith(_MODULES):
             raise ConvertError("K01", f"it holds a {name}, not a model of scikit-learn")
-        if name in _REFUSED:
-            code, detail, cure = _REFUSED[name]
-            raise ConvertError(code, detail, cure=cure)
-        if name not in GROWERS and name not in FAMILIES:
-            known = ", ".join([*GROWERS, *FAMILIES])
-            raise ConvertError("K01", f"{name} is not known", cure=f"use one of {known}")
-        if len(getattr(final, "classes_", ())) != 2 or getattr(final, "n_outputs_", 1) != 1:
-            raise ConvertError("K01", f"{name} should be fitted, with two classes")
-        if name in GROWERS:
-            GROWERS[name](final).forest.check(int(final.n_features_in_))
+        _check_outputs(final)
+        models = models_in(final) if name in BLENDS else [final]
+        for model in map(final_of, models):
+            kind = type(model).__name__
+            if kind not in GROWERS and kind not in FAMILIES:
+                known = ", ".join([*GROWERS, *FAMILIES, *BLENDS])
+                raise ConvertError("K01", f"{kind} is not known", cure=f"use one of {known}")
+            if kind in GROWERS:
+                check_trees(model)
         _one_thread(estimator)
         versions = {library: version(library) for library in _LIBRARIES}
-        return cls(estimator, FAMILIES.get(name, "trees"), versions, digest)
+        return cls(estimator, FAMILIES.get(kind, "trees"), versions, digest)
 
     def scores(self, raw: RawMatrix, contract: InputContract) -> Scores:
-        """Probabilities of the second class, by scikit-learn itself.
+        """Probabilities of the second class, or a regressor's value, by scikit-learn itself.
 
         Args:
             raw: float64, shape (rows, features).
@@ -90,6 +94,8 @@ class SklearnModel:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # it was fitted with names, and gets an array
+                if type(final_of(self.estimator)).__name__ in REGRESSORS:
+                    return np.asarray(self.estimator.predict(table), np.float64)
                 found = self.estimator.predict_proba(table)
         except (ValueError, TypeError) as error:
             detail = " ".join(str(error).split())[:300]
@@ -98,18 +104,17 @@ class SklearnModel:
 
     def _table(self, raw: RawMatrix, contract: InputContract) -> Any:
         columns = source_columns(contract, self.estimator)
-        places = [contract.names.index(column.feature.name) for column in columns]
-        if not any(column.strings for column in columns):
-            return raw[:, places]
-        table = raw[:, places].astype(object)
-        for slot, column in enumerate(columns):
-            if column.strings:
-                # -1, a category that is not listed, reads the last cell
-                names = np.array([*column.feature.categories, "", _unlisted(column)], object)
-                values = raw[:, places[slot]]
-                gaps = np.isnan(values)
-                table[:, slot] = names[np.where(gaps, 0, values).astype(np.int64)]
-                table[gaps, slot] = np.nan
+        cells = [
+            _cells(column, raw[:, contract.names.index(column.feature.name)]) for column in columns
+        ]
+        if takes_frames(self.estimator):
+            return _frame({c.feature.name: v for c, v in zip(columns, cells, strict=True)})
+        strings = any(column.names is not None for column in columns)
+        if not strings and not takes_objects(self.estimator):
+            return np.stack(cells, axis=1)
+        table = np.empty(raw[:, : len(cells)].shape, object)
+        for slot, values in enumerate(cells):
+            table[:, slot] = values
         return table
 
     def lower(self, contract: InputContract) -> Lowered:
@@ -118,56 +123,65 @@ class SklearnModel:
         Raises:
             ConvertError: K01, K02, K06 or K07.
         """
-        columns = trace(_before(self.estimator), source_columns(contract, self.estimator))
-        final = _final(self.estimator)
-        _check_columns(final, columns)
+        columns = trace(before(self.estimator), source_columns(contract, self.estimator))
+        final = final_of(self.estimator)
+        if type(final).__name__ in BLENDS:
+            return lower_blend(final, columns, contract.names)
+        check_columns(final, columns)
         if self.family == "trees":
             return lower_trees(final, columns, contract.names)
         return lower_dense(final, columns, contract.names)
 
 
-def _unlisted(column: Any) -> str:
-    name = "?"
-    while name in column.feature.categories:
-        name += "?"
-    return name
+def _cells(column: Column, values: NDArray[np.float64]) -> NDArray[Any]:
+    """Raw values as the model was fitted on them: strings for a category."""
+    if column.names is None:
+        return values
+    names = np.empty(len(column.names), object)
+    names[:] = column.names
+    # -1, a category that is not listed, reads the last cell, a gap the one before
+    places = np.where(np.isnan(values), len(names) - 2, values).astype(np.int64)
+    return np.asarray(names[places])
 
 
-def _final(estimator: Any) -> Any:
-    while type(estimator).__name__ == "Pipeline":
-        estimator = estimator.steps[-1][1]
-    return estimator
+def _frame(cells: Mapping[str, NDArray[Any]]) -> Any:
+    try:
+        import pandas as pd  # type: ignore[import-untyped]  # it ships no types
+    except ImportError as error:
+        raise ConvertError(
+            "K06",
+            "the model picks columns by name, which it does only in pandas' data frames",
+            cure="pip install 'wherry[sklearn-frames]'",
+        ) from error
+    return pd.DataFrame(
+        {name: pd.Series(values, dtype=values.dtype) for name, values in cells.items()}
+    )
 
 
-def _before(estimator: Any) -> list[Any]:
-    found: list[Any] = []
-    while type(estimator).__name__ == "Pipeline":
-        found += [step for _, step in estimator.steps[:-1]]
-        estimator = estimator.steps[-1][1]
-    return found
+def _check_outputs(final: Any) -> None:
+    name, classes = type(final).__name__, len(getattr(final, "classes_", ()))
+    if classes > 2:
+        raise ConvertError(
+            "K01",
+            f"{name} knows {classes} classes, and a bundle has one score",
+            cure="fit it on one class against all others: label = (label == positive)",
+        )
+    if name in REGRESSORS and getattr(final, "n_outputs_", 1) == 1:
+        return
+    if not hasattr(type(final), "predict_proba"):
+        raise ConvertError(
+            "K01",
+            f"{name} gives no probability",
+            cure="fit a classifier of two classes in its place, as GradientBoostingClassifier",
+        )
+    if classes != 2 or getattr(final, "n_outputs_", 1) != 1:
+        raise ConvertError("K01", f"{name} should be fitted, with two classes and one output")
 
 
 def _one_thread(estimator: Any) -> None:
     # trees that are summed by several threads are summed in any order
     names = [name for name in estimator.get_params(deep=True) if name.split("__")[-1] == "n_jobs"]
     estimator.set_params(**dict.fromkeys(names, 1))
-
-
-def _check_columns(final: Any, columns: Columns) -> None:
-    if len(columns) != final.n_features_in_:
-        detail = f"{len(columns)} columns reach a model that takes {final.n_features_in_}"
-        raise ConvertError("K07", detail)
-    strings = [column.feature.name for column in columns if column.strings]
-    if strings:
-        raise ConvertError(
-            "K07",
-            f"{strings[0]} is a category and reaches the model as a string",
-            cure="code it with OrdinalEncoder in the pipeline",
-        )
-    gaps = [column.feature.name for column in columns if column.gaps]
-    if gaps and not final.__sklearn_tags__().input_tags.allow_nan:
-        raise ConvertError(
-            "K07",
-            f"the contract allows {gaps[0]} to be missing, and {type(final).__name__} has no answer",
-            cure="put a SimpleImputer first, or let the contract refuse it",
-        )
+    for part, _ in parts(estimator):
+        if getattr(part, "n_jobs", None) is not None:
+            part.n_jobs = 1

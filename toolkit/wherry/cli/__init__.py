@@ -32,7 +32,7 @@ class Entry:
 SECTIONS: Final[Mapping[str, Mapping[str, Entry]]] = {
     "Ship a model": {
         "build": Entry("build:build", "Make a signed bundle from a project file"),
-        "convert": Entry("convert:convert", "Turn a trained model into ONNX"),
+        "convert": Entry("convert:convert", "Turn a trained model into ONNX or TFLite"),
         "quantize": Entry("convert:quantize", "Make a model smaller, and show what it costs"),
         "check": Entry("build:check", "Compare decisions with the source model"),
         "pack": Entry("build:pack", "Put model, profile and golden vectors into a bundle"),

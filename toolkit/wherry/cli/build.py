@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from .convert import quantized_lines
 from .output import json_option, say, show, table
 
 if TYPE_CHECKING:
     from wherry.build import BuildResult
     from wherry.gate import GateReport
+    from wherry.runtimes import Run
+    from wherry.targets import BoardsRefuseError, Verdict
 
 _file = click.Path(dir_okay=False, path_type=Path)
 _folder = click.Path(file_okay=False, path_type=Path)
@@ -29,6 +32,7 @@ _pickle_option = click.option(
 )
 @click.option("--unsigned", is_flag=True, help="Sign with no key.")
 @click.option("--parts", type=_folder, help="Write the parts to this folder too, for `pack`.")
+@click.option("--report", type=_file, help="Write a page about it, instead of [out] report.")
 @_pickle_option
 @json_option
 def build(
@@ -38,13 +42,15 @@ def build(
     keys: tuple[str, ...],
     unsigned: bool,
     parts: Path | None,
+    report: Path | None,
     trust_pickle: bool,
     as_json: bool,
 ) -> None:
     """Make a signed bundle from a project file.
 
     Converts the source model, compares its decisions with the source's on raw data, and
-    packs and signs only if no budget of the project is exceeded (exit code 1 if one is).
+    packs and signs only if no budget of the project is exceeded (exit code 1 if one is;
+    the page of --report is written all the same).
 
     Example: wherry build examples/fraud_terminals/project.toml
     """
@@ -52,6 +58,10 @@ def build(
     from wherry.gate import BudgetExceededError
     from wherry.keys import load_named
     from wherry.project import load_project
+    from wherry.quantized import Tried
+    from wherry.runtimes import RuntimesDisagreeError
+    from wherry.targets import BoardsRefuseError
+    from wherry_convert.quantize import NoCandidateError
 
     loaded = load_project(project)
     named = () if unsigned else keys or tuple(filter(None, [loaded.key]))
@@ -62,12 +72,26 @@ def build(
             out=out,
             signers=signers,
             parts_folder=parts,
+            page=report,
             trust_pickle=trust_pickle,
             progress=_tell(),
         )
+    except NoCandidateError as error:
+        tried = Tried.of(error)
+        answer: dict[str, Any] = {"bundle": None, "quantized": tried.to_dict()}
+        show("wherry/build/1", answer, quantized_lines(tried), as_json=as_json)
+        raise
     except BudgetExceededError as error:
         answer = {"bundle": None, "gate": error.report.to_dict()}
         show("wherry/build/1", answer, _report_lines(error.report), as_json=as_json)
+        raise
+    except RuntimesDisagreeError as error:
+        answer = {"bundle": None, "runtimes": [run.to_dict() for run in error.runs]}
+        show("wherry/build/1", answer, _run_lines(error.runs), as_json=as_json)
+        raise
+    except BoardsRefuseError as error:
+        answer = {"bundle": None} | _refused(error)
+        show("wherry/build/1", answer, _board_lines(error.verdicts), as_json=as_json)
         raise
     if not signers:
         say("nobody signed it: no device takes it before `wherry sign`")
@@ -82,22 +106,41 @@ def build(
 def check(project: Path, *, bundle: Path | None, trust_pickle: bool, as_json: bool) -> None:
     """Compare decisions with the source model.
 
-    As `build`, but nothing is packed; exit code 1 if a budget is exceeded.
+    As `build`, but nothing is packed; exit code 1 if a budget is exceeded, or if golden
+    vectors fail under a runtime version that the bundle claims ([gates] runtimes = "all"),
+    or if a board of [target] boards cannot run it.
 
     Example: wherry check examples/fraud_terminals/project.toml
     """
     from wherry.build import check as compare
+    from wherry.build import run_claimed
     from wherry.bundle_view import look
     from wherry.gate import BudgetExceededError
+    from wherry.parts import make_parts
     from wherry.project import load_project
+    from wherry.runtimes import RuntimesDisagreeError, failures
+    from wherry.targets import BoardsRefuseError
 
     loaded = load_project(project)
     parts = look(bundle).parts if bundle else None
-    checked = compare(loaded, bundle=parts, trust_pickle=trust_pickle, progress=_tell())
+    try:
+        checked = compare(loaded, bundle=parts, trust_pickle=trust_pickle, progress=_tell())
+    except BoardsRefuseError as error:
+        lines = _board_lines(error.verdicts)
+        show("wherry/check/1", _refused(error), lines, as_json=as_json)
+        raise
     report = checked.report
-    show("wherry/check/1", report.to_dict(), _report_lines(report), as_json=as_json)
+    runs = []
+    if loaded.runtimes == "all" and not report.failures:
+        runs = run_claimed(loaded, parts or make_parts(loaded, checked), _tell())
+    answer = report.to_dict() | {"runtimes": [run.to_dict() for run in runs]}
+    answer["boards"] = [verdict.to_dict() for verdict in checked.boards]
+    lines = [*_report_lines(report), "", *_run_lines(runs), *_board_lines(checked.boards)]
+    show("wherry/check/1", answer, lines, as_json=as_json)
     if report.failures:
         raise BudgetExceededError(report)
+    if failures(runs):
+        raise RuntimesDisagreeError(runs)
 
 
 @click.command
@@ -137,6 +180,8 @@ def _build_lines(result: BuildResult) -> Iterator[str]:
     yield from _report_lines(result.report)
     yield ""
     yield from _quantized_lines(result.quantized)
+    yield from _run_lines(result.runs)
+    yield from _board_lines(result.boards)
     yield from (f"note: {note}" for note in result.notes)
     yield f"bundle  {result.path}"
     yield f"digest  {result.digest}"
@@ -145,22 +190,25 @@ def _build_lines(result: BuildResult) -> Iterator[str]:
 
 
 def _quantized_lines(quantized: Any) -> Iterable[str]:
-    if quantized is None:
-        return []
-    rows = [
-        [
-            variant.floats,
-            variant.bytes,
-            variant.difference.flips,
-            "kept" if variant == quantized.kept else "",
-        ]
-        for variant in quantized.variants
-    ]
-    return [
-        f"int8: {quantized.bytes_before:,} bytes before, {quantized.bytes_after:,} after",
-        *table(("layers in float", "bytes", "flips on reference", ""), rows),
-        "",
-    ]
+    from wherry.quantized import Tried
+
+    return [] if quantized is None else [*quantized_lines(Tried.of(quantized)), ""]
+
+
+def _run_lines(runs: Sequence[Run]) -> list[str]:
+    from wherry.runtimes import HEADS, rows
+
+    return [*table(HEADS, rows(runs)), ""] if runs else []
+
+
+def _refused(error: BoardsRefuseError) -> dict[str, Any]:
+    return {"boards": [verdict.to_dict() for verdict in error.verdicts]}
+
+
+def _board_lines(verdicts: Sequence[Verdict]) -> list[str]:
+    from wherry.targets import HEADS, rows
+
+    return [*table(HEADS, rows(verdicts)), ""] if verdicts else []
 
 
 def _report_lines(report: GateReport) -> Iterator[str]:

@@ -11,16 +11,31 @@ import click
 from .output import json_option, say, show, table
 
 if TYPE_CHECKING:
-    from wherry_convert.quantize import Quantized, Variant
+    from wherry.quantized import Tried
     from wherry_convert.to_onnx import Converted
 
+# `wherry.quantized.CHOICES`, which would load numpy for `--help`; a test holds them together
+METHODS = (
+    "search",
+    "int8",
+    "int8-signed",
+    "int16",
+    "dynamic",
+    "float16",
+    "weights-int8",
+    "weights-int4",
+)
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command()
 @click.argument("model", type=_FILE)
 @click.option(
-    "-o", "--out", type=_FILE, required=True, help="The ONNX file to write; OUT.json describes it."
+    "-o",
+    "--out",
+    type=_FILE,
+    required=True,
+    help="The ONNX file to write, or a TFLite one, OUT.tflite; OUT.json describes it.",
 )
 @click.option(
     "--input",
@@ -30,7 +45,10 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     help="TOML file with the [input] features: a project file, or one with only that.",
 )
 @click.option(
-    "--kind", type=click.Choice(["sklearn"]), default="sklearn", help="The model's framework."
+    "--kind",
+    type=click.Choice(["sklearn", "xgboost", "lightgbm", "onnx", "torch", "tflite"]),
+    default="sklearn",
+    help="The model's framework.",
 )
 @click.option("--trusted", multiple=True, help="A type that a skops file may hold; repeatable.")
 @click.option(
@@ -47,7 +65,7 @@ def convert(
     trust_pickle: bool,
     as_json: bool,
 ) -> None:
-    """Turn a trained model into ONNX.
+    """Turn a trained model into ONNX or TFLite.
 
     The graph takes the same decisions as the model on raw values in double precision, or
     the model is refused with what to change. Values that need double precision are
@@ -81,23 +99,64 @@ def convert(
     show_default=True,
     help="Flips are counted at this score.",
 )
+@click.option(
+    "--method",
+    type=click.Choice(METHODS),
+    default="search",
+    show_default=True,
+    help="One way, or a search through all.",
+)
+@click.option("--label", default="", help="Column with 0 and 1; recall in the first decile.")
+@click.option("--flips", type=click.IntRange(0), help="Budget: decisions that may change.")
+@click.option("--bytes", "size", type=click.IntRange(1), help="Budget: largest file.")
+@click.option(
+    "--distinct-share", type=click.FloatRange(0, 1), help="Budget: share of distinct scores left."
+)
+@click.option("--metric-drop", type=float, help="Budget: drop of the recall; with --label.")
+@click.option(
+    "--latency-ratio",
+    type=click.FloatRange(0),
+    help="Budget: time for one row in times of the float model's, measured here.",
+)
 @json_option
 def quantize(
-    model: Path, out: Path, data: Path, rows: int, threshold: float, *, as_json: bool
+    model: Path,
+    out: Path,
+    data: Path,
+    *,
+    rows: int,
+    threshold: float,
+    method: str,
+    label: str,
+    as_json: bool,
+    size: int | None,
+    **budgets: Any,
 ) -> None:
     """Make a model smaller, and show what it costs.
 
-    Static int8 for neural nets that `wherry convert` wrote. Variants leave the first or
-    the last layer in float; the one with the fewest flipped decisions is kept, and of
-    several the smallest.
+    For neural nets that `wherry convert` wrote. Every candidate is run on the rows; the
+    table shows each one's price and why it was not kept. With --flips the smallest file
+    that keeps all budgets is kept, without it the one with the fewest flipped decisions.
+    Exit code 1 if none keeps the budgets.
 
-    Example: wherry quantize model.onnx -o small.onnx --data train.parquet --threshold 0.2
+    Example: wherry quantize model.onnx -o small.onnx --data train.parquet --flips 5
     """
-    from wherry.conversion import quantize_file
+    from wherry.conversion import Wanted, quantize_file
+    from wherry.quantized import Tried
+    from wherry_convert.quantize import Budgets, NoCandidateError
 
-    done = quantize_file(model, data, out, rows=rows, threshold=threshold)
+    if budgets["metric_drop"] is not None and not label:
+        raise click.UsageError("--metric-drop needs --label")
+    wanted = Wanted(method, Budgets(bytes=size, **budgets), rows, threshold, label)
+    try:
+        done = quantize_file(model, data, out, wanted, lambda words: say(f"  {words}"))
+    except NoCandidateError as error:
+        tried = Tried.of(error)
+        show("wherry/quantize/1", tried.to_dict(), quantized_lines(tried), as_json=as_json)
+        raise
     say(f"wrote {out} and {out.name}.json")
-    show("wherry/quantize/1", _costs(done), _quantized_lines(done), as_json=as_json)
+    tried = Tried.of(done)
+    show("wherry/quantize/1", tried.to_dict(), quantized_lines(tried), as_json=as_json)
 
 
 def _facts(done: Converted) -> dict[str, Any]:
@@ -114,45 +173,16 @@ def _converted_lines(done: Converted) -> Iterator[str]:
     opsets = ", ".join(f"{name or 'ai.onnx'} {n}" for name, n in sorted(done.needs.opsets.items()))
     yield f"family     {done.family}"
     yield f"bytes      {len(done.model):,}"
-    yield f"runtime    {done.needs.kind} {done.needs.version}, IR {done.needs.ir}, {opsets}"
+    file = "schema" if done.needs.kind == "tflite" else "IR"
+    yield f"runtime    {done.needs.words}, {file} {done.needs.ir}, {opsets}"
     yield f"operators  {', '.join(done.needs.operators)}"
     yield f"encoder    {len(done.encoder.steps)} steps"
     for note in done.notes:
         yield f"note       {note}"
 
 
-def _variant(variant: Variant, *, kept: bool) -> dict[str, Any]:
-    return {
-        "floats": variant.floats,
-        "bytes": variant.bytes,
-        "flips": variant.difference.flips,
-        "largest_difference": variant.difference.largest,
-        "distinct_scores": variant.difference.distinct_found,
-        "kept": kept,
-    }
+def quantized_lines(tried: Tried) -> list[str]:
+    """What was tried, as a table with remarks."""
+    from wherry.quantized import HEADS
 
-
-def _costs(done: Quantized) -> dict[str, Any]:
-    return {
-        "bytes_before": done.bytes_before,
-        "bytes_after": done.bytes_after,
-        "rows": done.kept.difference.rows,
-        "variants": [_variant(item, kept=item is done.kept) for item in done.variants],
-    }
-
-
-def _quantized_lines(done: Quantized) -> list[str]:
-    heads = ("in float", "bytes", "flips", "largest", "distinct", "")
-    rows = [
-        (
-            item.floats,
-            f"{item.bytes:,}",
-            item.difference.flips,
-            f"{item.difference.largest:.3g}",
-            f"{item.difference.distinct_found:,}",
-            "kept" if item is done.kept else "",
-        )
-        for item in done.variants
-    ]
-    before = f"float model: {done.bytes_before:,} bytes, {done.kept.difference.distinct_reference:,} distinct scores"
-    return [f"{before}; {done.kept.difference.rows:,} rows", *table(heads, rows)]
+    return [*table(HEADS, tried.rows()), *tried.remarks()]

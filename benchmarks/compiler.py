@@ -1,0 +1,338 @@
+"""Wherry's compiler beside the plain tools, on one net and three forests.
+
+    pip install onnxmltools onnx_ir sympy ai-edge-quantizer lightgbm xgboost
+    python benchmarks/compiler.py
+
+Nets: the same float graph, the same calibration rows, all quantized files judged on 60,000
+other rows. Forests: source model against converted file, on rows as they come, with values
+missing, and one float step beside thresholds. Flips are decisions that differ from the
+source model's at the threshold that flags 1 % of rows. A peer that is not installed, or
+fails, has a row that says so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnxruntime
+from common import print_machine
+from common.bed import Bed, bare_net, make_bed
+from common.forests import Forests, forests
+from common.peers import NET_PEERS, TREE_PEERS, version_of
+
+from wherry.cli.output import table
+from wherry_convert.parity import between_scores, compare, row_classes
+from wherry_convert.quantize import METHODS, Budgets, quantize
+from wherry_convert.scoring import Scored
+from wherry_convert.sources import SourceModel, load_source
+from wherry_convert.to_onnx import Converted, convert
+
+CACHE: Final = Path(__file__).resolve().parents[1] / ".cache" / "benchmarks"
+CALIBRATION: Final = 512
+ROUNDS: Final = 15
+ONE_BY_ONE: Final = 60
+FLIPS: Final = 5
+SMALLER: Final = 2.9
+ALERTS: Final = 0.01
+NET_HEADS: Final = (
+    "net 30-256-256-64-1", "bytes", "smaller", "seconds", "flips", "largest", "distinct",
+    "recall", "one row", "twice the same",
+)  # fmt: skip
+TREE_HEADS: Final = (
+    "forest", "bytes", "seconds", "flips", "missing", "thresholds", "largest", "three the same",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Net:
+    """The float net, and the rows that judge.
+
+    Attributes:
+        converted: Wherry's float graph, which every peer is given.
+        calibration: float32, shape (512, 30).
+        train: float32, all rows that Wherry's search may use.
+        test: float32, the rows that judge.
+        labels: of the rows that judge.
+        reference: the source model's scores of them.
+        threshold: flags 1 % of them.
+    """
+
+    converted: Converted
+    calibration: Any
+    train: Any
+    test: Any
+    labels: Any
+    reference: Any
+    threshold: float
+
+
+def load_net(path: Path, bed: Bed) -> tuple[SourceModel, Net]:
+    """Read it; convert it."""
+    source = load_source("sklearn", path)
+    converted = convert(source, bed.contract)
+    reference = source.scores(bed.test, bed.contract)
+    edge = float(np.quantile(reference, 1 - ALERTS))
+    train = converted.encoder.encode(bed.train)
+    few = np.linspace(0, len(train) - 1, CALIBRATION).astype(np.int64)
+    return source, Net(
+        converted,
+        train[few],
+        train,
+        converted.encoder.encode(bed.test),
+        bed.test_labels,
+        reference,
+        between_scores(reference, edge),
+    )
+
+
+def wherry_net(net: Net, **budgets: Any) -> bytes:
+    """The search, on the training rows."""
+    done = quantize(
+        net.converted,
+        net.train,
+        threshold=net.threshold,
+        methods=tuple(METHODS),
+        budgets=Budgets(flips=FLIPS, bytes=int(len(net.converted.model) / SMALLER), **budgets),
+    )
+    print(f"  kept: {done.kept.method}, in float: {done.kept.floats}", file=sys.stderr)
+    return done.converted.model
+
+
+def session_of(model: bytes) -> Callable[[Any], Any]:
+    """Scores of float32 rows by one thread of onnxruntime."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    name, output = session.get_inputs()[0].name, session.get_outputs()[-1].name
+    return lambda rows: np.asarray(session.run([output], {name: rows})[0], np.float64)
+
+
+def tflite_of(model: bytes) -> Callable[[Any], Any]:
+    """Likewise by LiteRT, row by row."""
+    from wherry_convert.tflite_scoring import TfliteRunner
+
+    runner = TfliteRunner(model, 1, _tflite_output(model))
+    return runner.run
+
+
+def _tflite_output(model: bytes) -> str:
+    from ai_edge_litert.interpreter import Interpreter
+
+    return str(Interpreter(model_content=model).get_output_details()[0]["name"])
+
+
+def ratio(one: Callable[[Any], Any], other: Callable[[Any], Any], rows: Any) -> float:
+    """Time of single rows, in turns; the median of the rounds' own ratios."""
+    found = []
+    for turn in range(ROUNDS):
+        spent: dict[int, float] = {}
+        for place, entry in enumerate((one, other) if turn % 2 else (other, one)):
+            began = time.perf_counter()
+            for row in range(len(rows)):
+                entry(rows[row : row + 1])
+            spent[place if turn % 2 else 1 - place] = time.perf_counter() - began
+        found.append(spent[0] / spent[1])
+    return statistics.median(found[1:])
+
+
+def recall(labels: Any, scores: Any) -> float:
+    """In the first decile."""
+    top = np.argsort(-scores, kind="stable")[: len(scores) // 10]
+    return float(labels[top].sum() / labels.sum())
+
+
+def net_row(name: str, net: Net, make: Callable[[], bytes], base: bytes) -> list[str]:
+    """One contestant, made twice."""
+    try:
+        began = time.perf_counter()
+        model = make()
+        taken = time.perf_counter() - began
+        same = "yes" if make() == model else "no"
+        tflite = model[4:8] == b"TFL3"
+        run, plain = ((tflite_of if tflite else session_of)(file) for file in (model, base))
+        scores = run(net.test).reshape(-1)
+    except Exception as error:  # noqa: BLE001 - a peer's failure is a result
+        return [name, *[""] * 7, "", f"{type(error).__name__}: {error}"[:60]]
+    found = compare(net.reference, scores, net.threshold)
+    return [
+        name,
+        f"{len(model):,}",
+        f"{len(base) / len(model):.2f}",
+        f"{taken:.1f}",
+        str(found.flips),
+        f"{found.largest:.3f}",
+        f"{found.distinct_found:,}",
+        f"{recall(net.labels, scores):.4f}",
+        f"{ratio(run, plain, net.test[:ONE_BY_ONE]):.2f}",
+        same,
+    ]
+
+
+def nets(bed: Bed) -> list[list[str]]:
+    """The table of nets."""
+    path, bed = bare_net(bed, CACHE)
+    source, net = load_net(path, bed)
+    base = net.converted.model
+    rows = [net_row("ONNX: float32, by Wherry", net, lambda: base, base)]
+    made = {
+        "ONNX: Wherry, 5 flips, 2.9 times smaller": lambda: wherry_net(net),
+    }
+    for name, make in made.items():
+        rows.append(net_row(name, net, make, base))
+    given = flat_biases(base)
+    rows += [
+        net_row(
+            f"ONNX: {peer.name}", net, lambda peer=peer: peer.make(given, net.calibration), base
+        )
+        for peer in NET_PEERS
+        if not peer.tflite
+    ]
+    return rows + tflite_rows(source, bed, net)
+
+
+def flat_biases(model: bytes) -> bytes:
+    """The graph with biases of shape (n,) in place of (1, n): the peers fail on those of skl2onnx.
+
+    Their preprocessing makes Gemm of MatMul and Add, and their static quantization takes the
+    bias of a Gemm for a list of numbers: an error by channel, wrong scores without.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    proto = onnx.load_model_from_string(model)
+    added = {name for node in proto.graph.node if node.op_type == "Add" for name in node.input}
+    for tensor in proto.graph.initializer:
+        if tensor.name in added:
+            flat = numpy_helper.to_array(tensor).reshape(-1)
+            tensor.CopyFrom(numpy_helper.from_array(flat, tensor.name))
+    return bytes(proto.SerializeToString())
+
+
+def tflite_rows(source: SourceModel, bed: Bed, net: Net) -> list[list[str]]:
+    """The same net as a TFLite file of Wherry's, which the peers quantize."""
+    from wherry_convert.tflite_convert import convert_tflite
+
+    base = convert_tflite(source, bed.contract)
+    same = replace(net, test=base.encoder.encode(bed.test))
+    few = np.linspace(0, len(bed.train) - 1, CALIBRATION).astype(np.int64)
+    calibration = base.encoder.encode(bed.train[few])
+    rows = [net_row("TFLite: float32, by Wherry", same, lambda: base.model, base.model)]
+    for peer in NET_PEERS:
+        if peer.tflite:
+            make = lambda peer=peer: peer.make(base.model, calibration)  # noqa: E731 - one call
+            rows.append(net_row(f"TFLite: {peer.name}", same, make, base.model))
+    return rows
+
+
+def tree_rows(bed: Bed, made: Forests) -> list[list[str]]:
+    """The table of forests."""
+    rows = []
+    for forest in made:
+        source = load_source(forest.kind, forest.path)
+        reference = source.scores(bed.test, bed.contract)
+        threshold = between_scores(reference, float(np.quantile(reference, 1 - ALERTS)))
+        converted = convert(source, bed.contract)
+        sample = bed.test[:: max(1, len(bed.test) // 20_000)]
+        classes = row_classes(sample, bed.contract, cuts=converted.cuts)
+        expected = {name: source.scores(raw, bed.contract) for name, raw in classes.items()}
+
+        def ours(forest: Any = forest) -> bytes:
+            return convert(load_source(forest.kind, forest.path), bed.contract).model
+
+        def score(converted: Converted = converted) -> Callable[[bytes], Callable[[Any], Any]]:
+            return lambda _: (
+                Scored(
+                    converted.model,
+                    converted.needs,
+                    converted.encoder,
+                    converted.tensor,
+                    converted.column,
+                ).scores
+            )
+
+        judged = (classes, expected, threshold)
+        rows.append(tree_row(f"{forest.name}: Wherry", ours, score(), judged))
+        rows += [
+            tree_row(
+                f"{forest.name}: {peer.name}",
+                lambda p=peer, f=forest: p.make(f.model, None),
+                _positive,
+                judged,
+            )
+            for peer in TREE_PEERS
+            if forest.kind in peer.kinds
+        ]
+    return rows
+
+
+def _positive(model: bytes) -> Callable[[Any], Any]:
+    run = session_of(model)
+    return lambda raw: run(raw.astype(np.float32))[:, 1]
+
+
+def tree_row(
+    name: str,
+    make: Callable[[], bytes],
+    scorer: Callable[[bytes], Callable[[Any], Any]],
+    judged: tuple[Mapping[str, Any], Mapping[str, Any], float],
+) -> list[str]:
+    """One contestant, made three times."""
+    classes, expected, threshold = judged
+    try:
+        began = time.perf_counter()
+        model = make()
+        taken = time.perf_counter() - began
+        hashes = {hashlib.sha256(item).hexdigest() for item in (model, make(), make())}
+        run = scorer(model)
+        found = {
+            kind: compare(expected[kind], run(raw), threshold) for kind, raw in classes.items()
+        }
+    except Exception as error:  # noqa: BLE001 - a peer's failure is a result
+        return [name, *[""] * 6, f"{type(error).__name__}: {error}"[:60]]
+    missing = [item.flips for kind, item in found.items() if kind.startswith("missing")]
+    near = found.get("near a threshold")
+    return [
+        name,
+        f"{len(model):,}",
+        f"{taken:.1f}",
+        str(found["clean"].flips),
+        str(sum(missing)),
+        str(near.flips) if near else "",
+        f"{max(item.largest for item in found.values()):.2g}",
+        "yes" if len(hashes) == 1 else f"no, {len(hashes)}",
+    ]
+
+
+def main() -> None:
+    """Print both tables."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
+    print_machine("onnxruntime", "onnx", "scikit-learn", "skl2onnx")
+    libraries = {peer.library for peer in (*NET_PEERS, *TREE_PEERS)} | {"lightgbm", "xgboost"}
+    print(" ".join(version_of(library) for library in sorted(libraries)))
+    bed = make_bed()
+    print(f"{len(bed.test):,} rows judge, 512 calibrate\n")
+    for line in table(NET_HEADS, nets(bed)):
+        print(line)
+    print("\nsmaller: than the float file of the same format; one row: time, float file = 1\n")
+    with tempfile.TemporaryDirectory() as folder:
+        for line in table(TREE_HEADS, tree_rows(bed, forests(bed, Path(folder)))):
+            print(line)
+
+
+if __name__ == "__main__":
+    main()

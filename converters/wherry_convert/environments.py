@@ -1,0 +1,126 @@
+"""Heavy frameworks live in environments of their own, and only programs of ours run there.
+
+An environment is a venv under the user's cache folder, made by `wherry doctor --install`.
+Its pins are stated here; a program that runs in it gets files and gives files, in a
+process that may be killed.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from wherry_contract.errors import ConvertError
+
+FOLDER_VARIABLE: Final = "WHERRY_ENVIRONMENTS"
+TIMEOUT_SECONDS: Final = 600.0
+MARK: Final = "wherry-complete"  # written last, so that half an environment is none
+_LEAST_PIPE: Final = 2000  # characters of what it said that an error keeps
+
+
+@dataclass(frozen=True)
+class Environment:
+    """An environment that can be made.
+
+    Attributes:
+        name: as `wherry doctor --install` takes it.
+        packages: pins that were tested together.
+        index: a further package index; "" for none.
+        probe: Python that fails if the environment does not work.
+        megabytes: about how much disk it takes.
+    """
+
+    name: str
+    packages: tuple[str, ...]
+    index: str
+    probe: str
+    megabytes: int
+
+
+ENVIRONMENTS: Final[Mapping[str, Environment]] = {
+    "torch": Environment(
+        "torch",
+        (
+            "torch==2.13.0",
+            "numpy>=2,<3",
+            "onnx>=1.19,<2",
+            "onnxscript>=0.7,<0.8",
+            "protobuf>=4.25,<7",
+        ),
+        # PyPI's wheels for Linux bring two gigabytes of GPU libraries
+        "https://download.pytorch.org/whl/cpu",
+        "import onnx, onnxscript, torch; torch.ones(2).sum().item()",
+        1100,
+    ),
+}
+
+
+def home() -> Path:
+    """Where environments are."""
+    own = os.environ.get(FOLDER_VARIABLE)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(own) if own else cache / "wherry" / "environments"
+
+
+def folder_of(name: str) -> Path:
+    """Where an environment is, or would be; its pins are part of the name."""
+    return home() / f"{name}-{ENVIRONMENTS[name].packages[0].partition('==')[2]}"
+
+
+def python_of(name: str) -> Path:
+    """The interpreter of an environment.
+
+    Raises:
+        ConvertError: K06, it has not been made.
+    """
+    folder = folder_of(name)
+    if not (folder / MARK).exists():
+        detail = f"{name} runs in an environment of its own, and there is none at {folder}"
+        raise ConvertError("K06", detail, cure=f"run: wherry doctor --install {name}")
+    return folder / "bin" / "python"
+
+
+def run_in(
+    name: str,
+    program: Path,
+    arguments: Sequence[str],
+    *,
+    timeout_seconds: float = TIMEOUT_SECONDS,
+    settings: Mapping[str, str] | None = None,
+) -> str:
+    """Run a program of ours in an environment, with nothing of the caller's environment but paths.
+
+    Args:
+        name: of the environment.
+        program: a file of Python.
+        arguments: its arguments.
+        timeout_seconds: it is killed then.
+        settings: further environment variables.
+
+    Returns:
+        What it printed.
+
+    Raises:
+        ConvertError: K06 the environment is missing, K04 the program failed; the last line
+            that it wrote to standard error is the detail.
+    """
+    kept = {key: os.environ[key] for key in ("PATH", "HOME", "TMPDIR", "LANG") if key in os.environ}
+    try:
+        done = subprocess.run(
+            [str(python_of(name)), "-I", str(program), *arguments],
+            env=kept | dict(settings or {}),
+            capture_output=True,
+            text=True,
+            timeout=timeout_seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ConvertError("K04", f"{name} took more than {timeout_seconds:.0f} s") from error
+    if done.returncode:
+        lines = done.stderr.strip()[-_LEAST_PIPE:].splitlines() or [f"exit {done.returncode}"]
+        raise ConvertError("K04", f"{name}: {lines[-1]}"[:300])
+    return done.stdout

@@ -1,0 +1,347 @@
+"""ONNX files from elsewhere: looked into, held against what a board takes, and kept as they are.
+
+The source model is the file itself, run by onnxruntime on float32 rows. It must take one
+float32 tensor (rows, features) and give probabilities of two classes; what else is asked
+for is refused with what to export instead.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wherry_contract.encoder import Encoder, Tensor
+from wherry_contract.errors import ConvertError
+from wherry_contract.features import InputContract, RawMatrix
+from wherry_contract.wire import sha256_digest
+from wherry_convert.graph import parse, seal
+
+from .base import Lowered, Network, Scores
+
+# what onnxruntime 1.27 loads, the oldest that a bundle allows
+CEILINGS: Final = {"": 26, "ai.onnx": 26, "ai.onnx.ml": 5}
+IR_CEILING: Final = 13
+_LIBRARIES: Final = ("onnx", "onnxruntime", "numpy")
+_TREES: Final = ("TreeEnsembleClassifier", "TreeEnsembleRegressor")
+_PRODUCTS: Final = ("MatMul", "Gemm", "Conv", "LSTM", "GRU", "RNN")
+_FILLS_GAPS: Final = ("Imputer", "IsNaN", *_TREES)
+_ONE_TENSOR: Final = "export it with one float32 input of shape (rows, features)"
+
+
+@dataclass(frozen=True)
+class OnnxModel:
+    """A file that gives probabilities of two classes.
+
+    Attributes:
+        file: its bytes, which score.
+        sealed: the same graph, written canonically.
+        output: name of the file's output that holds probabilities.
+        column: the column of the positive class; -1 if there is just the one.
+        features: columns that the input takes; 0 if the file does not say.
+        operators: types of its nodes.
+        cuts: thresholds of trees on raw columns, by place.
+        family: ``trees``, ``neural`` or ``linear``.
+        digest: ``sha256:...`` of the file.
+        versions: of the libraries that read it.
+    """
+
+    file: bytes
+    sealed: bytes
+    output: str
+    column: int
+    features: int
+    operators: frozenset[str]
+    cuts: Mapping[int, NDArray[np.float64]]
+    family: str
+    digest: str
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def scores(self, raw: RawMatrix, contract: InputContract) -> Scores:
+        """Probabilities of the positive class, by the file itself under onnxruntime.
+
+        Args:
+            raw: float64, shape (rows, features).
+            contract: says which columns are categories; one is its place in their list.
+
+        Returns:
+            float64, shape (rows,).
+
+        Raises:
+            ConvertError: K04 onnxruntime cannot run it, K07 the model does not take these
+                rows, K01 what it gives are no probabilities.
+        """
+        self.check(contract)
+        if not len(raw):
+            return np.empty(0)
+        table = _run(self.file, self.output, Encoder(contract, ()).encode(raw))
+        found = table[:, max(0, self.column)]
+        refuse_other_than_probabilities(found, f"its output {self.output}")
+        return found
+
+    def lower(self, contract: InputContract) -> Lowered:
+        """The neutral form: the graph as it is.
+
+        Raises:
+            ConvertError: K07, the contract does not fit.
+        """
+        self.check(contract)
+        cuts = {contract.names[place]: edges for place, edges in self.cuts.items()}
+        notes = ("the graph is the file's own; names and what no score needs are left out",)
+        return Lowered((), Network(self.sealed, "score", self.column), cuts, notes)
+
+    def check(self, contract: InputContract) -> None:
+        """Refuse a contract that does not fit.
+
+        Raises:
+            ConvertError: K07.
+        """
+        names = contract.names
+        if self.features and self.features != len(names):
+            detail = f"the file takes {self.features} columns, the contract has {len(names)}"
+            raise ConvertError("K07", detail)
+        gaps = [item.name for item in contract.features if item.missing == "allow"]
+        if gaps and not self.operators & set(_FILLS_GAPS):
+            raise ConvertError(
+                "K07",
+                f"the contract allows {gaps[0]} to be missing, and the graph has no answer",
+                cure="let the contract refuse it, or put an Imputer into the graph",
+            )
+
+
+def refuse_other_than_probabilities(found: Scores, what: str) -> None:
+    """Refuse logits and the like.
+
+    Args:
+        found: float64, shape (rows,).
+        what: where they come from, in words.
+
+    Raises:
+        ConvertError: K01.
+    """
+    known = found[np.isfinite(found)]
+    if len(known) and (known.min() < -1e-6 or known.max() > 1 + 1e-6):
+        raise ConvertError(
+            "K01",
+            f"{what} goes from {known.min():.4g} to {known.max():.4g}",
+            cure="end the graph with a Sigmoid or a Softmax, so that it gives probabilities",
+        )
+
+
+def load(data: bytes, trusted: tuple[str, ...], *, trust_pickle: bool) -> OnnxModel:
+    """Read an ONNX file.
+
+    Args:
+        data: the file.
+        trusted: not used: nothing in a graph runs but operators.
+        trust_pickle: likewise.
+
+    Raises:
+        ConvertError: K01 operators, inputs or outputs that no bundle may hold, K02 a part
+            would change decisions, K04 unreadable, K06 a library is missing.
+    """
+    del trusted, trust_pickle
+    try:
+        import onnx  # noqa: F401 - asked for by name, so that its absence has its own error
+    except ImportError as error:
+        raise ConvertError("K06", "pip install 'wherry[host]'") from error
+    model = parse(data)
+    _check_parts(model)
+    _check_versions(model)
+    entry, features, fixed = _one_input(model.graph)
+    output, tensor = _score_output(model.graph)
+    opened = type(model).FromString(data)
+    _open_batch(opened, output, tensor)
+    runs = bytes(opened.SerializeToString()) if fixed else data
+    sealed = _sealed(opened, tensor)
+    operators = frozenset(node.op_type for node in parse(sealed).graph.node)
+    return OnnxModel(
+        file=runs,
+        sealed=sealed,
+        output=tensor if fixed else output,
+        column=_positive_column(sealed, output, features),
+        features=features,
+        operators=operators,
+        cuts=_cuts(model.graph, entry),
+        family=_family(operators),
+        digest=sha256_digest(data),
+        versions={library: version(library) for library in _LIBRARIES},
+    )
+
+
+def _sealed(model: Any, tensor: str) -> bytes:
+    try:
+        return seal(model, tensor)
+    except (IndexError, KeyError, ValueError) as error:
+        detail = f"its nodes name tensors or versions that are not there: {error}"
+        raise ConvertError("K04", detail[:300]) from error
+
+
+def _check_parts(model: Any) -> None:
+    from onnx import TensorProto
+
+    graph = model.graph
+    if any(tensor.data_location == TensorProto.EXTERNAL for tensor in graph.initializer):
+        raise ConvertError(
+            "K04",
+            "its weights lie in another file",
+            cure="save it with onnx.save_model(model, path, save_as_external_data=False)",
+        )
+    if len(graph.sparse_initializer):
+        raise ConvertError("K01", "it holds sparse weights", cure="save them as dense ones")
+
+
+def _check_versions(model: Any) -> None:
+    for item in model.opset_import:
+        most = CEILINGS.get(item.domain)
+        if most is not None and item.version > most:
+            name = item.domain or "ai.onnx"
+            raise ConvertError(
+                "K01",
+                f"it wants operator set {name} {item.version}; boards take up to {most}",
+                cure=f"export it with operator set {most} or lower",
+            )
+    if model.ir_version > IR_CEILING:
+        detail = f"it has IR version {model.ir_version}; boards take up to {IR_CEILING}"
+        raise ConvertError("K01", detail, cure="export it with an older onnx")
+
+
+def _one_input(graph: Any) -> tuple[str, int, bool]:
+    """Name, columns (0 if it does not say), and whether the number of rows is fixed."""
+    from onnx import TensorProto
+
+    constants = {tensor.name for tensor in graph.initializer}
+    inputs = [item for item in graph.input if item.name not in constants]
+    if len(inputs) != 1:
+        listed = ", ".join(item.name for item in inputs[:6]) or "none"
+        detail = f"it has {len(inputs)} inputs: {listed}"
+        raise ConvertError("K01", detail, cure=_ONE_TENSOR)
+    kind, name = inputs[0].type.tensor_type, inputs[0].name
+    if kind.elem_type == TensorProto.DOUBLE:
+        detail = f"its input {name} is float64, and a graph is given float32"
+        raise ConvertError("K02", detail, cure=_ONE_TENSOR)
+    if kind.elem_type != TensorProto.FLOAT:
+        known = {number: word for word, number in TensorProto.DataType.items()}
+        word = known.get(kind.elem_type, f"type {kind.elem_type}")
+        detail = f"its input {name} holds {word}"
+        cure = f"{_ONE_TENSOR}; a category is given as its place in the contract's list"
+        raise ConvertError("K01", detail, cure=cure)
+    dims = [item.dim_value for item in kind.shape.dim]
+    if len(dims) != 2:
+        shape = ", ".join(str(size) if size > 0 else "?" for size in dims)
+        detail = f"its input {name} has shape ({shape}), and a row is a list of named values"
+        raise ConvertError("K01", detail, cure=_ONE_TENSOR)
+    return str(name), max(0, int(dims[1])), dims[0] > 0
+
+
+def _score_output(graph: Any) -> tuple[str, str]:
+    """The output with probabilities, and the tensor behind it."""
+    from onnx import TensorProto
+
+    producers = {name: node for node in graph.node for name in node.output}
+    found = []
+    for item in graph.output:
+        node = producers.get(item.name)
+        if node is not None and node.op_type == "ZipMap":
+            found.append((str(item.name), str(node.input[0])))
+        elif item.type.tensor_type.elem_type in {TensorProto.FLOAT, TensorProto.DOUBLE}:
+            found.append((str(item.name), str(item.name)))
+    if len(found) != 1:
+        listed = ", ".join(name for name, _ in found) or "none"
+        raise ConvertError(
+            "K01",
+            f"it has {len(found)} outputs of numbers: {listed}",
+            cure="export it with one output, the probabilities",
+        )
+    return found[0]
+
+
+def _open_batch(model: Any, output: str, tensor: str) -> None:
+    """Let the first axis be any number of rows; name the tensor behind a ZipMap as the output."""
+    from onnx import TensorProto, helper
+
+    graph = model.graph
+    constants = {item.name for item in graph.initializer}
+    inputs = [item for item in graph.input if item.name not in constants]
+    kept = [type(item).FromString(item.SerializeToString()) for item in inputs]
+    del graph.input[:]
+    graph.input.extend(kept)
+    if output != tensor:
+        graph.output.append(helper.make_tensor_value_info(tensor, TensorProto.FLOAT, ["rows", 2]))
+    for item in (*graph.input, *graph.output):
+        if len(item.type.tensor_type.shape.dim):
+            item.type.tensor_type.shape.dim[0].dim_param = "rows"
+
+
+def _family(operators: frozenset[str]) -> str:
+    if operators & set(_TREES):
+        return "trees"
+    relu_like = operators - {"Cast", "Identity", "Add", "Mul", "Sub", "Div"}
+    products = operators & set(_PRODUCTS)
+    # one product and a link is a line; anything between makes it a net
+    return "neural" if products and len(relu_like) > 2 else "linear"
+
+
+def _cuts(graph: Any, entry: str) -> dict[int, NDArray[np.float64]]:
+    found: dict[int, list[float]] = {}
+    for node in graph.node:
+        if node.op_type in _TREES and node.input[0] == entry:
+            values = {item.name: item for item in node.attribute}
+            for mode, place, cut in zip(
+                values["nodes_modes"].strings,
+                values["nodes_featureids"].ints,
+                values["nodes_values"].floats,
+                strict=True,
+            ):
+                if mode != b"LEAF":
+                    found.setdefault(int(place), []).append(float(cut))
+    return {place: np.unique(np.array(cuts)) for place, cuts in sorted(found.items())}
+
+
+def _positive_column(sealed: bytes, output: str, features: int) -> int:
+    """The column of the positive class, found by running a few rows; -1 if it is the only one."""
+    rows = np.random.default_rng(0).normal(size=(3, max(1, features))).astype(np.float32)
+    together = _run(sealed, "score", rows)
+    width = together.size // len(rows)
+    if width > 2:
+        raise ConvertError(
+            "K01",
+            f"its output {output} has {width} columns, and a decision is between two classes",
+            cure="export it with the probability of one class",
+        )
+    alone = np.concatenate([_run(sealed, "score", rows[place : place + 1]) for place in range(3)])
+    if alone.shape != together.shape or not np.allclose(
+        together, alone, rtol=0, atol=1e-5, equal_nan=True
+    ):
+        raise ConvertError(
+            "K02",
+            "a row's score depends on the rows beside it",
+            cure="export it in inference mode, with a first axis of any length",
+        )
+    return 1 if width == 2 else -1
+
+
+def _run(model: bytes, output: str, rows: Tensor) -> Scores:
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        (found,) = session.run([output], {session.get_inputs()[0].name: rows})
+    except Exception as error:  # its exceptions share no base class but this
+        detail = f"onnxruntime cannot run it on {len(rows)} rows: {error}"
+        raise ConvertError(
+            "K04",
+            " ".join(detail.split())[:300],
+            cure="export it again, with a first axis of any length",
+        ) from error
+    if isinstance(found, list):  # of a ZipMap: a dictionary for each row, classes in order
+        found = np.array([list(row.values()) for row in found])
+    return np.asarray(found, np.float64).reshape(len(found), -1)

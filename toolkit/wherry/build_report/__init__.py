@@ -1,0 +1,1 @@
+"""A build's report: one HTML file that needs nothing else."""

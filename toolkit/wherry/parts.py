@@ -1,0 +1,100 @@
+"""The parts of a bundle, from what was checked: manifest, model, profile, golden vectors, card."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Final
+
+from wherry_contract.bundle import CARD_FILE, Parts
+from wherry_contract.manifest import Manifest, Output
+from wherry_contract.profile import build_profile
+
+from . import __version__
+from .card import model_card
+from .pack import check_graph
+from .project import Project
+from .runtimes import claimed
+from .vectors import choose_vectors
+
+if TYPE_CHECKING:
+    from .build import Checked
+
+_LIBRARIES: Final = {
+    "onnxruntime": ("onnx", "onnxruntime", "numpy", "protobuf"),
+    "tflite": ("ai-edge-litert", "flatbuffers", "numpy", "tflite"),
+}
+
+
+def make_parts(project: Project, checked: Checked) -> Parts:
+    """The parts of the bundle, from what was checked.
+
+    Raises:
+        ProbeError: P01, the runtime here does not repeat its own scores.
+        SetupError: H10, no row can be a golden vector.
+    """
+    scorer, threshold = checked.scorer.scores, checked.report.threshold
+    manifest = _manifest(project, checked)
+    reference = checked.reference.raw
+    rows = {"reference": len(checked.reference), "check": len(checked.check)}
+    parts = Parts(
+        manifest=manifest,
+        model=checked.converted.model,
+        profile=build_profile(project.input, reference, scorer(reference), threshold),
+        golden=choose_vectors(
+            checked.classes, scorer, project.input, threshold=threshold, settings=project.golden
+        ),
+        documents={CARD_FILE: model_card(manifest, project.card, checked.report, rows=rows)},
+    )
+    check_graph(parts)
+    return parts
+
+
+def _manifest(project: Project, checked: Checked) -> Manifest:
+    converted = checked.converted
+    return Manifest(
+        name=project.name,
+        version=project.version,
+        family=project.family,
+        runtime=converted.needs,
+        board=project.board,
+        input=project.input,
+        encoder=converted.encoder,
+        output=Output(
+            tensor=converted.tensor,
+            column=converted.column,
+            threshold=checked.report.threshold,
+            positive=project.threshold.positive,
+        ),
+        soak=project.soak,
+        fallback=project.fallback,
+        provenance=_provenance(project, checked),
+    )
+
+
+def _provenance(project: Project, checked: Checked) -> dict[str, Any]:
+    """Digests, versions and measured figures; no date and no path, so that it can be made again."""
+    report = checked.report
+    libraries = _LIBRARIES[checked.converted.needs.kind]
+    tools = {name: version(name) for name in libraries} | dict(checked.source.versions)
+    return {
+        "source": {"kind": project.source.kind, "digest": checked.source.digest},
+        "data": {
+            "reference": {"digest": checked.reference.digest, "rows": len(checked.reference)},
+            "check": {"digest": checked.check.digest, "rows": len(checked.check)},
+        },
+        "tools": tools | {"wherry": __version__},
+        "notes": list(checked.converted.notes),
+        "measured": {
+            "flips": report.flips,
+            "edge_flips": report.edge_flips,
+            "metrics": {name: found.to_dict() for name, found in report.metrics.items()},
+        }
+        | _versions(project, checked),
+    }
+
+
+def _versions(project: Project, checked: Checked) -> dict[str, Any]:
+    """Under what golden vectors agree: a version that disagrees lets nothing be packed."""
+    if project.runtimes == "here":
+        return {}
+    return {"runtimes": [str(item) for item in claimed(checked.converted.needs)]}

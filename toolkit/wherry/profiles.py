@@ -1,0 +1,240 @@
+"""Profiles of boards, ceilings of runtimes and what is known to go wrong, read from data.
+
+`targets/*.toml` holds a profile for each board; beside them lie the ceilings of runtime
+versions and a list of what loads and is wrong all the same. A project may bring profiles
+of its own boards.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from wherry_contract.errors import SetupError
+from wherry_contract.versions import in_range
+from wherry_contract.wire import PROJECT, Fields
+
+from .traits import EVERY
+
+FOLDER: Final = Path(__file__).parent / "targets"
+LIMIT_BYTES: Final = 1 << 16
+NOTE: Final = "note"
+EFFECTS: Final = (NOTE, "wrong numbers", "refused", "crash", "reports home")
+_CEILINGS: Final = "runtimes.toml"
+_WRONG: Final = "known-wrong.toml"
+_RANGE: Final = r"[0-9.,<>=! ]*"
+
+
+@dataclass(frozen=True)
+class Board:
+    """What a kind of board is and has.
+
+    Attributes:
+        name: of its file, without the ending.
+        title: in words.
+        architecture: as ``uname -m`` says it.
+        cpu: the core.
+        features: of the CPU, as ``neon`` or ``dotprod``.
+        memory_mib: of the smallest model sold.
+        runtimes: versions that can be installed, by distribution.
+        operators: allow-lists that are narrower than the contract's, by distribution: of
+            runtimes that were built without some operators.
+    """
+
+    name: str
+    title: str
+    architecture: str
+    cpu: str
+    features: tuple[str, ...]
+    memory_mib: int
+    runtimes: Mapping[str, tuple[str, ...]]
+    operators: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """The newest files that versions of a runtime load.
+
+    Attributes:
+        runtime: the distribution.
+        versions: a range.
+        ir: IR or schema version.
+        opsets: of onnxruntime, versions by domain, and no other domain loads; of TFLite,
+            versions of operators, and others are not known to be limited.
+    """
+
+    runtime: str
+    versions: str
+    ir: int
+    opsets: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class CpuNeed:
+    """Features that versions of a runtime need on an architecture."""
+
+    runtime: str
+    versions: str
+    architecture: str
+    features: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """A known defect: where, with which models, what happens, and what to do instead."""
+
+    runtime: str
+    versions: str
+    architectures: tuple[str, ...]
+    cpus: tuple[str, ...]
+    without: tuple[str, ...]
+    traits: tuple[str, ...]
+    effect: str
+    says: str
+    cure: str
+    seen: str
+
+    def meets(self, board: Board, runtime: str, version: str, traits: Collection[str]) -> bool:
+        """Whether it happens to such a model there."""
+        return (
+            runtime == self.runtime
+            and in_range(version, self.versions)
+            and (not self.architectures or board.architecture in self.architectures)
+            and (not self.cpus or board.cpu in self.cpus)
+            and not set(self.without) & set(board.features)
+            and set(self.traits) <= set(traits)
+        )
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What is known of runtimes, whatever the board."""
+
+    ceilings: tuple[Ceiling, ...]
+    cpu: tuple[CpuNeed, ...]
+    wrong: tuple[Wrong, ...]
+
+
+def known_boards(folder: Path = FOLDER) -> list[str]:
+    """Names of the profiles that come with Wherry."""
+    names = {path.name for path in folder.glob("*.toml")} - {_CEILINGS, _WRONG}
+    return sorted(name.removesuffix(".toml") for name in names)
+
+
+def load_board(name: str, folder: Path) -> Board:
+    """Read a board's profile.
+
+    Args:
+        name: one of `known_boards`, or the path of a file, which ends in ``.toml``.
+        folder: to which a path is relative.
+
+    Raises:
+        SetupError: H01 there is no such board, or its file is wrong; H02 it cannot be read.
+    """
+    if name.endswith(".toml"):
+        return _board(_read(folder / name), Path(name).stem)
+    names = known_boards()
+    if name not in names:
+        near = difflib.get_close_matches(name, names, 1, 0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
+        detail = f"there is no board {name[:64]!r}; {hint}"
+        raise SetupError("H01", detail, cure="or name a file of your own that ends in .toml")
+    return _board(_read(FOLDER / f"{name}.toml"), name)
+
+
+def load_knowledge(folder: Path = FOLDER) -> Knowledge:
+    """Read what is known of runtimes.
+
+    Raises:
+        SetupError: H01 or H02.
+    """
+    about = _read(folder / _CEILINGS)
+    return Knowledge(
+        ceilings=tuple(map(_ceiling, about.tables("ceilings"))),
+        cpu=tuple(map(_cpu, about.tables("cpu"))),
+        wrong=tuple(map(_wrong, _read(folder / _WRONG).tables("wrong"))),
+    )
+
+
+def _read(path: Path) -> Fields:
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(LIMIT_BYTES + 1)
+        if len(data) > LIMIT_BYTES:
+            raise SetupError("H01", f"{path.name} has more than {LIMIT_BYTES} bytes")
+        return Fields(tomllib.loads(data.decode()), path.name, PROJECT)
+    except OSError as error:
+        raise SetupError("H02", f"{path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:  # TOML or UTF-8 that is none
+        raise SetupError("H01", f"{path.name} is not valid TOML: {error}") from error
+
+
+def _board(fields: Fields, name: str) -> Board:
+    board = Board(
+        name=name,
+        title=fields.text("title"),
+        architecture=fields.text("architecture"),
+        cpu=fields.text("cpu"),
+        features=fields.texts("features", []),
+        memory_mib=fields.integer("memory_mib"),
+        runtimes=_lists(fields, "runtimes"),
+        operators=_lists(fields, "operators"),
+    )
+    for versions in board.runtimes.values():
+        for version in versions:
+            if not version.replace(".", "").isdigit():
+                raise fields.error("runtimes", "versions like 1.27.0 by distribution")
+    _nothing_left(fields)
+    return board
+
+
+def _lists(fields: Fields, name: str) -> dict[str, tuple[str, ...]]:
+    table = fields.mapping(name, {})
+    inner = Fields(table, name, PROJECT)
+    return {key: inner.texts(key) for key in list(table)}
+
+
+def _ceiling(fields: Fields) -> Ceiling:
+    return Ceiling(
+        runtime=fields.text("runtime"),
+        versions=fields.text("versions", pattern=_RANGE),
+        ir=fields.integer("ir"),
+        opsets={str(key): int(value) for key, value in fields.mapping("opsets").items()},
+    )
+
+
+def _cpu(fields: Fields) -> CpuNeed:
+    return CpuNeed(
+        runtime=fields.text("runtime"),
+        versions=fields.text("versions", pattern=_RANGE),
+        architecture=fields.text("architecture"),
+        features=fields.texts("features"),
+    )
+
+
+def _wrong(fields: Fields) -> Wrong:
+    traits = fields.texts("traits", [])
+    if set(traits) - EVERY:
+        raise fields.error("traits", "among " + ", ".join(sorted(EVERY)))
+    return Wrong(
+        runtime=fields.text("runtime"),
+        versions=fields.text("versions", pattern=_RANGE),
+        architectures=fields.texts("architectures", []),
+        cpus=fields.texts("cpus", []),
+        without=fields.texts("without", []),
+        traits=traits,
+        effect=fields.choice("effect", EFFECTS),
+        says=fields.text("says"),
+        cure=fields.text("cure"),
+        seen=fields.text("seen"),
+    )
+
+
+def _nothing_left(fields: Fields) -> None:
+    left = fields.rest()
+    if left:  # a misspelt feature must not become none
+        raise fields.error(next(iter(left))[:64], "left out: nobody knows it")
