@@ -143,8 +143,12 @@ def test_a_model_file_has_the_same_bytes_again(
 
 
 @pytest.mark.parametrize(
-    ("name", "model", "fewest", "most"),
-    [("project.toml", "gradient_boosting", 0, 0), ("mlp.toml", "mlp", 1, 100)],
+    ("name", "model", "fewest", "most", "within"),
+    [
+        ("project.toml", "gradient_boosting", 0, 0, 1e-4),
+        # one of the test week's 402 frauds moves a recall by 0.0025
+        ("mlp.toml", "mlp", 1, 100, 0.006),
+    ],
     ids=["trees: no flip", "int8 net: its flips are counted"],
 )
 def test_both_projects_build_and_say_how_many_decisions_flip(
@@ -155,6 +159,7 @@ def test_both_projects_build_and_say_how_many_decisions_flip(
     *,
     fewest: int,
     most: int,
+    within: float,
 ) -> None:
     project = load_project(EXAMPLE / name)
     source = replace(project.source, path=trained[0] / f"{model}.skops")
@@ -164,7 +169,7 @@ def test_both_projects_build_and_say_how_many_decisions_flip(
         metric: abs(value - report.metrics["bundle"].ranked()[metric])
         for metric, value in report.metrics["source"].ranked().items()
     }
-    assert max(gaps.values()) <= 0.002, gaps
+    assert max(gaps.values()) <= within, gaps
 
 
 @pytest.mark.parametrize("name", ["project.toml", "mlp.toml"])
