@@ -392,6 +392,14 @@ def test_calibrated_after_training_and_behind_encoders() -> None:
     agree(fitted(behind, names, label), raw, payments(unseen="allow"))
 
 
+@pytest.mark.parametrize("ensemble", [True, False], ids=["folds", "one"])
+def test_calibrated_linear(*, ensemble: bool) -> None:
+    raw, names, label = payment_rows()
+    inside = CalibratedClassifierCV(logistic(), cv=3, ensemble=ensemble)
+    model = fitted(prepared(OneHotEncoder(**ONE_HOT), inside), names, label)
+    agree(model, raw, payments(unseen="allow"))
+
+
 def test_a_step_of_a_calibration_is_as_steep_as_it_was_fitted() -> None:
     """Rows at the very scores where the staircase was fitted, which float32 cannot tell apart."""
     raw, label = table(800)
