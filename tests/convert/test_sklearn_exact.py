@@ -95,7 +95,7 @@ def objects(raw: Any) -> Any:
 
 
 @pytest.mark.parametrize("model", MODELS)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     seed=st.integers(0, 2**16),
     word=st.sampled_from(sorted(ENCODERS)),
@@ -126,7 +126,7 @@ def _agree(model: Any, make: np.random.Generator) -> None:
     assert largest < 1e-6
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     seed=st.integers(0, 2**16),
     word=st.sampled_from(sorted(ENCODERS)),

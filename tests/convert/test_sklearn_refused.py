@@ -20,6 +20,7 @@ from sklearn.feature_selection import SelectKBest
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import (
     FunctionTransformer,
@@ -55,7 +56,10 @@ ROWS: list[tuple[str, Any, str, str]] = [
     ("one-hot numbers, unknown ones refused", make_pipeline(mixed(OneHotEncoder()), gb()), "K07", "ignore"),
     ("scaled and one-hot before a net", make_pipeline(mixed(ONE_HOT, StandardScaler()), LogisticRegression()), "K01", "two features"),
     ("a number that stands for a gap before a net", make_pipeline(SimpleImputer(missing_values=3.0), LogisticRegression()), "K01", "null"),
-    ("calibrated linear model", CalibratedClassifierCV(LogisticRegression(), cv=2), "K01", "inside"),
+    ("calibrated linear model, isotonic", CalibratedClassifierCV(LogisticRegression(), method="isotonic", cv=2), "K02", "sigmoid"),
+    ("calibrated linear model with a scaler inside", CalibratedClassifierCV(make_pipeline(StandardScaler(), LogisticRegression()), cv=2), "K01", "behind"),
+    ("calibrated net", CalibratedClassifierCV(MLPClassifier((4,), max_iter=3), cv=2), "K01", "inside"),
+    ("votes of linear models alone", VotingClassifier([("a", LogisticRegression())], voting="soft"), "K01", "inside"),
     ("calibrated by temperature", CalibratedClassifierCV(gb(), method="temperature", cv=2), "K01", ""),
     ("calibrated neighbours", CalibratedClassifierCV(KNeighborsClassifier(), cv=2), "K01", "RandomForest"),
     ("votes that are counted", VotingClassifier([("a", gb()), ("b", RandomForestClassifier(3))]), "K01", "soft"),

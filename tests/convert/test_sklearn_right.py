@@ -289,7 +289,7 @@ WORD_ROWS = [
 ]
 
 
-@pytest.mark.parametrize("model", [gb(), hist(), mlp(), logistic()], ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize("model", [gb(), mlp()], ids=["trees", "net"])
 @pytest.mark.parametrize("words", [pytest.param(words, id=name) for name, words in WORD_ROWS])
 def test_strings(words: Any, model: Any) -> None:
     raw, names, label = payment_rows()
@@ -390,6 +390,14 @@ def test_calibrated_after_training_and_behind_encoders() -> None:
         OneHotEncoder(**ONE_HOT), CalibratedClassifierCV(hist(), method="isotonic", cv=2)
     )
     agree(fitted(behind, names, label), raw, payments(unseen="allow"))
+
+
+@pytest.mark.parametrize("ensemble", [True, False], ids=["folds", "one"])
+def test_calibrated_linear(*, ensemble: bool) -> None:
+    raw, names, label = payment_rows()
+    inside = CalibratedClassifierCV(logistic(), cv=3, ensemble=ensemble)
+    model = fitted(prepared(OneHotEncoder(**ONE_HOT), inside), names, label)
+    agree(model, raw, payments(unseen="allow"))
 
 
 def test_a_step_of_a_calibration_is_as_steep_as_it_was_fitted() -> None:

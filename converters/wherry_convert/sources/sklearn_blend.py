@@ -254,9 +254,8 @@ def _graph(forest: Forest, members: Sequence[_Member], features: int) -> Any:
     together = write.add("Concat", *scores, axis=1) if len(scores) > 1 else scores[0]
     weights = np.array([[member.weight for member in members]])
     total = write.add("ReduceSum", write.add("Mul", together, weights), np.array([1]), keepdims=1)
-    last = write.add("Div", total, weights.sum())
+    write.add("Div", total, weights.sum())
     write.nodes[-1].output[0] = "score"
-    del last
     graph = helper.make_graph(
         write.nodes,
         "wherry",

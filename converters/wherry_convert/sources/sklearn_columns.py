@@ -139,7 +139,7 @@ def before(estimator: Any) -> list[Any]:
         found += [step for _, step in estimator.steps[:-1]]
         estimator = estimator.steps[-1][1]
     own = getattr(estimator, "_preprocessor", None)  # HistGradientBoosting codes its categories
-    return [*found, own]
+    return found if own is None else [*found, own]
 
 
 def check_columns(final: Any, columns: Columns) -> None:

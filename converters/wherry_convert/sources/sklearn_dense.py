@@ -20,6 +20,7 @@ from wherry_convert.forest import OPSETS
 
 from .base import Lowered, Network
 from .sklearn_column import Columns
+from .sklearn_columns import before, final_of
 from .sklearn_layout import lay_out, put_before
 
 FAMILIES: Final = {"MLPClassifier": "neural", "LogisticRegression": "linear"}
@@ -29,7 +30,7 @@ def lower_dense(model: Any, columns: Columns, order: tuple[str, ...]) -> Lowered
     """The neutral form of a dense model behind its preprocessing.
 
     Args:
-        model: a fitted estimator of a class in `FAMILIES`.
+        model: a fitted estimator of a class in `FAMILIES`, or a calibration of some.
         columns: what reaches it.
         order: the features' names, in the order of the tensor.
 
@@ -73,11 +74,39 @@ def _widen_the_sigmoid(graph: Any) -> str:
 
 
 def _logistic(model: Any) -> tuple[Any, str]:
+    return _logistic_mean(model.coef_, model.intercept_)
+
+
+def _calibrated_logistic(model: Any) -> tuple[Any, str]:
+    """A sigmoid of a linear score is linear inside: only the weights change."""
+    weights, intercepts = [], []
+    for part in model.calibrated_classifiers_:
+        inside = final_of(part.estimator)
+        if type(inside).__name__ != "LogisticRegression" or any(before(part.estimator)):
+            raise ConvertError(
+                "K01",
+                f"calibration of a {type(inside).__name__} behind steps of its own is not known",
+                cure="calibrate a LogisticRegression alone, in a pipeline behind those steps",
+            )
+        if part.method != "sigmoid":
+            raise ConvertError(
+                "K02",
+                f"calibration by {part.method} of a linear model has steps that float32 misses",
+                cure="calibrate with method='sigmoid'",
+            )
+        (curve,) = part.calibrators
+        weights.append(-curve.a_ * inside.coef_[0])
+        intercepts.append(-curve.a_ * inside.intercept_[0] - curve.b_)
+    return _logistic_mean(np.stack(weights), np.array(intercepts))
+
+
+def _logistic_mean(weights: Any, intercepts: Any) -> tuple[Any, str]:
+    """The mean of logistic scores: float64 weights (scores, features), intercepts (scores,)."""
     from onnx import TensorProto, helper, numpy_helper
 
     constants = [
-        numpy_helper.from_array(model.coef_.T.astype(np.float32), "weights"),
-        numpy_helper.from_array(model.intercept_.astype(np.float64), "intercept"),
+        numpy_helper.from_array(weights.T.astype(np.float32), "weights"),
+        numpy_helper.from_array(intercepts.astype(np.float64), "intercept"),
     ]
     nodes = [
         helper.make_node("MatMul", ["input", "weights"], ["product"]),
@@ -85,15 +114,19 @@ def _logistic(model: Any) -> tuple[Any, str]:
         helper.make_node("Add", ["wide", "intercept"], ["decision"]),
         helper.make_node("Sigmoid", ["decision"], ["probability"]),
     ]
-    features = model.n_features_in_
-    inputs = [helper.make_tensor_value_info("input", TensorProto.FLOAT, [None, features])]
-    outputs = [helper.make_tensor_value_info("probability", TensorProto.DOUBLE, [None, 1])]
+    output = "probability"
+    if len(weights) > 1:
+        nodes.append(helper.make_node("ReduceMean", [output], ["mean"], axes=[1], keepdims=1))
+        output = "mean"
+    inputs = [helper.make_tensor_value_info("input", TensorProto.FLOAT, [None, weights.shape[1]])]
+    outputs = [helper.make_tensor_value_info(output, TensorProto.DOUBLE, [None, 1])]
     graph = helper.make_graph(nodes, "wherry", inputs, outputs, constants)
     opsets = [helper.make_opsetid("", OPSETS[""])]
-    return helper.make_model(graph, opset_imports=opsets), "probability"
+    return helper.make_model(graph, opset_imports=opsets), output
 
 
 _BUILDERS: Final[dict[str, Callable[[Any], tuple[Any, str]]]] = {
     "MLPClassifier": _perceptron,
     "LogisticRegression": _logistic,
+    "CalibratedClassifierCV": _calibrated_logistic,
 }

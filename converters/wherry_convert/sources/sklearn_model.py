@@ -125,7 +125,8 @@ class SklearnModel:
         """
         columns = trace(before(self.estimator), source_columns(contract, self.estimator))
         final = final_of(self.estimator)
-        if type(final).__name__ in BLENDS:
+        linear = self.family == "linear" and type(final).__name__ == "CalibratedClassifierCV"
+        if type(final).__name__ in BLENDS and not linear:
             return lower_blend(final, columns, contract.names)
         check_columns(final, columns)
         if self.family == "trees":
