@@ -19,6 +19,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Final
 
@@ -138,6 +139,7 @@ class Agent:
     def __init__(self, config: AgentConfig, clock: Clock | None = None) -> None:
         self._config = config
         self._clock = clock or SystemClock()
+        self._asked: SimpleQueue[None] = SimpleQueue()
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._session = secrets.token_hex(8)
@@ -145,8 +147,11 @@ class Agent:
         self._unspoken: list[Fact] = []
 
     def stop(self) -> None:
-        """End `run` soon; may be called from a signal handler."""
-        self._stop.set()
+        """End `run` soon; may be called from a signal handler.
+
+        An Event may not: its lock may be held by the very thread that the signal interrupts.
+        """
+        self._asked.put(None)
 
     def run(self) -> None:
         """Serve until told to stop, then leave nothing behind.
@@ -166,9 +171,18 @@ class Agent:
             stack.callback(self._say_where, "")
             self._link = self._new_link()
             self._start_threads()
-            while not self._stop.wait(_TICK_SECONDS):
+            while not self._is_asked():
                 self._core.scorer.tick()
+            self._stop.set()
             self._end()
+
+    def _is_asked(self) -> bool:
+        """Whether somebody wants the end; waits a while for it."""
+        try:
+            self._asked.get(timeout=_TICK_SECONDS)
+        except Empty:
+            return False
+        return True
 
     def _open_outbox(self, stack: ExitStack) -> Outbox:
         """The outbox; where the disk will not have it, one in memory until the next start."""

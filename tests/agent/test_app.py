@@ -489,3 +489,14 @@ def _foreign(trace: str, ports: set[str]) -> list[str]:
 def test_the_witness_can_see() -> None:
     line = '7 connect(3, {sa_family=AF_INET, sin_port=htons(443), sin_addr=inet_addr("1.2.3.4")}, 16) = 0'
     assert _foreign(line, {"443"}) == [line.removeprefix("7 ")]
+
+
+def test_a_signal_may_come_while_the_agent_waits_for_one(tmp_path: Path) -> None:
+    """The handler runs in the thread that it interrupts, inside whatever lock that one holds."""
+    agent = Agent(agent_config(tmp_path))
+    with agent._stop._cond:
+        caller = threading.Thread(target=agent.stop, daemon=True)
+        caller.start()
+        caller.join(5)
+        assert not caller.is_alive()
+    assert agent._is_asked()

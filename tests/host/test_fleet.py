@@ -119,7 +119,7 @@ def test_a_rollout_and_what_commands_say_of_it(tmp_path: Path, kind: str) -> Non
         status = json.loads(wherry(data, "rollout", "status", name, "--json").stdout)
         assert status["schema"] == "wherry/rollout/1"
         assert status["state"] == "done"
-        assert "1 committed and healthy" in wherry(data, "rollout", "status", name).stdout
+        assert "1 committed and healthy" in wherry(data, "rollout", "status").stdout
         listed = json.loads(wherry(data, "device", "list", "--json", "--select", "site=a").stdout)
         assert [row["device"] for row in listed["devices"]] == ["till-1", "till-3"]
         assert "update.committed" in wherry(data, "device", "show", "till-2").stdout

@@ -12,7 +12,7 @@ import click
 from wherry.client import Client, find_client, segment
 from wherry.files import write_durably
 from wherry.outcomes import FAILED
-from wherry_contract.errors import GateError
+from wherry_contract.errors import GateError, RolloutError
 from wherry_contract.states import RolloutState
 
 from .options import Pair, select_option, server_options
@@ -179,19 +179,30 @@ def rollout_list(server: str, token_file: Path | None, *, as_json: bool) -> None
 
 
 @rollout.command("status", epilog="Example: wherry rollout status r3-fraud-1-4-0")
-@click.argument("name")
+@click.argument("name", required=False)
 @click.option("--watch", is_flag=True, help="Follow it to its end; exit 1 if it was aborted.")
 @json_option
 @server_options
 def rollout_status(
-    name: str, server: str, token_file: Path | None, *, watch: bool, as_json: bool
+    name: str | None, server: str, token_file: Path | None, *, watch: bool, as_json: bool
 ) -> None:
-    """Show one rollout: devices, decisions and their figures."""
+    """Show one rollout: devices, decisions and their figures.
+
+    Without a NAME, the newest.
+    """
     client = find_client(server, token_file)
+    name = name or _newest(client)
     found = _follow(client, name) if watch else client.get(f"rollouts/{segment(name)}")
     show("wherry/rollout/1", found, _status_lines(found), as_json=as_json)
     if watch:
         _check_done(found)
+
+
+def _newest(client: Client) -> str:
+    found = client.get("rollouts")["rollouts"]
+    if not found:
+        raise RolloutError("R01", "there was none yet", cure="begin one with `wherry push`")
+    return str(found[-1]["id"])
 
 
 def _status_lines(found: Mapping[str, Any]) -> Iterable[str]:
