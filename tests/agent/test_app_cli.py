@@ -88,8 +88,8 @@ def test_self_test_as_a_document(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
     assert document["schema"] == "wherry/agent-self-test/1"
     assert document["well"] is True
-    names = [check["name"] for check in document["checks"]]
-    assert names == [
+    names = [check["name"].partition(" in ")[0] for check in document["checks"]]
+    assert list(dict.fromkeys(names)) == [  # a model for each runtime that is here
         "agent",
         "configuration",
         "trust.json",
@@ -144,7 +144,7 @@ def test_self_test_finds(
     path = write_agent_config(tmp_path)
     spoil(tmp_path)
     wrong = [check for check in self_test(path) if not check.well]
-    assert [(check.name, check.code) for check in wrong] == [(name, code)]
+    assert {(check.name.partition(" in ")[0], check.code) for check in wrong} == {(name, code)}
     assert all(check.cure for check in wrong)
 
 
