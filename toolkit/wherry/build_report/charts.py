@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from wherry.quantized import Tried
+from wherry.report.drawing import LOOK
 
 from .facts import Group, Shift
 
@@ -16,23 +17,6 @@ Spec = dict[str, Any]
 
 WIDTH: Final = 280
 INKS: Final[Mapping[str, str]] = {"source": "var(--fleet)", "bundle": "var(--d1)"}
-_CONFIG: Final[Spec] = {
-    "aria": False,  # the page gives each picture one name; its parts are in a table beside it
-    "font": "system-ui, 'DejaVu Sans', sans-serif",
-    "background": None,
-    "view": {"stroke": None},
-    "axis": {
-        "labelColor": "var(--ink)",
-        "titleColor": "var(--muted)",
-        "labelFontSize": 11,
-        "titleFontSize": 11,
-        "titleFontWeight": "normal",
-        "gridColor": "var(--line)",
-        "domainColor": "var(--line)",
-        "tickColor": "var(--line)",
-    },
-    "legend": {"labelColor": "var(--ink)", "titleColor": "var(--muted)", "labelFontSize": 11},
-}
 _SHARES: Final = (0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1)
 
 
@@ -42,7 +26,7 @@ def _chart(height: int | Spec, layers: Sequence[Spec], **more: Any) -> Spec:
         "width": WIDTH,
         "height": height,
         "padding": 4,
-        "config": _CONFIG,
+        "config": LOOK,
         "layer": list(layers),
     } | more
 

@@ -17,6 +17,7 @@ from wherry_contract.histograms import SCORE_BINS
 from wherry_contract.when import to_text
 
 from .data import RolloutLine
+from .drawing import LOOK
 
 Spec = dict[str, Any]
 
@@ -24,7 +25,6 @@ MOST_LINES: Final = 6
 MOST_BARS: Final = 30
 WIDTH: Final = 280
 _TICKS: Final = 5
-_FONT: Final = "system-ui, 'DejaVu Sans', sans-serif"
 _FLEET: Final = "var(--fleet)"
 _OUTCOMES: Final[Mapping[str, str]] = {
     "committed": "var(--stable)",
@@ -33,23 +33,6 @@ _OUTCOMES: Final[Mapping[str, str]] = {
     "silent": "var(--act)",
     "withdrawn": "var(--muted)",
     "under way": "var(--watch)",
-}
-_CONFIG: Final[Spec] = {
-    "aria": False,  # the page gives each picture one name; its parts are in a table beside it
-    "font": _FONT,
-    "background": None,
-    "view": {"stroke": None},
-    "axis": {
-        "labelColor": "var(--ink)",
-        "titleColor": "var(--muted)",
-        "labelFontSize": 11,
-        "titleFontSize": 11,
-        "titleFontWeight": "normal",
-        "gridColor": "var(--line)",
-        "domainColor": "var(--line)",
-        "tickColor": "var(--line)",
-    },
-    "legend": {"labelColor": "var(--ink)", "titleColor": "var(--muted)", "labelFontSize": 11},
 }
 
 
@@ -99,7 +82,7 @@ def _chart(height: int | Spec, layers: Sequence[Spec], **more: Any) -> Spec:
         "width": WIDTH,
         "height": height,
         "padding": 4,
-        "config": _CONFIG,
+        "config": LOOK,
         "layer": list(layers),
     } | more
 

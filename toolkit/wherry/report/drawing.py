@@ -11,6 +11,25 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from markupsafe import Markup
 
+FONT: Final = "system-ui, 'DejaVu Sans', sans-serif"
+# how every chart of a page looks; its colours are the page's, so that they follow light and dark
+LOOK: Final[dict[str, Any]] = {
+    "aria": False,  # the page gives each picture one name; its parts are in a table beside it
+    "font": FONT,
+    "background": None,
+    "view": {"stroke": None},
+    "axis": {
+        "labelColor": "var(--ink)",
+        "titleColor": "var(--muted)",
+        "labelFontSize": 11,
+        "titleFontSize": 11,
+        "titleFontWeight": "normal",
+        "gridColor": "var(--line)",
+        "domainColor": "var(--line)",
+        "tickColor": "var(--line)",
+    },
+    "legend": {"labelColor": "var(--ink)", "titleColor": "var(--muted)", "labelFontSize": 11},
+}
 _LONGEST: Final = 200  # characters of one text in a picture
 _HIDING: Final = frozenset({"Cc", "Cf", "Cs", "Cn"})
 _HARMLESS: Final = "\n\t\u200c\u200d"  # line ends, and joiners that some scripts need
