@@ -121,6 +121,44 @@ def test_a_failed_gate_leaves_a_page_and_no_bundle(
     assert "Nothing was packed" in text
 
 
+BOARD = '[target]\nboards = ["raspberry-pi-5", "terminal-armv7-debian12"]\n'
+NOTHING = '[quantize]\nmethod = "int8"\nbytes = 10\n'
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param(("trees", BOARD, 1, "terminal-armv7-debian12: "), id="a board"),
+        pytest.param(("net", NOTHING, 1, "Quantization"), id="a search that keeps nothing"),
+        pytest.param(("trees", NOTHING, 3, "does nothing for trees (K03)"), id="a conversion"),
+    ],
+)
+def test_whatever_stops_a_build_is_on_the_page(
+    row: tuple[str, str, int, str],
+    shop: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model, more, code, says = row
+    project, out = write_project(shop, model=model, more=more), tmp_path / "no.wherry"
+    page = tmp_path / "no.html"
+    done = wherry(capsys, "build", project, "--out", out, "--unsigned", "--report", page)
+    assert done.code == code
+    assert not out.exists()
+    shown = page.read_text()
+    text = words_of(shown)
+    assert text.index("Nothing was packed") < text.index("Why") < text.index("What to do")
+    assert says in text
+    marks = _Marks()
+    marks.feed(shown)
+    assert (marks.bad, marks.open) == ([], [])
+    if model == "net":
+        assert "budget 10" in text
+        assert shown.count("<svg ") == 1
+    if code == 1 and model == "trees":
+        assert text.count("raspberry-pi-5") == 2, "asked for, and in the table of boards"
+
+
 def test_without_labels_it_says_so(shop: Path) -> None:
     project = load_project(write_project(shop, swaps=[('label = "fraud"\n', "")]))
     text = words_of(render(project, check(project)))

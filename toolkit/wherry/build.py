@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wherry_contract.bundle import Parts
-from wherry_contract.errors import ConvertError
+from wherry_contract.errors import ConvertError, WherryError
 from wherry_contract.features import RawMatrix
 from wherry_convert.parity import row_classes
 from wherry_convert.quantize import Metric, Quantized, quantize
@@ -254,8 +254,8 @@ def build(
         out: the file; the project's if it is left out.
         signers: who signs; nobody for an unsigned bundle.
         parts_folder: write the bundle's parts there too, as `wherry pack` takes them.
-        page: the report's file, which is written even if nothing is packed; the project's
-            if it is left out.
+        page: the report's file, which is written even if nothing is packed, with the reason
+            on top; the project's if it is left out.
         trust_pickle: open a source model that is a pickle, which runs the code in it.
         progress: is told each step, in words.
 
@@ -264,15 +264,20 @@ def build(
         RuntimesDisagreeError: Q05, a claimed version scores otherwise; nothing is packed.
         WherryError: files, data or model are not what the project says.
     """
-    checked = check(project, trust_pickle=trust_pickle, progress=progress)
+    where = page or project.report
+    try:
+        checked = check(project, trust_pickle=trust_pickle, progress=progress)
+    except WherryError as error:
+        _write_refusal(project, error, where)
+        raise
     if checked.report.failures:
-        _write_page(project, checked, None, page or project.report)
+        _write_page(project, checked, None, where)
         raise BudgetExceededError(checked.report)
     progress("profiling the reference, choosing golden vectors")
     parts = make_parts(project, checked)
     runs = run_claimed(project, parts, progress)
     if failures(runs):
-        _write_page(project, checked, None, page or project.report, runs)
+        _write_page(project, checked, None, where, runs)
         raise RuntimesDisagreeError(runs)
     path = out or project.bundle
     progress(f"packing {path.name}" + (", signing" if signers else ""))
@@ -291,7 +296,7 @@ def build(
         runs=tuple(runs),
         boards=checked.boards,
     )
-    _write_page(project, checked, result, page or project.report, runs)
+    _write_page(project, checked, result, where, runs)
     return result
 
 
@@ -306,6 +311,13 @@ def _write_page(
         from .build_report.render import render
 
         write_durably(path, render(project, checked, result, runs).encode())
+
+
+def _write_refusal(project: Project, error: WherryError, path: Path | None) -> None:
+    if path:
+        from .build_report.render import render_refusal
+
+        write_durably(path, render_refusal(project, error).encode())
 
 
 def run_claimed(project: Project, parts: Parts, progress: Progress = _silent) -> list[Run]:

@@ -16,13 +16,16 @@ import numpy as np
 
 from wherry.card import CLASS_HEADS, class_rows, metric_rows
 from wherry.quantized import HEADS, Tried
-from wherry.report.drawing import Picture, draw, plain
+from wherry.report.drawing import Picture, draw, templates
 from wherry.runtimes import HEADS as RUN_HEADS
 from wherry.runtimes import Run, failures
 from wherry.runtimes import rows as run_rows
 from wherry.targets import HEADS as BOARD_HEADS
+from wherry.targets import BoardsRefuseError
 from wherry.targets import rows as board_rows
+from wherry_contract.errors import WherryError
 from wherry_contract.psi import PsiResult
+from wherry_convert.quantize import NoCandidateError
 
 from . import charts, facts
 
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from wherry.project import Project
 
 _TEMPLATE: Final = "page.html.j2"
+_REFUSED: Final = "refused.html.j2"
 _TOOLS: Final = ("source", "bundle")
 
 
@@ -57,18 +61,52 @@ def render(
         result: what was packed; None if the gate said no.
         runs: golden vectors under every claimed version; empty if not asked for.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        # whatever is printed goes through `plain` first, wherever it came from
-        finalize=lambda value: plain(value) if type(value) is str else value,
-    )
+    environment = templates(Path(__file__).parent)
     return environment.get_template(_TEMPLATE).render(_page(project, checked, result, runs))
+
+
+def render_refusal(project: Project, error: WherryError) -> str:
+    """The page of a build that stopped before decisions were compared.
+
+    Args:
+        project: what was asked for.
+        error: why it stopped; the verdicts of boards and the candidates of a search that it
+            brings are shown.
+    """
+    verdicts = error.verdicts if isinstance(error, BoardsRefuseError) else ()
+    reasons = [f"{v.board}: {what}" for v in verdicts for what, _cure in v.problems]
+    page = {
+        "name": f"{project.name} {project.version}",
+        "code": error.code,
+        "title": error.title,
+        "reasons": reasons or [error.detail or error.title],
+        "cure": error.cure.rstrip("."),
+        "boards": Table(BOARD_HEADS, board_rows(verdicts)),
+        "tried": _tried(Tried.of(error)) if isinstance(error, NoCandidateError) else None,
+        "wanted": _wanted(project),
+    }
+    return templates(Path(__file__).parent).get_template(_REFUSED).render(page)
+
+
+def _wanted(project: Project) -> Table:
+    rows: list[Sequence[object]] = [
+        ("source", f"{project.source.kind}, {project.source.path.name}"),
+        ("runtime", project.target.runtime),
+        ("boards", ", ".join(board.name for board in project.target.boards) or "any"),
+    ]
+    if project.quantize:
+        asked = {name: value for name, value in vars(project.quantize.budgets).items() if value}
+        budgets = ", ".join(f"{name} {value:,}" for name, value in asked.items())
+        rows.append(("quantization", f"{project.quantize.method}; {budgets or 'no budgets'}"))
+    return Table(("", ""), rows)
+
+
+def _tried(tried: Tried) -> dict[str, Any]:
+    return {
+        "table": Table(HEADS, tried.rows()),
+        "remarks": tried.remarks(),
+        "picture": draw(charts.pareto(tried), "Bytes and flips", "green: the one kept"),
+    }
 
 
 def _page(
@@ -76,7 +114,6 @@ def _page(
 ) -> dict[str, Any]:
     report = checked.report
     scores, unfit = _finite(report.scores)
-    tried = Tried.of(checked.quantized) if checked.quantized else None
     shift = facts.shift(scores["source"], scores["bundle"])
     return {
         "name": f"{project.name} {project.version}",
@@ -95,9 +132,7 @@ def _page(
         "runs": Table(RUN_HEADS, run_rows(runs)),
         "boards": Table(BOARD_HEADS, board_rows(checked.boards)),
         "size": _size(project, checked, result),
-        "tried": tried and Table(HEADS, tried.rows()),
-        "remarks": tried.remarks() if tried else [],
-        "pareto": tried and draw(charts.pareto(tried), "Bytes and flips", "green: the one kept"),
+        "tried": _tried(Tried.of(checked.quantized)) if checked.quantized else None,
         "budgets": _budgets(project, checked),
         "notes": checked.converted.notes,
         "made_from": _made_from(project, checked, result),

@@ -1,4 +1,4 @@
-"""Text that may be shown, and pictures that may be put into the page."""
+"""Text that may be shown, pictures that may be put into a page, and the pages' templates."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import re
 import unicodedata
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from jinja2 import Environment
     from markupsafe import Markup
 
 FONT: Final = "system-ui, 'DejaVu Sans', sans-serif"
@@ -49,6 +51,21 @@ def plain(text: str) -> str:
     return "".join(
         char if char in _HARMLESS or unicodedata.category(char) not in _HIDING else "\ufffd"
         for char in text
+    )
+
+
+def templates(*folders: Path) -> Environment:
+    """Templates of these folders, and those that all pages share; whatever they print is escaped."""
+    import jinja2
+
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader([*folders, Path(__file__).parent]),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        # whatever is printed goes through `plain` first, wherever it came from
+        finalize=lambda value: plain(value) if type(value) is str else value,
     )
 
 

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from wherry.monitor import FLAGGED, Kind, words
 
 from . import charts, facts
 from .data import ReportData, RolloutLine
-from .drawing import Picture, draw, plain
+from .drawing import Picture, draw, plain, templates
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -38,17 +37,7 @@ class _RolloutPart:
 
 def render(data: ReportData) -> str:
     """The report's page."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        # whatever is printed goes through `plain` first, wherever it came from
-        finalize=lambda value: plain(value) if type(value) is str else value,
-    )
+    environment = templates()
     environment.filters["breakable"] = _breakable
     return environment.get_template(_TEMPLATE).render(_page(data))
 
