@@ -250,6 +250,7 @@ _ROWS: tuple[tuple[str, str, str], ...] = (
     ("H10", "the data cannot be read", "check the file and the columns that the project names"),
     ("H11", "the address is already in use", "choose another port with --port"),
     ("H12", "this is no broker's address", "write it like mqtt://host:1883"),
+    ("H13", "the project's own metric fails", "mend the function that [metric] names"),
 )
 
 CODES: Mapping[str, ErrorCode] = MappingProxyType({row[0]: ErrorCode(*row) for row in _ROWS})

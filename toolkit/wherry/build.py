@@ -21,6 +21,7 @@ from .data import Rows, read_rows
 from .files import write_durably
 from .gate import BudgetExceededError, GateReport, judge, operating_threshold
 from .metrics import recall_at
+from .own_metric import prepare
 from .pack import pack, write_parts
 from .parts import make_parts
 from .profiles import load_knowledge
@@ -138,6 +139,7 @@ def check(
         WherryError: files, data or model are not what the project says; a gate that says no
             raises nothing, see `GateReport.failures`.
     """
+    own = prepare(project.metric, project.input) if project.metric else None
     progress(f"reading {project.source.path.name}")
     source = load_source(
         project.source.kind,
@@ -182,6 +184,7 @@ def check(
         threshold=threshold,
         budgets=project.gates,
         heuristic=project.fallback.flags(rows.raw, project.input) if project.fallback else None,
+        own=own(rows.raw, rows.labels) if own else None,
     )
     return Checked(source, converted, quantized, reference, rows, classes, report, boards)
 

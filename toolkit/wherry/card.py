@@ -36,6 +36,15 @@ def metric_rows(metrics: Mapping[str, Metrics]) -> list[list[str]]:
     ]
 
 
+def worth_rows(report: GateReport) -> list[list[str]]:
+    """Likewise, and the project's own metric below."""
+    rows = metric_rows(report.metrics)
+    if report.own:
+        found = report.own.found
+        rows.append([report.own.name, *(f"{found[name]:.6g}" for name in report.metrics)])
+    return rows
+
+
 def class_rows(report: GateReport) -> list[list[str]]:
     """A row for each class of rows: rows, flips, largest difference, distinct scores."""
     return [
@@ -91,7 +100,7 @@ def _lines(
     yield from ("", "## Worth", "")
     yield f"{rows['reference']} reference rows, {rows['check']} check rows."
     if report.metrics:
-        yield from ("", *_table(("metric", *report.metrics), metric_rows(report.metrics)))
+        yield from ("", *_table(("metric", *report.metrics), worth_rows(report)))
     else:
         yield "No label was named, so it was not measured."
     yield from ("", "## Decisions against the source model", "")

@@ -20,6 +20,7 @@ from wherry_convert.parity import Difference, between_scores, compare
 
 from .data import Rows
 from .metrics import Metrics, Scores, measure
+from .own_metric import Judged, OwnFigures
 from .project import Gates, Threshold
 
 CLEAN: Final = "clean"
@@ -39,6 +40,7 @@ class GateReport:
             without labels.
         budgets: what was allowed.
         scores: float64, shape (check rows,), of ``source`` and ``bundle``.
+        own: what the project's own metric gave; None without.
     """
 
     threshold: float
@@ -46,6 +48,7 @@ class GateReport:
     metrics: Mapping[str, Metrics]
     budgets: Gates
     scores: Mapping[str, Scores] = field(default_factory=dict, compare=False, repr=False)
+    own: OwnFigures | None = None
 
     @property
     def flips(self) -> int:
@@ -67,7 +70,8 @@ class GateReport:
         ):
             if flips > budget:
                 found.append(f"{flips} decisions flip on {what}, the budget is {budget}")
-        return (*found, *self._drops())
+        own = self.own.failure if self.own else ""
+        return (*found, *self._drops(), *filter(None, [own]))
 
     def _drops(self) -> tuple[str, ...]:
         if not self.metrics:
@@ -98,7 +102,7 @@ class GateReport:
             "budgets": asdict(self.budgets),
             "classes": classes,
             "metrics": {name: found.to_dict() for name, found in self.metrics.items()},
-        }
+        } | ({"own_metric": self.own.to_dict()} if self.own else {})
 
 
 class BudgetExceededError(GateError):
@@ -143,6 +147,7 @@ def judge(
     threshold: float,
     budgets: Gates,
     heuristic: NDArray[np.bool_] | None = None,
+    own: Callable[[Judged], OwnFigures] | None = None,
 ) -> GateReport:
     """Compare source model and bundle.
 
@@ -154,6 +159,7 @@ def judge(
         threshold: the operating threshold.
         budgets: what may differ.
         heuristic: bool, shape (check rows,), what the fallback rule flags.
+        own: the project's own metric, on the check rows.
     """
     found: dict[str, Difference] = {}
     scores: dict[str, Scores] = {}
@@ -162,12 +168,13 @@ def judge(
         found[name] = compare(ours, theirs, threshold)
         if name == CLEAN:
             scores = {"source": ours, "bundle": theirs}
+    judged = {name: (given, threshold) for name, given in scores.items()}
+    if heuristic is not None:
+        judged[HEURISTIC] = (heuristic.astype(np.float64), 0.5)
     metrics: dict[str, Metrics] = {}
     if check.labels is not None:
-        metrics = {name: _measured(check, found, threshold) for name, found in scores.items()}
-        if heuristic is not None:
-            metrics[HEURISTIC] = _measured(check, heuristic.astype(np.float64), 0.5)
-    return GateReport(threshold, found, metrics, budgets, scores)
+        metrics = {name: _measured(check, *given) for name, given in judged.items()}
+    return GateReport(threshold, found, metrics, budgets, scores, own(judged) if own else None)
 
 
 def _measured(check: Rows, scores: Scores, threshold: float) -> Metrics:

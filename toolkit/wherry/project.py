@@ -26,6 +26,7 @@ from wherry_convert.quantize import Budgets
 from wherry_convert.sources import KINDS
 from wherry_convert.tflite_convert import LEAVES, WEIGHTS
 
+from .own_metric import OwnMetric
 from .profiles import Board, load_board
 from .quantized import CHOICES, SEARCH
 
@@ -36,7 +37,7 @@ MAX_CARD: Final = 20_000  # characters of one text of the model card
 KNOWN: Final[Mapping[str, tuple[str, ...]]] = {
     "": (
         "project", "source", "target", "input", "data", "output", "fallback", "quantize", "gates",
-        "golden", "soak", "board", "card", "sign", "out",
+        "metric", "golden", "soak", "board", "card", "sign", "out",
     ),
     "project": ("name", "version", "family", "counter"),
     "source": ("kind", "path", "trusted"),
@@ -52,6 +53,7 @@ KNOWN: Final[Mapping[str, tuple[str, ...]]] = {
     "fallback.conditions": ("feature", "op", "value"),
     "quantize": ("method", "flips", "bytes", "distinct_share", "metric_drop", "latency_ratio"),
     "gates": ("flips", "edge_flips", "metric_drop", "runtimes"),
+    "metric": ("path", "function", "drop"),
     "golden": ("rows", "tolerance"),
     "soak": ("rows", "seconds", "longest_seconds", "error_share"),
     "board": ("architectures", "memory_mib"),
@@ -164,6 +166,7 @@ class Project:
         counter: the release counter that is signed; it grows with every release.
         fallback: answers when no model can, and is held against the model in reports.
         quantize: how a neural net is made smaller; None if it is not.
+        metric: the project's own; None for none.
         runtimes: whether golden vectors run under ``all`` claimed versions, or the one ``here``.
         key: name of a signing key, or the path of its file; "" for an unsigned bundle.
         bundle: the file to be made.
@@ -183,6 +186,7 @@ class Project:
     fallback: Rule | None
     quantize: Quantize | None
     gates: Gates
+    metric: OwnMetric | None
     runtimes: str
     golden: Golden
     soak: Soak
@@ -241,6 +245,7 @@ def _project(fields: Fields, path: Path) -> Project:
     name = about.text("name", pattern=SLUG)
     version = about.text("version", pattern=VERSION)
     contract = InputContract.from_fields(fields.table("input"))
+    data = _data(fields.table("data"), path.parent)
     rule = fields.mapping("fallback", {})
     out = fields.table("out", {})
     gates = fields.table("gates", {})
@@ -254,11 +259,12 @@ def _project(fields: Fields, path: Path) -> Project:
         source=_source(fields.table("source"), path.parent),
         target=_target(fields, path.parent),
         input=contract,
-        data=_data(fields.table("data"), path.parent),
+        data=data,
         threshold=_threshold(fields.table("output")),
         fallback=Rule.from_fields(Fields(rule, "fallback", PROJECT), contract) if rule else None,
         quantize=_quantize(fields),
         gates=_gates(gates),
+        metric=_metric(fields, path.parent, data),
         runtimes=gates.choice("runtimes", ("here", "all"), "here"),
         golden=_golden(fields.table("golden", {})),
         soak=Soak.from_fields(fields.table("soak", {})),
@@ -333,6 +339,23 @@ def _gates(fields: Fields) -> Gates:
     if not 0 <= drop <= 1:
         raise fields.error("metric_drop", "from 0 to 1")
     return Gates(flips, fields.integer("edge_flips", flips), drop)
+
+
+def _metric(fields: Fields, folder: Path, data: Data) -> OwnMetric | None:
+    inner = fields.mapping("metric", {})
+    if not inner:
+        return None
+    if not data.label:
+        raise fields.error("metric", "absent without [data] label")
+    own = Fields(inner, "metric", PROJECT)
+    drop = own.number("drop", 0.0)
+    if drop < 0:
+        raise own.error("drop", "0 or more")
+    return OwnMetric(
+        folder / own.text("path", pattern=r".+"),
+        own.text("function", pattern=r"[A-Za-z_]\w*"),
+        drop,
+    )
 
 
 def _golden(fields: Fields) -> Golden:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from wherry.card import CLASS_HEADS, class_rows, metric_rows
+from wherry.card import CLASS_HEADS, class_rows, worth_rows
 from wherry.quantized import HEADS, Tried
 from wherry.report.drawing import Picture, draw, templates
 from wherry.runtimes import HEADS as RUN_HEADS
@@ -105,7 +105,11 @@ def _tried(tried: Tried) -> dict[str, Any]:
     return {
         "table": Table(HEADS, tried.rows()),
         "remarks": tried.remarks(),
-        "picture": draw(charts.pareto(tried), "Bytes and flips", "green: the one kept"),
+        "picture": draw(
+            charts.pareto(tried),
+            "Bytes and flips",
+            "green: the one kept" if tried.kept else "none was kept",
+        ),
     }
 
 
@@ -123,7 +127,7 @@ def _page(
         "threshold": f"{report.threshold:.9g}",
         "positive": project.threshold.positive,
         "flips": Table(CLASS_HEADS, class_rows(report)),
-        "metrics": Table(("metric", *report.metrics), metric_rows(report.metrics)),
+        "metrics": Table(("metric", *report.metrics), worth_rows(report)),
         "resolution": _resolution(scores),
         "calibration": _calibration(checked.check.labels, report.scores),
         "unfit": unfit,
@@ -273,6 +277,9 @@ def _budgets(project: Project, checked: Checked) -> Table:
         after = report.metrics["bundle"].ranked()
         drop = max(value - after[name] for name, value in report.metrics["source"].ranked().items())
         rows.append(("largest drop of a metric", f"{gates.metric_drop:g}", f"{drop:.5f}"))
+    if report.own:
+        drop = report.own.found["source"] - report.own.found["bundle"]
+        rows.append((f"drop of {report.own.name}", f"{report.own.drop:g}", f"{drop:.6g}"))
     return Table(("budget", "allowed", "found"), rows)
 
 

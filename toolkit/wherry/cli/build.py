@@ -212,10 +212,10 @@ def _board_lines(verdicts: Sequence[Verdict]) -> list[str]:
 
 
 def _report_lines(report: GateReport) -> Iterator[str]:
-    from wherry.card import CLASS_HEADS, class_rows, metric_rows
+    from wherry.card import CLASS_HEADS, class_rows, worth_rows
 
     if report.metrics:
-        yield from table(("metric", *report.metrics), metric_rows(report.metrics))
+        yield from table(("metric", *report.metrics), worth_rows(report))
         yield ""
     yield from table(CLASS_HEADS, class_rows(report))
     yield f"threshold {report.threshold:.9g}"
