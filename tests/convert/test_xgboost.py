@@ -191,7 +191,7 @@ def test_every_path_of_random_trees(runtime: str, seed: int) -> None:
     document = _template()
     model = document["learner"]["gradient_booster"]["model"]
     with np.errstate(over="ignore"):
-        cuts = POOL.astype(np.float32).astype(float)
+        cuts = np.append(POOL.astype(np.float32), [np.inf, -np.inf]).astype(float)
     model["trees"] = [_json_tree(random_tree(make, n, cuts), n) for n in range(TREES)]
     data = json.dumps(document).encode()
     assert_every_path(load(data, (), trust_pickle=False), numbers(3, missing="allow"), runtime)

@@ -109,6 +109,16 @@ def _floats(values: Sequence[Any], count: int) -> list[float]:
     return [_float(value) for value in values]
 
 
+def _splits(values: Sequence[Any], left: Sequence[int]) -> list[float]:
+    """Thresholds and leaves; XGBoost itself writes an infinite threshold above the largest values."""
+    if len(values) != len(left):
+        raise ValueError(f"{len(values)} numbers, not {len(left)}")
+    return [
+        float(value) if child >= 0 and abs(value) == math.inf else _float(value)
+        for value, child in zip(values, left, strict=True)
+    ]
+
+
 def _tree(tree: Mapping[str, Any], number: int, columns: int) -> dict[str, Any]:
     count = len(tree["left_children"])
     left, right = (
@@ -130,7 +140,7 @@ def _tree(tree: Mapping[str, Any], number: int, columns: int) -> dict[str, Any]:
         "loss_changes": nought,
         "parents": parents,
         "right_children": right,
-        "split_conditions": _floats(tree["split_conditions"], count),
+        "split_conditions": _splits(tree["split_conditions"], left),
         "split_indices": _wholes(tree["split_indices"], count, 0, columns - 1),
         "split_type": _wholes(tree.get("split_type") or [0] * count, count, 0, 1),
         "sum_hessian": nought,
