@@ -94,6 +94,32 @@ def test_a_fixed_batch_of_one_is_opened(tmp_path: Path) -> None:
     assert scored(converted).scores(raw) == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.parametrize("rows", [None, 1])
+def test_more_axes_are_laid_out_flat(rows: int | None, tmp_path: Path) -> None:
+    """Row by row, the last axis fastest: what the graph transposes tells the order."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("Transpose", ["x"], ["t"], perm=[0, 2, 1]),
+            helper.make_node("Flatten", ["t"], ["f"], axis=1),
+            helper.make_node("MatMul", ["f", "w"], ["z"]),
+            LINK,
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [rows, 2, 3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [rows, 1])],
+        [numpy_helper.from_array(np.arange(6, dtype=np.float32)[:, None] / 9, "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    source = load_source("onnx", written(model, tmp_path / "m.onnx"))
+    raw = np.random.default_rng(0).normal(size=(7, 6))
+    logit = raw.reshape(7, 2, 3).transpose(0, 2, 1).reshape(7, 6) @ (np.arange(6) / 9)
+    expected = 1 / (1 + np.exp(-logit))
+    assert source.scores(raw, numbers(6)) == pytest.approx(expected, abs=1e-6)
+    assert scored(convert(source, numbers(6))).scores(raw) == pytest.approx(expected, abs=1e-6)
+    with pytest.raises(WherryError, match=r"K07.*6 columns"):
+        convert(source, numbers(5))
+
+
 def test_it_is_quantized_like_any_other(tmp_path: Path) -> None:
     model = exported(MLPClassifier((64, 48), max_iter=20, random_state=0), width=2)
     source = load_source("onnx", written(model, tmp_path / "m.onnx"))
@@ -146,7 +172,9 @@ REFUSED: list[tuple[str, Callable[[], Any], str, str]] = [
     ("doubles", lambda: graph_of(PRODUCT, LINK, kind=TensorProto.DOUBLE), "K02", "float64"),
     ("strings", lambda: graph_of(PRODUCT, LINK, kind=TensorProto.STRING), "K01", "STRING"),
     ("integers", lambda: graph_of(PRODUCT, LINK, kind=TensorProto.INT64), "K01", "INT64"),
-    ("an image", lambda: graph_of(PRODUCT, LINK, shape=(None, 3, 8, 2)), "K01", "(?, 3, 8, 2)"),
+    ("an image", lambda: graph_of(PRODUCT, LINK, shape=(None, 3, 32, 32)), "K01", "3,072 values"),
+    ("any image", lambda: graph_of(PRODUCT, LINK, shape=(None, 3, None, 2)), "K01", "(?, 3, ?, 2)"),
+    ("no rows", lambda: graph_of(PRODUCT, LINK, shape=(2,)), "K01", "(2)"),
     ("three classes", lambda: graph_of(helper.make_node("Concat", ["x", "x"], ["z"], axis=1), helper.make_node("Softmax", ["z"], ["y"]), out=(None, 4)), "K01", "4 columns"),
     ("rows that mix", lambda: graph_of(PRODUCT, helper.make_node("Softmax", ["z"], ["y"], axis=0)), "K02", "beside it"),
     ("an operator of nobody", lambda: graph_of(PRODUCT, helper.make_node("RandomNormalLike", ["z"], ["y"])), "K01", "RandomNormalLike"),

@@ -1,7 +1,7 @@
 """ONNX files from elsewhere: looked into, held against what a board takes, and kept as they are.
 
 The source model is the file itself, run by onnxruntime on float32 rows. It must take one
-float32 tensor (rows, features) and give probabilities of two classes; what else is asked
+float32 tensor (rows, features), or one of more axes whose sizes are fixed, and give probabilities of two classes; what else is asked
 for is refused with what to export instead.
 """
 
@@ -23,6 +23,7 @@ from wherry_contract.wire import sha256_digest
 from wherry_convert.graph import parse, seal
 
 from .base import Lowered, Network, Scores
+from .onnx_rows import flatten, one_input
 
 # what onnxruntime 1.27 loads, the oldest that a bundle allows
 CEILINGS: Final = {"": 26, "ai.onnx": 26, "ai.onnx.ml": 5}
@@ -31,7 +32,6 @@ _LIBRARIES: Final = ("onnx", "onnxruntime", "numpy")
 _TREES: Final = ("TreeEnsembleClassifier", "TreeEnsembleRegressor")
 _PRODUCTS: Final = ("MatMul", "Gemm", "Conv", "LSTM", "GRU", "RNN")
 _FILLS_GAPS: Final = ("Imputer", "IsNaN", *_TREES)
-_ONE_TENSOR: Final = "export it with one float32 input of shape (rows, features)"
 
 
 @dataclass(frozen=True)
@@ -153,9 +153,10 @@ def load(data: bytes, trusted: tuple[str, ...], *, trust_pickle: bool) -> OnnxMo
     model = parse(data)
     _check_parts(model)
     _check_versions(model)
-    entry, features, fixed = _one_input(model.graph)
+    entry, features, fixed = one_input(model.graph)
     output, tensor = _score_output(model.graph)
     opened = type(model).FromString(data)
+    flatten(opened, entry)
     _open_batch(opened, output, tensor)
     runs = bytes(opened.SerializeToString()) if fixed else data
     sealed = _sealed(opened, tensor)
@@ -209,34 +210,6 @@ def _check_versions(model: Any) -> None:
     if model.ir_version > IR_CEILING:
         detail = f"it has IR version {model.ir_version}; boards take up to {IR_CEILING}"
         raise ConvertError("K01", detail, cure="export it with an older onnx")
-
-
-def _one_input(graph: Any) -> tuple[str, int, bool]:
-    """Name, columns (0 if it does not say), and whether the number of rows is fixed."""
-    from onnx import TensorProto
-
-    constants = {tensor.name for tensor in graph.initializer}
-    inputs = [item for item in graph.input if item.name not in constants]
-    if len(inputs) != 1:
-        listed = ", ".join(item.name for item in inputs[:6]) or "none"
-        detail = f"it has {len(inputs)} inputs: {listed}"
-        raise ConvertError("K01", detail, cure=_ONE_TENSOR)
-    kind, name = inputs[0].type.tensor_type, inputs[0].name
-    if kind.elem_type == TensorProto.DOUBLE:
-        detail = f"its input {name} is float64, and a graph is given float32"
-        raise ConvertError("K02", detail, cure=_ONE_TENSOR)
-    if kind.elem_type != TensorProto.FLOAT:
-        known = {number: word for word, number in TensorProto.DataType.items()}
-        word = known.get(kind.elem_type, f"type {kind.elem_type}")
-        detail = f"its input {name} holds {word}"
-        cure = f"{_ONE_TENSOR}; a category is given as its place in the contract's list"
-        raise ConvertError("K01", detail, cure=cure)
-    dims = [item.dim_value for item in kind.shape.dim]
-    if len(dims) != 2:
-        shape = ", ".join(str(size) if size > 0 else "?" for size in dims)
-        detail = f"its input {name} has shape ({shape}), and a row is a list of named values"
-        raise ConvertError("K01", detail, cure=_ONE_TENSOR)
-    return str(name), max(0, int(dims[1])), dims[0] > 0
 
 
 def _score_output(graph: Any) -> tuple[str, str]:

@@ -23,6 +23,7 @@ from wherry_convert.tflite_scoring import TfliteRunner
 
 from .base import Lowered, Scores
 from .onnx_file import refuse_other_than_probabilities
+from .onnx_rows import refuse_wide_rows
 
 _LIBRARIES: Final = ("ai-edge-litert", "tflite", "numpy")
 _KINDS: Final = ("float32", "int8", "uint8", "int16")
@@ -141,7 +142,8 @@ def _features(facts: TfliteFacts) -> int:
     if len(entry.shape) < 2 or entry.shape[0] not in {1, -1} or min(entry.shape[1:]) < 1:
         detail = f"its input {entry.name} has shape {entry.shape}"
         raise ConvertError("K01", detail, cure=_ONE_ROW)
-    return int(np.prod(entry.shape[1:]))
+    what = f"its input {entry.name} has shape {entry.shape}"
+    return refuse_wide_rows(int(np.prod(entry.shape[1:])), what)
 
 
 def _score(facts: TfliteFacts) -> tuple[str, int]:
