@@ -1,7 +1,11 @@
 """Wherry's compiler beside the plain tools, on one net and three forests.
 
-    pip install onnxmltools onnx_ir sympy ai-edge-quantizer lightgbm xgboost
     python benchmarks/compiler.py
+
+It makes its environments itself, once, under `.cache/benchmarks/venvs`: one with Wherry and
+all peers but Olive, in which it then runs, one for Olive, and one for each row of the table
+of installs (about 6 GB in all, half an hour on a slow line). `--here` runs it in the
+environment that it was started in.
 
 Nets: the same float graph, the same calibration rows, all quantized files judged on 60,000
 other rows. Forests: source model against converted file, on rows as they come, with values
@@ -22,14 +26,16 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import onnxruntime
-from common import print_machine
+from common import ROOT, print_machine
 from common.bed import Bed, bare_net, make_bed
 from common.forests import Forests, forests
+from common.installs import INSTALL_HEADS, enter_own_environment, installs
 from common.peers import NET_PEERS, TREE_PEERS, version_of
 
 from wherry.cli.output import table
@@ -37,15 +43,23 @@ from wherry_convert.parity import between_scores, compare, row_classes
 from wherry_convert.quantize import METHODS, Budgets, quantize
 from wherry_convert.scoring import Scored
 from wherry_convert.sources import SourceModel, load_source
+from wherry_convert.tflite_convert import convert_tflite
 from wherry_convert.to_onnx import Converted, convert
 
-CACHE: Final = Path(__file__).resolve().parents[1] / ".cache" / "benchmarks"
+CACHE: Final = ROOT / ".cache" / "benchmarks"
 CALIBRATION: Final = 512
 ROUNDS: Final = 15
 ONE_BY_ONE: Final = 60
 FLIPS: Final = 5
 SMALLER: Final = 2.9
 ALERTS: Final = 0.01
+MADE: Final = 1024  # rows of each class that is made to be hard
+Judged = tuple[Mapping[str, Any], Mapping[str, Any], float]
+TREE_TARGETS: Final[Mapping[str, Callable[[SourceModel, Any], Converted]]] = {
+    "Wherry": convert,
+    "Wherry, TFLite": convert_tflite,
+    "Wherry, TFLite, 16-bit leaves": partial(convert_tflite, leaves="int16"),
+}
 NET_HEADS: Final = (
     "net 30-256-256-64-1", "bytes", "smaller", "seconds", "flips", "largest", "distinct",
     "recall", "one row", "twice the same",
@@ -134,8 +148,8 @@ def _tflite_output(model: bytes) -> str:
     return str(Interpreter(model_content=model).get_output_details()[0]["name"])
 
 
-def ratio(one: Callable[[Any], Any], other: Callable[[Any], Any], rows: Any) -> float:
-    """Time of single rows, in turns; the median of the rounds' own ratios."""
+def ratio(one: Callable[[Any], Any], other: Callable[[Any], Any], rows: Any) -> str:
+    """Time of single rows, in turns: median of the rounds' own ratios, and their middle half."""
     found = []
     for turn in range(ROUNDS):
         spent: dict[int, float] = {}
@@ -145,7 +159,8 @@ def ratio(one: Callable[[Any], Any], other: Callable[[Any], Any], rows: Any) -> 
                 entry(rows[row : row + 1])
             spent[place if turn % 2 else 1 - place] = time.perf_counter() - began
         found.append(spent[0] / spent[1])
-    return statistics.median(found[1:])
+    low, middle, high = statistics.quantiles(found[1:], n=4)
+    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
 def recall(labels: Any, scores: Any) -> float:
@@ -165,7 +180,7 @@ def net_row(name: str, net: Net, make: Callable[[], bytes], base: bytes) -> list
         run, plain = ((tflite_of if tflite else session_of)(file) for file in (model, base))
         scores = run(net.test).reshape(-1)
     except Exception as error:  # noqa: BLE001 - a peer's failure is a result
-        return [name, *[""] * 7, "", f"{type(error).__name__}: {error}"[:60]]
+        return [name, *[""] * 7, "", f"{type(error).__name__}: {error}"[:120]]
     found = compare(net.reference, scores, net.threshold)
     return [
         name,
@@ -176,7 +191,7 @@ def net_row(name: str, net: Net, make: Callable[[], bytes], base: bytes) -> list
         f"{found.largest:.3f}",
         f"{found.distinct_found:,}",
         f"{recall(net.labels, scores):.4f}",
-        f"{ratio(run, plain, net.test[:ONE_BY_ONE]):.2f}",
+        ratio(run, plain, net.test[:ONE_BY_ONE]),
         same,
     ]
 
@@ -223,8 +238,6 @@ def flat_biases(model: bytes) -> bytes:
 
 def tflite_rows(source: SourceModel, bed: Bed, net: Net) -> list[list[str]]:
     """The same net as a TFLite file of Wherry's, which the peers quantize."""
-    from wherry_convert.tflite_convert import convert_tflite
-
     base = convert_tflite(source, bed.contract)
     same = replace(net, test=base.encoder.encode(bed.test))
     few = np.linspace(0, len(bed.train) - 1, CALIBRATION).astype(np.int64)
@@ -246,25 +259,12 @@ def tree_rows(bed: Bed, made: Forests) -> list[list[str]]:
         threshold = between_scores(reference, float(np.quantile(reference, 1 - ALERTS)))
         converted = convert(source, bed.contract)
         sample = bed.test[:: max(1, len(bed.test) // 20_000)]
-        classes = row_classes(sample, bed.contract, cuts=converted.cuts)
+        classes = row_classes(sample, bed.contract, cuts=converted.cuts, limit=MADE)
         expected = {name: source.scores(raw, bed.contract) for name, raw in classes.items()}
-
-        def ours(forest: Any = forest) -> bytes:
-            return convert(load_source(forest.kind, forest.path), bed.contract).model
-
-        def score(converted: Converted = converted) -> Callable[[bytes], Callable[[Any], Any]]:
-            return lambda _: (
-                Scored(
-                    converted.model,
-                    converted.needs,
-                    converted.encoder,
-                    converted.tensor,
-                    converted.column,
-                ).scores
-            )
-
         judged = (classes, expected, threshold)
-        rows.append(tree_row(f"{forest.name}: Wherry", ours, score(), judged))
+        for name, to in TREE_TARGETS.items():
+            make = lambda f=forest, to=to: to(load_source(f.kind, f.path), bed.contract)  # noqa: E731
+            rows.append(our_tree_row(f"{forest.name}: {name}", make, judged))
         rows += [
             tree_row(
                 f"{forest.name}: {peer.name}",
@@ -278,6 +278,21 @@ def tree_rows(bed: Bed, made: Forests) -> list[list[str]]:
     return rows
 
 
+def our_tree_row(name: str, make: Callable[[], Converted], judged: Judged) -> list[str]:
+    """Wherry's file, which its encoder and its runtime score."""
+    made: list[Converted] = []
+
+    def model() -> bytes:
+        made.append(make())
+        return made[-1].model
+
+    def scorer(_model: bytes) -> Callable[[Any], Any]:
+        done = made[-1]
+        return Scored(done.model, done.needs, done.encoder, done.tensor, done.column).scores
+
+    return tree_row(name, model, scorer, judged)
+
+
 def _positive(model: bytes) -> Callable[[Any], Any]:
     run = session_of(model)
     return lambda raw: run(raw.astype(np.float32))[:, 1]
@@ -287,7 +302,7 @@ def tree_row(
     name: str,
     make: Callable[[], bytes],
     scorer: Callable[[bytes], Callable[[Any], Any]],
-    judged: tuple[Mapping[str, Any], Mapping[str, Any], float],
+    judged: Judged,
 ) -> list[str]:
     """One contestant, made three times."""
     classes, expected, threshold = judged
@@ -301,7 +316,7 @@ def tree_row(
             kind: compare(expected[kind], run(raw), threshold) for kind, raw in classes.items()
         }
     except Exception as error:  # noqa: BLE001 - a peer's failure is a result
-        return [name, *[""] * 6, f"{type(error).__name__}: {error}"[:60]]
+        return [name, *[""] * 6, f"{type(error).__name__}: {error}"[:120]]
     missing = [item.flips for kind, item in found.items() if kind.startswith("missing")]
     near = found.get("near a threshold")
     return [
@@ -317,7 +332,9 @@ def tree_row(
 
 
 def main() -> None:
-    """Print both tables."""
+    """Print the tables."""
+    if "--here" not in sys.argv[1:]:
+        enter_own_environment(__file__)
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
@@ -332,6 +349,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for line in table(TREE_HEADS, tree_rows(bed, forests(bed, Path(folder)))):
             print(line)
+    print()
+    for line in table(INSTALL_HEADS, installs()):
+        print(line)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Final
 
 from common import EXAMPLE, ROOT, example_rows, print_machine, train_example
+from common.venvs import MEBI, installed_sizes
 
 from wherry_agent.clock import SystemClock
 from wherry_agent.config import Limits
@@ -35,17 +36,19 @@ from wherry_agent.scoring import Scorer, Served, Tally
 from wherry_contract.bundle import Bundle, open_bundle
 from wherry_contract.messages import Place
 
-EXTRAS: Final = {"agent": "agent", "host": "host", "host, to train": "sklearn"}
+EXTRAS: Final = {
+    "agent": "agent",
+    "agent, TFLite": "agent-tflite",
+    "host": "host",
+    "host, to train": "sklearn",
+}
 PATIENCE_SECONDS: Final = 30.0
 SCORED: Final = 2000
-# what every environment has before anything of ours
-_OF_VENV: Final = ("pip", "setuptools", "_distutils_hack", "pkg_resources")
 _HOLD: Final = "import sys; print('ready', flush=True); sys.stdin.read()"
 _LOAD: Final = (
     "import os; os.environ['ORT_DISABLE_TELEMETRY'] = '1'; import onnxruntime; "
     "options = onnxruntime.SessionOptions(); options.intra_op_num_threads = 1; "
 )
-MEBI: Final = 2**20
 
 
 # --- disk -------------------------------------------------------------------------------
@@ -64,22 +67,6 @@ def make_venv(extra: str, folder: Path) -> Path:
         subprocess.run([*pip, "install", f"{ROOT}[{extra}]"], check=True)
         (place / "done").touch()
     return place
-
-
-def installed_sizes(venv: Path) -> dict[str, int]:
-    """Bytes of each folder or file in site-packages, without what a new venv has."""
-    (packages,) = venv.glob("lib/python*/site-packages")
-    return {
-        path.name: _bytes_in(path)
-        for path in packages.iterdir()
-        if not path.name.startswith(_OF_VENV)
-    }
-
-
-def _bytes_in(path: Path) -> int:
-    if path.is_file():
-        return path.stat().st_size
-    return sum(file.lstat().st_size for file in path.rglob("*") if file.is_file())
 
 
 def print_installed(name: str, venv: Path) -> None:

@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from common.olive import VERSION, olive_static
+
 
 @dataclass(frozen=True)
 class Peer:
@@ -34,6 +36,8 @@ _KEY = "serving_default"
 
 def version_of(library: str) -> str:
     """A distribution and its version."""
+    if library == "olive-ai":  # in an environment of its own
+        return f"{library} {VERSION}"
     try:
         return f"{library} {version(library)}"
     except PackageNotFoundError:
@@ -179,6 +183,7 @@ NET_PEERS = (
     Peer("onnxruntime static U16S8", "onnxruntime", _static("QUInt16", "MinMax", per_channel=False)),
     Peer("the same U8S8 MinMax, first and last layer float by hand", "onnxruntime", _static("QUInt8", "MinMax", per_channel=True, keep_ends=True)),
     Peer("onnxruntime MatMulNBits int4", "onnxruntime", _four_bits),
+    Peer("Olive static int8", "olive-ai", olive_static),
     Peer("ai-edge-quantizer dynamic wi8", "ai-edge-quantizer", _edge("dynamic_wi8_afp32"), tflite=True),
     Peer("ai-edge-quantizer static wi8ai8", "ai-edge-quantizer", _edge("static_wi8_ai8"), tflite=True),
 )  # fmt: skip
