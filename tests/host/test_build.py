@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import pty
 import shutil
 import subprocess
 import sys
@@ -260,3 +262,32 @@ def test_the_fraud_handbooks_payments(shared: Path, tmp_path: Path) -> None:
     assert rows.labels is None
     wanted = parquet.read_table(source, columns=[names[3]])[names[3]].to_numpy()
     np.testing.assert_array_equal(rows.raw[:, 3], wanted.astype(float))
+
+
+def test_on_a_terminal_a_bar_moves_to_its_end(shop: Path, tmp_path: Path) -> None:
+
+    project = write_project(
+        shop, model="net", more='[quantize]\nmethod = "weights-int8"\n' + FLIPS.format(400)
+    )
+    command = [sys.executable, "-m", "wherry", "build", project, "--unsigned"]
+    reader, writer = pty.openpty()
+    try:
+        done = subprocess.run(
+            [*command, "--out", tmp_path / "a.wherry"],
+            stdout=subprocess.PIPE,
+            stderr=writer,
+            check=False,
+            env=os.environ | {"TERM": "xterm", "COLUMNS": "120"},
+        )
+        os.close(writer)
+        shown = b""
+        with contextlib.suppress(OSError):  # Linux says EIO where the other end is closed
+            while part := os.read(reader, 65_536):
+                shown += part
+    finally:
+        os.close(reader)
+    text = shown.decode()
+    assert done.returncode == 0, text
+    assert "weights-int8, no layer in float" in text
+    assert "100%" in text
+    assert text.count("\r") > 8

@@ -119,6 +119,12 @@ def quantized_dict(quantized: Quantized | None) -> dict[str, Any]:
     return {} if quantized is None else {"quantized": Tried.of(quantized).to_dict()}
 
 
+def steps_of(project: Project, *, packing: bool) -> int:
+    """How many steps `check` or `build` will tell."""
+    more = (project.quantize is not None, project.runtimes == "all", packing, packing)
+    return 5 + sum(more)
+
+
 def check(
     project: Project,
     *,
@@ -331,4 +337,6 @@ def run_claimed(project: Project, parts: Parts, progress: Progress = _silent) ->
     """
     if project.runtimes == "here":
         return []
-    return run_everywhere(parts, claimed(parts.manifest.runtime), progress)
+    progress("running golden vectors under every version that the bundle claims")
+    versions = claimed(parts.manifest.runtime)
+    return run_everywhere(parts, versions, lambda words: progress(f"  {words}"))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from .convert import quantized_lines
-from .output import json_option, say, show, table
+from .output import json_option, say, show, steps, table
 
 if TYPE_CHECKING:
     from wherry.build import BuildResult
@@ -55,6 +55,7 @@ def build(
     Example: wherry build examples/fraud_terminals/project.toml
     """
     from wherry.build import build as make
+    from wherry.build import steps_of
     from wherry.gate import BudgetExceededError
     from wherry.keys import load_named
     from wherry.project import load_project
@@ -67,15 +68,16 @@ def build(
     named = () if unsigned else keys or tuple(filter(None, [loaded.key]))
     signers = load_named(named)
     try:
-        result = make(
-            loaded,
-            out=out,
-            signers=signers,
-            parts_folder=parts,
-            page=report,
-            trust_pickle=trust_pickle,
-            progress=_tell(),
-        )
+        with steps(steps_of(loaded, packing=True)) as tell:
+            result = make(
+                loaded,
+                out=out,
+                signers=signers,
+                parts_folder=parts,
+                page=report,
+                trust_pickle=trust_pickle,
+                progress=tell,
+            )
     except NoCandidateError as error:
         tried = Tried.of(error)
         answer: dict[str, Any] = {"bundle": None, "quantized": tried.to_dict()}
@@ -113,7 +115,7 @@ def check(project: Path, *, bundle: Path | None, trust_pickle: bool, as_json: bo
     Example: wherry check examples/fraud_terminals/project.toml
     """
     from wherry.build import check as compare
-    from wherry.build import run_claimed
+    from wherry.build import run_claimed, steps_of
     from wherry.bundle_view import look
     from wherry.gate import BudgetExceededError
     from wherry.parts import make_parts
@@ -123,16 +125,17 @@ def check(project: Path, *, bundle: Path | None, trust_pickle: bool, as_json: bo
 
     loaded = load_project(project)
     parts = look(bundle).parts if bundle else None
+    runs = []
     try:
-        checked = compare(loaded, bundle=parts, trust_pickle=trust_pickle, progress=_tell())
+        with steps(steps_of(loaded, packing=False)) as tell:
+            checked = compare(loaded, bundle=parts, trust_pickle=trust_pickle, progress=tell)
+            if loaded.runtimes == "all" and not checked.report.failures:
+                runs = run_claimed(loaded, parts or make_parts(loaded, checked), tell)
     except BoardsRefuseError as error:
         lines = _board_lines(error.verdicts)
         show("wherry/check/1", _refused(error), lines, as_json=as_json)
         raise
     report = checked.report
-    runs = []
-    if loaded.runtimes == "all" and not report.failures:
-        runs = run_claimed(loaded, parts or make_parts(loaded, checked), _tell())
     answer = report.to_dict() | {"runtimes": [run.to_dict() for run in runs]}
     answer["boards"] = [verdict.to_dict() for verdict in checked.boards]
     lines = [*_report_lines(report), "", *_run_lines(runs), *_board_lines(checked.boards)]
@@ -170,10 +173,6 @@ def pack(folder: Path, *, out: Path, keys: tuple[str, ...], counter: int | None)
     layout = write(read_parts(folder), out, counter=counter or 0, signers=signers)
     say(f"packed {out}" + (f", signed by {len(signers)}" if signers else ", signed by nobody"))
     click.echo(layout.digest)
-
-
-def _tell() -> Callable[[str], None]:
-    return lambda step: say(f"  {step}")
 
 
 def _build_lines(result: BuildResult) -> Iterator[str]:

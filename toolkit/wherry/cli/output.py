@@ -23,10 +23,14 @@ yes_option = click.option("--yes", is_flag=True, help="Do not ask; for scripts."
 
 def say(text: str) -> None:
     """Talk to the person, on stderr; nothing with --quiet."""
+    if not _quiet():
+        click.echo(text, err=True)
+
+
+def _quiet() -> bool:
     context = click.get_current_context(silent=True)
     root = context.find_root().obj if context else None
-    if not (root and root.get("quiet")):
-        click.echo(text, err=True)
+    return bool(root and root.get("quiet"))
 
 
 def show(schema: str, document: Mapping[str, Any], lines: Iterable[str], *, as_json: bool) -> None:
@@ -74,6 +78,30 @@ def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
         return
     with click.progressbar(length=max(1, total), label=label, file=sys.stderr) as bar:
         yield bar.update
+
+
+@contextmanager
+def steps(total: int) -> Iterator[Callable[[str], None]]:
+    """Steps of long work, each told in words; words that begin with a space are a part of one.
+
+    On a terminal they move a bar on stderr, elsewhere each is a line.
+
+    Args:
+        total: how many there will be, without parts.
+    """
+    if not sys.stderr.isatty() or _quiet():
+        yield lambda words: say(f"  {words}")
+        return
+    shown = click.progressbar(
+        length=total, file=sys.stderr, show_eta=False, item_show_func=lambda words: words or ""
+    )
+    with shown as bar:
+
+        def step(words: str) -> None:
+            bar.update(0 if words.startswith(" ") else 1, words.strip()[:70])
+            bar.render_progress()  # parts take no step, and are shown all the same
+
+        yield step
 
 
 def confirm(plan: Iterable[str], *, yes: bool) -> None:
