@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Final
 
 from common import ROOT
@@ -26,7 +27,6 @@ EVERYTHING: Final = (
     "ai-edge-quantizer==0.10.0",
     "pandas",
 )
-# names of environments, so no slashes
 INSTALLS: Final = {
     "wherry[host]": (f"{ROOT}[host]",),
     "wherry[sklearn]": (f"{ROOT}[sklearn]",),
@@ -45,7 +45,7 @@ def installs() -> list[list[str]]:
     rows = []
     for name, packages in INSTALLS.items():
         try:
-            folder = environment(name, packages)
+            folder = environment(re.sub(r"[^a-z0-9]+", "-", name).strip("-"), packages)
         except InstallFailedError as error:
             rows.append([name, "", "", str(error)])
             continue
