@@ -16,6 +16,7 @@ fails, has a row that says so.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -169,13 +170,19 @@ def recall(labels: Any, scores: Any) -> float:
     return float(labels[top].sum() / labels.sum())
 
 
+def timed(make: Callable[[], bytes]) -> tuple[bytes, float]:
+    """A file, and the seconds it took; what the tool says goes to stderr."""
+    began = time.perf_counter()
+    with contextlib.redirect_stdout(sys.stderr):
+        model = make()
+    return model, time.perf_counter() - began
+
+
 def net_row(name: str, net: Net, make: Callable[[], bytes], base: bytes) -> list[str]:
     """One contestant, made twice."""
     try:
-        began = time.perf_counter()
-        model = make()
-        taken = time.perf_counter() - began
-        same = "yes" if make() == model else "no"
+        model, taken = timed(make)
+        same = "yes" if timed(make)[0] == model else "no"
         tflite = model[4:8] == b"TFL3"
         run, plain = ((tflite_of if tflite else session_of)(file) for file in (model, base))
         scores = run(net.test).reshape(-1)
@@ -307,10 +314,9 @@ def tree_row(
     """One contestant, made three times."""
     classes, expected, threshold = judged
     try:
-        began = time.perf_counter()
-        model = make()
-        taken = time.perf_counter() - began
-        hashes = {hashlib.sha256(item).hexdigest() for item in (model, make(), make())}
+        model, taken = timed(make)
+        made = (model, *(timed(make)[0] for _ in range(2)))
+        hashes = {hashlib.sha256(item).hexdigest() for item in made}
         run = scorer(model)
         found = {
             kind: compare(expected[kind], run(raw), threshold) for kind, raw in classes.items()

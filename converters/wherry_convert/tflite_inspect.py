@@ -11,6 +11,10 @@ from wherry_contract.operators import forbidden
 
 MAGIC: Final = b"TFL3"
 _BUILTIN_SLOT: Final = 10  # of OperatorCode.builtin_code
+_NO_CUSTOM: Final = "convert it again with built-in operators only (no SELECT_TF_OPS)"
+_NO_OTHERS: Final = "build it of layers that boards run; wherry_contract/operators.py lists them"
+    "build the model of layers that all boards run; contract/SPEC-bundle.md lists them"
+)
 _MOST: Final = 100_000  # tensors, operators or buffers
 
 
@@ -207,17 +211,18 @@ def refuse_tflite(facts: TfliteFacts) -> None:
         ConvertError: K01 operators outside the allow-list, or several subgraphs; K02 it keeps
             state from one row to the next.
     """
-    outside = forbidden(facts.operators, "tflite")
-    if outside:
-        listed = ", ".join(outside[:8])
-        cure = "convert it again with built-in operators only (no SELECT_TF_OPS)"
-        raise ConvertError(
-            "K01", f"its graph needs operators that no bundle may hold: {listed}", cure=cure
-        )
     if facts.state:
         detail = (
             "it keeps variables from one row to the next, so a score depends on who came before"
         )
         raise ConvertError("K02", detail, cure="convert it without state, or unroll the sequence")
+    outside = forbidden(facts.operators, "tflite")
+    if outside:
+        listed = ", ".join(outside[:8])
+        custom = any(name.startswith("CUSTOM") for name in outside)
+        cure = _NO_CUSTOM if custom else _NO_OTHERS
+        raise ConvertError(
+            "K01", f"its graph needs operators that no bundle may hold: {listed}", cure=cure
+        )
     if facts.subgraphs != 1:
         raise ConvertError("K01", f"it has {facts.subgraphs} subgraphs; a bundle's graph has one")

@@ -10,6 +10,9 @@ from wherry_contract.errors import ConvertError
 from wherry_contract.features import MAX_FEATURES
 
 _ONE_TENSOR: Final = "export it with one float32 input of shape (rows, features)"
+_NO_STATE: Final = (
+    "a bundle scores each row by itself, so that state from call to call has no place"
+)
 _TOO_WIDE: Final = (
     "put what makes few features of it before the model; a bundle is no place for images or sound"
 )
@@ -34,7 +37,7 @@ def one_input(graph: Any) -> tuple[str, int, bool]:
     if len(inputs) != 1:
         listed = ", ".join(item.name for item in inputs[:6]) or "none"
         detail = f"it has {len(inputs)} inputs: {listed}"
-        raise ConvertError("K01", detail, cure=_ONE_TENSOR)
+        raise ConvertError("K01", detail, cure=f"{_ONE_TENSOR}; {_NO_STATE}")
     kind, name = inputs[0].type.tensor_type, inputs[0].name
     if kind.elem_type == TensorProto.DOUBLE:
         detail = f"its input {name} is float64, and a graph is given float32"
