@@ -13,8 +13,6 @@ MAGIC: Final = b"TFL3"
 _BUILTIN_SLOT: Final = 10  # of OperatorCode.builtin_code
 _NO_CUSTOM: Final = "convert it again with built-in operators only (no SELECT_TF_OPS)"
 _NO_OTHERS: Final = "build it of layers that boards run; wherry_contract/operators.py lists them"
-    "build the model of layers that all boards run; contract/SPEC-bundle.md lists them"
-)
 _MOST: Final = 100_000  # tensors, operators or buffers
 
 
