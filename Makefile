@@ -14,7 +14,8 @@ FRAMEWORKS := tests/convert/test_xgboost.py tests/convert/test_lightgbm.py \
   tests/agent/test_agent_on_old_runtime.py \
   tests/convert/test_tflite_dense.py tests/host/test_runtimes.py \
   tests/convert/test_torch.py tests/convert/test_net_build.py \
-  tests/convert/test_corpus.py tests/convert/test_reproducible.py tests/convert/test_real_tables.py
+  tests/convert/test_corpus.py tests/convert/test_reproducible.py tests/convert/test_real_tables.py \
+  tests/convert/test_source_table.py tests/convert/test_random_families.py
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help demo test test-frameworks test-tools lint fmt unit docs docs-check wheel bench clean

@@ -16,6 +16,7 @@ fails, has a row that says so.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import hashlib
 import logging
@@ -339,7 +340,9 @@ def tree_row(
 
 def main() -> None:
     """Print the tables."""
-    if "--here" not in sys.argv[1:]:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--here", action="store_true", help="in this environment, not its own")
+    if not parser.parse_args().here:
         enter_own_environment(__file__)
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     logging.disable(logging.WARNING)
