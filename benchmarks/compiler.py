@@ -348,7 +348,11 @@ def main() -> None:
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
     print_machine("onnxruntime", "onnx", "scikit-learn", "skl2onnx")
-    libraries = {peer.library for peer in (*NET_PEERS, *TREE_PEERS)} | {"lightgbm", "xgboost"}
+    libraries = {peer.library for peer in (*NET_PEERS, *TREE_PEERS)} | {
+        "lightgbm",
+        "xgboost-cpu",
+        "ai-edge-litert",
+    }
     print(" ".join(version_of(library) for library in sorted(libraries)))
     bed = make_bed()
     print(f"{len(bed.test):,} rows judge, 512 calibrate\n")
