@@ -17,8 +17,6 @@ fails, has a row that says so.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import hashlib
 import logging
 import os
 import statistics
@@ -28,22 +26,21 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import onnxruntime
 from common import ROOT, print_machine
 from common.bed import Bed, bare_net, make_bed
-from common.forests import Forests, forests
+from common.forests import forests
 from common.installs import INSTALL_HEADS, enter_own_environment, installs
+from common.measured import ALERTS, MADE, session_of, timed
 from common.peers import NET_PEERS, TREE_PEERS, version_of
+from common.tree_table import TREE_HEADS, tree_rows
 
 from wherry.cli.output import table
-from wherry_convert.parity import between_scores, compare, row_classes
+from wherry_convert.parity import between_scores, compare
 from wherry_convert.quantize import METHODS, Budgets, quantize
-from wherry_convert.scoring import Scored
 from wherry_convert.sources import SourceModel, load_source
 from wherry_convert.tflite_convert import convert_tflite
 from wherry_convert.to_onnx import Converted, convert
@@ -54,20 +51,9 @@ ROUNDS: Final = 15
 ONE_BY_ONE: Final = 60
 FLIPS: Final = 5
 SMALLER: Final = 2.9
-ALERTS: Final = 0.01
-MADE: Final = 1024  # rows of each class that is made to be hard
-Judged = tuple[Mapping[str, Any], Mapping[str, Any], float]
-TREE_TARGETS: Final[Mapping[str, Callable[[SourceModel, Any], Converted]]] = {
-    "Wherry": convert,
-    "Wherry, TFLite": convert_tflite,
-    "Wherry, TFLite, 16-bit leaves": partial(convert_tflite, leaves="int16"),
-}
 NET_HEADS: Final = (
-    "net 30-256-256-64-1", "bytes", "smaller", "seconds", "flips", "largest", "distinct",
-    "recall", "one row", "twice the same",
-)  # fmt: skip
-TREE_HEADS: Final = (
-    "forest", "bytes", "seconds", "flips", "missing", "thresholds", "largest", "three the same",
+    "net 30-256-256-64-1", "bytes", "smaller", "seconds", "flips", "missing", "out of range",
+    "largest", "distinct", "recall", "one row", "twice the same",
 )  # fmt: skip
 
 
@@ -83,6 +69,8 @@ class Net:
         labels: of the rows that judge.
         reference: the source model's scores of them.
         threshold: flags 1 % of them.
+        encode: from raw rows to what the graph takes.
+        hard: raw rows that were made to be hard by kind, and the source model's scores.
     """
 
     converted: Converted
@@ -92,6 +80,23 @@ class Net:
     labels: Any
     reference: Any
     threshold: float
+    encode: Callable[[Any], Any]
+    hard: Mapping[str, tuple[Any, Any]]
+
+
+def hard_rows(bed: Bed) -> dict[str, Any]:
+    """Rows with one value as imputed (0, the mean) or outside of what was seen, each column in turn."""
+    sample = bed.test[np.linspace(0, len(bed.test) - 1, MADE).astype(np.int64)]
+    low, high = bed.train.min(axis=0), bed.train.max(axis=0)
+    beyond = (low - (high - low) / 4, high + (high - low) / 4)
+    made: dict[str, list[Any]] = {"missing": [], "out of range": []}
+    for place in range(sample.shape[1]):
+        ends = [("missing", 0.0), *(("out of range", end[place]) for end in beyond)]
+        for kind, value in ends:
+            rows = sample.copy()
+            rows[:, place] = np.float32(value)
+            made[kind].append(rows)
+    return {kind: np.concatenate(rows) for kind, rows in made.items()}
 
 
 def load_net(path: Path, bed: Bed) -> tuple[SourceModel, Net]:
@@ -110,6 +115,8 @@ def load_net(path: Path, bed: Bed) -> tuple[SourceModel, Net]:
         bed.test_labels,
         reference,
         between_scores(reference, edge),
+        converted.encoder.encode,
+        {kind: (raw, source.scores(raw, bed.contract)) for kind, raw in hard_rows(bed).items()},
     )
 
 
@@ -124,16 +131,6 @@ def wherry_net(net: Net, **budgets: Any) -> bytes:
     )
     print(f"  kept: {done.kept.method}, in float: {done.kept.floats}", file=sys.stderr)
     return done.converted.model
-
-
-def session_of(model: bytes) -> Callable[[Any], Any]:
-    """Scores of float32 rows by one thread of onnxruntime."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    name, output = session.get_inputs()[0].name, session.get_outputs()[-1].name
-    return lambda rows: np.asarray(session.run([output], {name: rows})[0], np.float64)
 
 
 def tflite_of(model: bytes) -> Callable[[Any], Any]:
@@ -171,14 +168,6 @@ def recall(labels: Any, scores: Any) -> float:
     return float(labels[top].sum() / labels.sum())
 
 
-def timed(make: Callable[[], bytes]) -> tuple[bytes, float]:
-    """A file, and the seconds it took; what the tool says goes to stderr."""
-    began = time.perf_counter()
-    with contextlib.redirect_stdout(sys.stderr):
-        model = make()
-    return model, time.perf_counter() - began
-
-
 def net_row(name: str, net: Net, make: Callable[[], bytes], base: bytes) -> list[str]:
     """One contestant, made twice."""
     try:
@@ -186,9 +175,13 @@ def net_row(name: str, net: Net, make: Callable[[], bytes], base: bytes) -> list
         same = "yes" if timed(make)[0] == model else "no"
         tflite = model[4:8] == b"TFL3"
         run, plain = ((tflite_of if tflite else session_of)(file) for file in (model, base))
-        scores = run(net.test).reshape(-1)
+        scores, before = (score(net.test).reshape(-1) for score in (run, plain))
+        hard = {
+            kind: compare(wanted, run(net.encode(raw)).reshape(-1), net.threshold).flips
+            for kind, (raw, wanted) in net.hard.items()
+        }
     except Exception as error:  # noqa: BLE001 - a peer's failure is a result
-        return [name, *[""] * 7, "", f"{type(error).__name__}: {error}"[:120]]
+        return [name, *[""] * (len(NET_HEADS) - 2), f"{type(error).__name__}: {error}"[:120]]
     found = compare(net.reference, scores, net.threshold)
     return [
         name,
@@ -196,9 +189,10 @@ def net_row(name: str, net: Net, make: Callable[[], bytes], base: bytes) -> list
         f"{len(base) / len(model):.2f}",
         f"{taken:.1f}",
         str(found.flips),
+        *(f"{flips}" for flips in hard.values()),
         f"{found.largest:.3f}",
         f"{found.distinct_found:,}",
-        f"{recall(net.labels, scores):.4f}",
+        f"{recall(net.labels, scores) - recall(net.labels, before):+.4f}",
         ratio(run, plain, net.test[:ONE_BY_ONE]),
         same,
     ]
@@ -247,7 +241,8 @@ def flat_biases(model: bytes) -> bytes:
 def tflite_rows(source: SourceModel, bed: Bed, net: Net) -> list[list[str]]:
     """The same net as a TFLite file of Wherry's, which the peers quantize."""
     base = convert_tflite(source, bed.contract)
-    same = replace(net, test=base.encoder.encode(bed.test))
+    encode = base.encoder.encode
+    same = replace(net, test=encode(bed.test), encode=encode)
     few = np.linspace(0, len(bed.train) - 1, CALIBRATION).astype(np.int64)
     calibration = base.encoder.encode(bed.train[few])
     rows = [net_row("TFLite: float32, by Wherry", same, lambda: base.model, base.model)]
@@ -256,86 +251,6 @@ def tflite_rows(source: SourceModel, bed: Bed, net: Net) -> list[list[str]]:
             make = lambda peer=peer: peer.make(base.model, calibration)  # noqa: E731 - one call
             rows.append(net_row(f"TFLite: {peer.name}", same, make, base.model))
     return rows
-
-
-def tree_rows(bed: Bed, made: Forests) -> list[list[str]]:
-    """The table of forests."""
-    rows = []
-    for forest in made:
-        source = load_source(forest.kind, forest.path)
-        reference = source.scores(bed.test, bed.contract)
-        threshold = between_scores(reference, float(np.quantile(reference, 1 - ALERTS)))
-        converted = convert(source, bed.contract)
-        sample = bed.test[:: max(1, len(bed.test) // 20_000)]
-        classes = row_classes(sample, bed.contract, cuts=converted.cuts, limit=MADE)
-        expected = {name: source.scores(raw, bed.contract) for name, raw in classes.items()}
-        judged = (classes, expected, threshold)
-        for name, to in TREE_TARGETS.items():
-            make = lambda f=forest, to=to: to(load_source(f.kind, f.path), bed.contract)  # noqa: E731
-            rows.append(our_tree_row(f"{forest.name}: {name}", make, judged))
-        rows += [
-            tree_row(
-                f"{forest.name}: {peer.name}",
-                lambda p=peer, f=forest: p.make(f.model, None),
-                _positive,
-                judged,
-            )
-            for peer in TREE_PEERS
-            if forest.kind in peer.kinds
-        ]
-    return rows
-
-
-def our_tree_row(name: str, make: Callable[[], Converted], judged: Judged) -> list[str]:
-    """Wherry's file, which its encoder and its runtime score."""
-    made: list[Converted] = []
-
-    def model() -> bytes:
-        made.append(make())
-        return made[-1].model
-
-    def scorer(_model: bytes) -> Callable[[Any], Any]:
-        done = made[-1]
-        return Scored(done.model, done.needs, done.encoder, done.tensor, done.column).scores
-
-    return tree_row(name, model, scorer, judged)
-
-
-def _positive(model: bytes) -> Callable[[Any], Any]:
-    run = session_of(model)
-    return lambda raw: run(raw.astype(np.float32))[:, 1]
-
-
-def tree_row(
-    name: str,
-    make: Callable[[], bytes],
-    scorer: Callable[[bytes], Callable[[Any], Any]],
-    judged: Judged,
-) -> list[str]:
-    """One contestant, made three times."""
-    classes, expected, threshold = judged
-    try:
-        model, taken = timed(make)
-        made = (model, *(timed(make)[0] for _ in range(2)))
-        hashes = {hashlib.sha256(item).hexdigest() for item in made}
-        run = scorer(model)
-        found = {
-            kind: compare(expected[kind], run(raw), threshold) for kind, raw in classes.items()
-        }
-    except Exception as error:  # noqa: BLE001 - a peer's failure is a result
-        return [name, *[""] * 6, f"{type(error).__name__}: {error}"[:120]]
-    missing = [item.flips for kind, item in found.items() if kind.startswith("missing")]
-    near = found.get("near a threshold")
-    return [
-        name,
-        f"{len(model):,}",
-        f"{taken:.1f}",
-        str(found["clean"].flips),
-        str(sum(missing)),
-        str(near.flips) if near else "",
-        f"{max(item.largest for item in found.values()):.2g}",
-        "yes" if len(hashes) == 1 else f"no, {len(hashes)}",
-    ]
 
 
 def main() -> None:
