@@ -35,6 +35,19 @@ def score_bins(scores: ArrayLike) -> NDArray[np.int64]:
     return np.searchsorted(SCORE_EDGES, np.asarray(scores, np.float64), side="right")
 
 
+def value_bins(values: ArrayLike, edges: ArrayLike) -> NDArray[np.int64]:
+    """The bin of each value of a regressor, whose edges are its bundle's own.
+
+    Args:
+        values: any shape.
+        edges: ascending inner edges, at most 63.
+
+    Returns:
+        int64 of the same shape; bin i holds [edge[i-1], edge[i]), the first and last all else.
+    """
+    return np.searchsorted(np.asarray(edges, np.float64), np.asarray(values), side="right")
+
+
 def latency_bin(microseconds: float) -> int:
     """The bin of one latency in microseconds, 0 to 39."""
     if microseconds <= 1:

@@ -8,11 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
+from .decision import Scores, winning
 from .encoder import MAX_STEPS, Encoder
 from .errors import ManifestError
 from .features import InputContract
+from .histograms import SCORE_BINS, score_bins, value_bins
 from .operators import forbidden
 from .rule import Rule
 from .versions import in_range
@@ -23,6 +29,8 @@ LIMIT_BYTES: Final = 4 * 2**20
 SLUG: Final = r"[a-z0-9][a-z0-9-]{0,62}"
 KINDS: Final = ("onnxruntime", "tflite")
 VERSION: Final = r"[0-9A-Za-z][0-9A-Za-z.+_-]{0,63}"
+MAX_CLASSES: Final = 1024
+NEVER: Final = "<0"  # the range of a runtime that would run the model otherwise
 
 
 @dataclass(frozen=True)
@@ -32,7 +40,7 @@ class RuntimeNeeds:
     Attributes:
         kind: ``onnxruntime``, or ``tflite``, which several distributions run.
         version: range of versions that the bundle was checked for: of onnxruntime, or of
-            tflite-runtime.
+            tflite-runtime; `NEVER` where only those in `also` score it right.
         ir: IR version of the ONNX file; schema version of a TFLite file.
         opsets: operator set version by domain; "" is the default domain. Of a TFLite file
             the version of each operator.
@@ -91,7 +99,8 @@ class RuntimeNeeds:
     def ranges(self) -> Mapping[str, str]:
         """The range of versions of each distribution that runs the model."""
         own = "tflite-runtime" if self.kind == "tflite" else self.kind
-        return {own: self.version} | dict(self.also)
+        every = {own: self.version} | dict(self.also)
+        return {name: wanted for name, wanted in every.items() if wanted != NEVER}
 
     @property
     def words(self) -> str:
@@ -131,13 +140,19 @@ class BoardNeeds:
 
 @dataclass(frozen=True)
 class Output:
-    """Where the score is and what it means.
+    """Where the score is and what it means: a probability, one for each class, or a value.
 
     Attributes:
-        tensor: the graph's output that holds probabilities.
-        column: which column is the positive class; -1 if the tensor holds just the one.
-        threshold: a score at or above it is flagged.
+        tensor: the graph's output that holds the scores.
+        column: which column is the score; -1 if the tensor holds just the one, or all of
+            `classes` are looked at.
+        threshold: a score at or above it is flagged; of classes the least probability of a
+            decision (`wherry_contract.decision`).
         positive: what a flag means, in a word, as ``fraud``.
+        classes: names of the tensor's columns, if the decision is between all of them; empty
+            for one score.
+        edges: if the score is a value and no probability, the inner edges of its histogram:
+            ascending, at least one and at most 63; empty for a probability.
     """
 
     tensor: str
@@ -145,26 +160,62 @@ class Output:
     threshold: float
     positive: str = "positive"
     extra: Mapping[str, Any] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
+    edges: tuple[float, ...] = ()
 
     @classmethod
     def from_fields(cls, fields: Fields) -> Output:
         """Read the output's part."""
-        return cls(
+        found = cls(
             tensor=fields.text("tensor", limit=256),
             column=fields.integer("column", low=-1, high=4096),
             threshold=fields.number("threshold"),
             positive=fields.text("positive", "positive", limit=64),
+            classes=fields.texts("classes", [], limit=MAX_CLASSES),
+            edges=fields.numbers("edges", [], limit=SCORE_BINS - 1),
             extra=fields.rest(),
         )
+        if found.classes and not _are_classes(found.classes):
+            raise fields.error("classes", "at least two different names of at most 64 characters")
+        if found.classes and (found.column != -1 or found.edges):
+            raise fields.error("classes", "absent, or column -1 and no edges beside it")
+        if any(b <= a for a, b in pairwise(found.edges)):
+            raise fields.error("edges", "an ascending list")
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
-        return {
+        document: dict[str, Any] = {
             "tensor": self.tensor,
             "column": self.column,
             "threshold": self.threshold,
             "positive": self.positive,
-        } | dict(self.extra)
+        }
+        if self.classes:
+            document["classes"] = list(self.classes)
+        if self.edges:
+            document["edges"] = list(self.edges)
+        return document | dict(self.extra)
+
+    @property
+    def kind(self) -> str:
+        """``probability``, ``classes`` or ``value``."""
+        return "classes" if self.classes else "value" if self.edges else "probability"
+
+    def bins(self, scores: Scores) -> NDArray[np.int64]:
+        """The histogram's bin of each row, int64 (rows,), 0 to 63.
+
+        Args:
+            scores: float64, shape (rows,) or (rows, classes).
+        """
+        if self.edges:
+            return value_bins(scores, self.edges)
+        return score_bins(winning(scores))
+
+
+def _are_classes(names: tuple[str, ...]) -> bool:
+    short = all(0 < len(name) <= 64 for name in names)
+    return short and len(set(names)) == len(names) >= 2
 
 
 @dataclass(frozen=True)
@@ -240,6 +291,9 @@ class Manifest:
         fields.schema(SCHEMA)
         contract = InputContract.from_fields(fields.table("input"))
         rule = fields.mapping("fallback", {})
+        output = Output.from_fields(fields.table("output"))
+        if rule and output.classes:
+            raise fields.error("fallback", "absent with output.classes: a rule names no class")
         steps = fields.tables("encoder", [], limit=MAX_STEPS)
         return cls(
             name=fields.text("name", pattern=SLUG),
@@ -249,7 +303,7 @@ class Manifest:
             board=BoardNeeds.from_fields(fields.table("board", {})),
             input=contract,
             encoder=Encoder.from_fields(steps, contract, fields),
-            output=Output.from_fields(fields.table("output")),
+            output=output,
             soak=Soak.from_fields(fields.table("soak", {})),
             fallback=Rule.from_fields(Fields(rule, "fallback"), contract) if rule else None,
             provenance=fields.mapping("provenance", {}),

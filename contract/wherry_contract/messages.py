@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from .features import NAME
 from .histograms import LATENCY_BINS, SCORE_BINS
-from .manifest import SLUG
+from .manifest import MAX_CLASSES, SLUG
 from .oci import DIGEST
 from .profile import FeatureCounts
 from .when import to_seconds, to_text
@@ -284,14 +284,16 @@ class Window:
         opened: first moment, Unix seconds (of the payments, if the application says when).
         closed: last moment.
         rows: rows scored, by model or fallback.
-        flagged: rows at or above the threshold.
+        flagged: rows at or above the threshold; of classes, rows that were decided.
         fallback: rows that the fallback rule answered.
         errors: refused or failed rows by error code; they are not among `rows`.
         features: counts by feature name.
-        scores: 64 log-odds bins of what the model scored.
+        scores: 64 bins of what the model scored (`Output.bins`).
         latency: 40 bins of the time from request to answer: one count for each answered
             request, however many rows it had, so they need not add up to `rows`.
         reason: what closed it: ``rows``, ``time``, ``switch`` or ``stop``.
+        classes: of a model that decides between classes, how often it decided each, in the
+            manifest's order, and behind them how often none; empty for other models.
     """
 
     place: Place
@@ -308,6 +310,7 @@ class Window:
     latency: tuple[int, ...]
     reason: str
     extra: Mapping[str, Any] = field(default_factory=dict)
+    classes: tuple[int, ...] = ()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Window:
@@ -337,6 +340,7 @@ class Window:
             scores=fields.counts("scores", limit=SCORE_BINS),
             latency=fields.counts("latency", limit=LATENCY_BINS),
             reason=fields.choice("reason", ("rows", "time", "switch", "stop")),
+            classes=fields.counts("classes", [], limit=MAX_CLASSES + 1),
             extra=fields.rest(),
         )
         window._check(fields)
@@ -349,6 +353,8 @@ class Window:
             raise fields.error("features", "counts that add up to rows")
         if sum(self.scores) + self.fallback != self.rows or self.flagged > self.rows:
             raise fields.error("scores", "counts that add up to rows")
+        if self.classes and sum(self.classes) != sum(self.scores):
+            raise fields.error("classes", "counts that add up to those of scores")
         if not all(re.fullmatch(NAME, name) for name in (*self.features, *self.errors)):
             raise fields.error("features", f"by names like {NAME}, and errors too")
         if self.closed < self.opened:
@@ -370,6 +376,8 @@ class Window:
             "scores": list(self.scores),
             "latency": list(self.latency),
         }
+        if self.classes:
+            document["classes"] = list(self.classes)
         return _close("window", self.place.to_dict() | document, self.extra)
 
 

@@ -24,9 +24,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from .decision import class_counts, decide, winning
 from .errors import ManifestError
 from .features import Feature, InputContract, RawMatrix
-from .histograms import SCORE_BINS, score_bins
+from .histograms import SCORE_BINS, score_bins, value_bins
 from .wire import MANIFEST, Domain, Fields, canonical, parse_json, sha256_digest
 
 SCHEMA: Final = "wherry/profile"
@@ -193,8 +194,9 @@ class ReferenceProfile:
         contract: name of the input contract.
         version: version of the input contract.
         features: in the contract's order.
-        scores: int, 64 log-odds bins of the model's scores on reference rows.
-        flagged: how many of those rows the model flags.
+        scores: int, 64 bins of the model's scores on reference rows (`Output.bins`).
+        flagged: how many of those rows the model flags; of classes how many it decides.
+        classes: of classes, how often each was decided, and behind them how often none.
     """
 
     contract: str
@@ -203,6 +205,7 @@ class ReferenceProfile:
     scores: tuple[int, ...] = (0,) * SCORE_BINS
     flagged: int = 0
     extra: Mapping[str, Any] = field(default_factory=dict)
+    classes: tuple[int, ...] = ()
 
     @classmethod
     def from_bytes(cls, data: bytes, domain: Domain = MANIFEST) -> ReferenceProfile:
@@ -221,10 +224,13 @@ class ReferenceProfile:
             features=tuple(_read_feature(item) for item in fields.tables("features")),
             scores=fields.counts("scores", limit=SCORE_BINS),
             flagged=fields.integer("flagged"),
+            classes=fields.counts("classes", []),
             extra=fields.rest(),
         )
         if len(profile.scores) != SCORE_BINS:
             raise fields.error("scores", f"a list of {SCORE_BINS} counts")
+        if profile.classes and sum(profile.classes) != sum(profile.scores):
+            raise fields.error("classes", "counts that add up to those of scores")
         return profile
 
     def to_bytes(self) -> bytes:
@@ -235,17 +241,17 @@ class ReferenceProfile:
             | dict(item.extra)
             for item in self.features
         ]
-        return canonical(
-            {
-                "schema": f"{SCHEMA}/1",
-                "contract": self.contract,
-                "version": self.version,
-                "features": features,
-                "scores": list(self.scores),
-                "flagged": self.flagged,
-            }
-            | dict(self.extra)
-        )
+        document = {
+            "schema": f"{SCHEMA}/1",
+            "contract": self.contract,
+            "version": self.version,
+            "features": features,
+            "scores": list(self.scores),
+            "flagged": self.flagged,
+        }
+        if self.classes:
+            document["classes"] = list(self.classes)
+        return canonical(document | dict(self.extra))
 
     @property
     def rows(self) -> int:
@@ -313,15 +319,17 @@ def build_profile(
     threshold: float,
     *,
     bins: int = BINS,
+    score_edges: Sequence[float] = (),
 ) -> ReferenceProfile:
     """The reference profile of training rows.
 
     Args:
         contract: names, ranges and categories.
         raw: float64, shape (rows, features).
-        scores: float64, shape (rows,), the model's probabilities on those rows.
+        scores: float64, shape (rows,) or (rows, classes), the model's on those rows.
         threshold: the operating threshold.
         bins: the most bins of a feature.
+        score_edges: of the histogram of a value; none for a probability (`Output.edges`).
     """
     edges = [
         _reference_edges(feature, raw[:, j], bins) for j, feature in enumerate(contract.features)
@@ -335,14 +343,29 @@ def build_profile(
             contract.features, edges, counter.split(slots), strict=True
         )
     )
-    histogram = np.bincount(score_bins(scores), minlength=SCORE_BINS)
+    shown = winning(scores)
+    places = value_bins(shown, score_edges) if score_edges else score_bins(shown)
+    classes = () if scores.ndim == 1 else class_counts(decide(scores, threshold), scores.shape[1])
     return ReferenceProfile(
         contract.name,
         contract.version,
         features,
-        tuple(histogram.tolist()),
-        int((scores >= threshold).sum()),
+        tuple(np.bincount(places, minlength=SCORE_BINS).tolist()),
+        int((shown >= threshold).sum()),
+        classes=tuple(map(int, classes)),
     )
+
+
+def value_edges(scores: NDArray[np.float64]) -> tuple[float, ...]:
+    """Edges for the histogram of a regressor's values: bins of nearly equal content.
+
+    Args:
+        scores: float64, shape (rows,), the model's on reference rows.
+
+    Returns:
+        At least one, at most 63.
+    """
+    return quantile_edges(scores, SCORE_BINS) or (float(np.median(scores)),)
 
 
 def _reference_edges(feature: Feature, column: NDArray[np.float64], bins: int) -> tuple[float, ...]:

@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wherry_contract.bundle import Parts
+from wherry_contract.decision import decide, winning
 from wherry_contract.features import RawMatrix
 from wherry_contract.histograms import score_bins
-from wherry_contract.manifest import Manifest
+from wherry_contract.manifest import Manifest, Output
 from wherry_contract.rule import Rule
 
 from .runtime import open_session
@@ -22,11 +23,13 @@ class Answers:
     """What a batch of rows is told.
 
     Attributes:
-        scores: float64, shape (rows,); 1 or 0 where the rule answered.
-        flagged: bool, shape (rows,).
+        scores: float64, shape (rows,), of classes the highest; 1 or 0 where the rule answered.
+        flagged: bool, shape (rows,), whether the score reaches the threshold.
         bins: int64, shape (rows,), the score's bin of 64.
         fallback: whether the rule answered instead of the model.
         failure: why it did, in words.
+        classes: float64, shape (rows, classes), every score; nothing for a model of one.
+        decisions: int64, shape (rows,), the decided class of each row, -1 for none; likewise.
     """
 
     scores: Scores
@@ -34,6 +37,8 @@ class Answers:
     bins: NDArray[np.int64]
     fallback: bool = False
     failure: str = ""
+    classes: Scores | None = None
+    decisions: NDArray[np.int64] | None = None
 
 
 class Model:
@@ -46,7 +51,7 @@ class Model:
         self._session = session
 
     def scores(self, raw: RawMatrix) -> Scores:
-        """The model's probabilities.
+        """The model's scores, float64 (rows,), or (rows, classes).
 
         Args:
             raw: float64, shape (rows, features).
@@ -61,7 +66,18 @@ class Model:
             return f"{type(error).__name__}: {error}"[:200]
         if not np.isfinite(scores).all():
             return "a score is not finite"
-        return Answers(scores, scores >= self.manifest.output.threshold, score_bins(scores))
+        output = self.manifest.output
+        if output.classes:
+            return _between_classes(scores, output)
+        bins = output.bins(scores) if output.edges else score_bins(scores)
+        return Answers(scores, scores >= output.threshold, bins)
+
+
+def _between_classes(scores: Scores, output: Output) -> Answers:
+    decisions = decide(scores, output.threshold)
+    return Answers(
+        winning(scores), decisions >= 0, output.bins(scores), classes=scores, decisions=decisions
+    )
 
 
 def load_model(digest: str, parts: Parts) -> Model:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
 from numpy.typing import NDArray
 
 from wherry_contract.errors import ServingError, WherryError
@@ -19,7 +20,7 @@ from wherry_contract.manifest import Manifest
 
 from . import __version__
 from .inference import Answers
-from .oip_request import DTYPES, OUTPUTS, TENSOR, Asked
+from .oip_request import CLASS_OUTPUTS, DTYPES, OUTPUTS, TENSOR, Asked
 
 STATUS: Final[Mapping[str, int]] = {
     "S01": 400,
@@ -82,6 +83,11 @@ def allowed_methods(page: Page) -> tuple[str, ...]:
     return ("POST",) if page.kind == "infer" else ("GET", "HEAD")
 
 
+def outputs_of(manifest: Manifest) -> Mapping[str, str]:
+    """Names and datatypes of what a model answers."""
+    return CLASS_OUTPUTS if manifest.output.classes else OUTPUTS
+
+
 def write_answer(
     asked: Asked, request_id: str, answers: Answers, manifest: Manifest, bundle: str
 ) -> tuple[bytes, int]:
@@ -99,15 +105,19 @@ def write_answer(
         "flagged": answers.flagged,
         "score_bin": answers.bins,
     }
-    outputs, tail = [], []
+    if answers.classes is not None and answers.decisions is not None:
+        # the last name, "", is that of no class
+        names = np.array([*manifest.output.classes, ""], object)
+        found |= {"label": names[answers.decisions], "scores": answers.classes}
+    kinds, outputs, tail = outputs_of(manifest), [], []
     for item in asked.wanted:
         output: dict[str, Any] = {
             "name": item.name,
-            "datatype": OUTPUTS[item.name],
-            "shape": [asked.rows],
+            "datatype": kinds[item.name],
+            "shape": list(found[item.name].shape),
         }
         if item.binary:
-            raw = found[item.name].astype(DTYPES[OUTPUTS[item.name]]).tobytes()
+            raw = _raw(found[item.name], kinds[item.name])
             output["parameters"] = {"binary_data_size": len(raw)}
             tail.append(raw)
         else:
@@ -124,6 +134,13 @@ def write_answer(
         }
     )
     return (head + b"".join(tail), len(head)) if tail else (head, -1)
+
+
+def _raw(values: NDArray[Any], datatype: str) -> bytes:
+    if datatype != "BYTES":
+        return values.astype(DTYPES[datatype]).tobytes()
+    texts = [text.encode() for text in values.tolist()]
+    return b"".join(len(text).to_bytes(4, "little") + text for text in texts)
 
 
 def _json(document: Mapping[str, Any]) -> bytes:
@@ -144,7 +161,7 @@ def write_server(models: Sequence[str]) -> bytes:
 
 def write_model(manifest: Manifest, bundle: str) -> bytes:
     """Model metadata: tensors, and the input contract under `parameters`."""
-    contract = manifest.input
+    contract, classes = manifest.input, manifest.output.classes
     numbers = all(feature.dtype == "number" for feature in contract.features)
     inputs = [
         {
@@ -163,13 +180,18 @@ def write_model(manifest: Manifest, bundle: str) -> bytes:
             "platform": _PLATFORMS[manifest.runtime.kind],
             "inputs": inputs,
             "outputs": [
-                {"name": name, "datatype": datatype, "shape": [-1]}
-                for name, datatype in OUTPUTS.items()
+                {
+                    "name": name,
+                    "datatype": datatype,
+                    "shape": [-1, len(classes)] if name == "scores" else [-1],
+                }
+                for name, datatype in outputs_of(manifest).items()
             ],
             "parameters": {
                 "bundle": bundle,
                 "threshold": manifest.output.threshold,
                 "positive": manifest.output.positive,
+                **({"classes": list(classes)} if classes else {}),
                 "features": [feature.to_dict() for feature in contract.features],
             },
         }

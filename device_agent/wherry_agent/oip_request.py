@@ -43,6 +43,8 @@ DTYPES: Final[Mapping[str, str]] = {
     "FP64": "<f8",
 }
 OUTPUTS: Final[Mapping[str, str]] = {"score": "FP64", "flagged": "BOOL", "score_bin": "INT64"}
+# of a model that decides between classes; a row that is undecided has the label ""
+CLASS_OUTPUTS: Final[Mapping[str, str]] = {**OUTPUTS, "label": "BYTES", "scores": "FP64"}
 _ID_LIMIT: Final = 256  # characters
 
 
@@ -97,13 +99,16 @@ class Asked:
         return contract.columns(kept)
 
 
-def read_infer(body: bytes, json_length: int, *, most_rows: int) -> Asked:
+def read_infer(
+    body: bytes, json_length: int, *, most_rows: int, outputs: Mapping[str, str] = OUTPUTS
+) -> Asked:
     """Read the body of an inference request.
 
     Args:
         body: as it came; its size was checked.
         json_length: how much of it is JSON, -1 for all (Inference-Header-Content-Length).
         most_rows: the limit of rows.
+        outputs: what the model gives, and its datatypes.
 
     Raises:
         ServingError: S02 malformed, S03 too many rows.
@@ -115,7 +120,7 @@ def read_infer(body: bytes, json_length: int, *, most_rows: int) -> Asked:
         document, tail = _parse(body[:json_length]), memoryview(body)[json_length:]
     else:
         document, tail = _parse(body), memoryview(b"")
-    common = _read_common(document)
+    common = _read_common(document, outputs)
     if "rows" in document:
         if "inputs" in document:
             _refuse("send either rows or inputs")
@@ -159,10 +164,7 @@ class _Common:
     wanted: tuple[Wanted, ...]
 
 
-_EVERY: Final = tuple(Wanted(name) for name in OUTPUTS)
-
-
-def _read_common(document: Mapping[str, Any]) -> _Common:
+def _read_common(document: Mapping[str, Any], outputs: Mapping[str, str]) -> _Common:
     parameters = document.get("parameters")
     if parameters is None:
         parameters = {}
@@ -173,9 +175,10 @@ def _read_common(document: Mapping[str, Any]) -> _Common:
         _refuse(f"id should be a string of at most {_ID_LIMIT} characters")
     listed = document.get("outputs")
     if listed is None and "binary_data_output" not in parameters:
-        return _Common(name, _read_at(parameters), _EVERY)
+        every = _EVERY if outputs is OUTPUTS else tuple(map(Wanted, outputs))
+        return _Common(name, _read_at(parameters), every)
     binary = _flag(parameters, "binary_data_output")
-    return _Common(name, _read_at(parameters), _read_wanted(listed, binary=binary))
+    return _Common(name, _read_at(parameters), _read_wanted(listed, outputs, binary=binary))
 
 
 def _read_at(parameters: Mapping[str, Any]) -> float | None:
@@ -195,14 +198,17 @@ def _flag(parameters: Mapping[str, Any], name: str, *, default: bool = False) ->
     return value
 
 
-def _read_wanted(listed: object, *, binary: bool) -> tuple[Wanted, ...]:
+_EVERY: Final = tuple(map(Wanted, OUTPUTS))
+
+
+def _read_wanted(listed: object, outputs: Mapping[str, str], *, binary: bool) -> tuple[Wanted, ...]:
     if listed is None:
-        return tuple(Wanted(name, binary) for name in OUTPUTS)
+        return tuple(Wanted(name, binary) for name in outputs)
     found = []
     for item in _objects(listed, "outputs"):
         name, parameters = item.get("name"), item.get("parameters") or {}
-        if not isinstance(name, str) or name not in OUTPUTS:
-            _refuse(f"outputs are {', '.join(OUTPUTS)}")
+        if not isinstance(name, str) or name not in outputs:
+            _refuse(f"outputs are {', '.join(outputs)}")
         if not isinstance(parameters, dict) or "classification" in parameters:
             _refuse("the classification extension is not supported")
         found.append(Wanted(name, _flag(parameters, "binary_data", default=binary)))

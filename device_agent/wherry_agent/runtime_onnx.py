@@ -40,6 +40,7 @@ class OnnxSession:
         self._input = self._the_input()
         self._output = self._the_output(output.tensor)
         self._column = output.column
+        self._shape = (len(output.classes),) if output.classes else ()
 
     def _the_input(self) -> str:
         inputs = self._session.get_inputs()
@@ -55,8 +56,8 @@ class OnnxSession:
         return [tensor]
 
     def score(self, tensor: Tensor) -> Scores:
-        """Probabilities of the positive class; float32 (rows, features) -> float64 (rows,)."""
+        """The scores; float32 (rows, features) -> float64 (rows,) or (rows, classes)."""
         (found,) = self._session.run(self._output, {self._input: tensor})
         if self._column >= 0:
             found = found[:, self._column]
-        return np.asarray(found, np.float64).reshape(len(tensor))
+        return np.asarray(found, np.float64).reshape(len(tensor), *self._shape)

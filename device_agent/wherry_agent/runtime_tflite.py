@@ -38,9 +38,11 @@ class TfliteSession:
         self._input = self._the_input()
         self._output = self._the_output(output.tensor)
         width = int(np.prod(self._output["shape"]))
-        if not max(0, output.column) < width or (output.column < 0 and width != 1):
-            raise ProbeError("P04", f"its output has {width} columns, not {output.column + 1}")
-        self._column = max(0, output.column)
+        wanted = len(output.classes) or (output.column + 1 if output.column >= 0 else 1)
+        if width < wanted or (output.column < 0 and width != wanted):
+            raise ProbeError("P04", f"its output has {width} columns, not {wanted}")
+        self._columns: Any = slice(None) if output.classes else max(0, output.column)
+        self._shape = (width,) if output.classes else ()
 
     def _the_input(self) -> Any:
         inputs = self._interpreter.get_input_details()
@@ -56,15 +58,15 @@ class TfliteSession:
         return found[tensor]
 
     def score(self, tensor: Tensor) -> Scores:
-        """Probabilities of the positive class; float32 (rows, features) -> float64 (rows,)."""
+        """The scores; float32 (rows, features) -> float64 (rows,) or (rows, classes)."""
         place, shape = self._input["index"], self._input["shape"]
-        found = np.empty(len(tensor))
+        found = np.empty((len(tensor), *self._shape))
         with self._lock:
             for turn, row in enumerate(_quantized(tensor, self._input)):
                 self._interpreter.set_tensor(place, row.reshape(shape))
                 self._interpreter.invoke()
                 answer = self._interpreter.get_tensor(self._output["index"])
-                found[turn] = answer.reshape(-1)[self._column]
+                found[turn] = answer.reshape(-1)[self._columns]
         scale, zero = self._output["quantization"]
         return (found - zero) * float(scale) if scale else found
 

@@ -14,6 +14,7 @@ from typing import Final
 
 import numpy as np
 
+from wherry_contract.decision import class_counts
 from wherry_contract.errors import ServingError
 from wherry_contract.features import RawMatrix
 from wherry_contract.histograms import LATENCY_BINS, SCORE_BINS, latency_bin
@@ -45,6 +46,7 @@ class Tally:
     scores: tuple[int, ...]
     latency: tuple[int, ...]
     reason: str
+    classes: tuple[int, ...] = ()
 
     def window(self, place: Place) -> Window:
         """The message."""
@@ -60,12 +62,14 @@ class Counter:
         self._slots = profile.counter(manifest.input)
         self._raw = np.empty((_BLOCK_ROWS, len(manifest.input.features)))
         self._bins = np.empty(_BLOCK_ROWS, np.int64)
+        self._names = len(manifest.output.classes)
         self._begin()
 
     def _begin(self) -> None:
         self._filled = self.rows = self._flagged = self._fallback = 0
         self._counts = self._slots.zeros()
         self._scores = np.zeros(SCORE_BINS + 1, np.int64)
+        self._classes = np.zeros(self._names + 1, np.int64)
         self._latency = [0] * LATENCY_BINS
         self._errors: dict[str, int] = {}
         self._first = self._last = 0.0
@@ -89,6 +93,8 @@ class Counter:
         self.rows += len(raw)
         self._flagged += int(np.count_nonzero(answers.flagged))
         self._latency[latency_bin(latency_us)] += 1
+        if answers.decisions is not None:
+            self._classes += class_counts(answers.decisions, self._names)
         # a rule has no score: its rows go to a slot of their own, which is not sent
         bins = np.full(len(raw), SCORE_BINS) if answers.fallback else answers.bins
         self._fallback += len(raw) if answers.fallback else 0
@@ -136,6 +142,7 @@ class Counter:
             scores=tuple(self._scores[:SCORE_BINS].tolist()),
             latency=tuple(self._latency),
             reason=reason,
+            classes=tuple(self._classes.tolist()) if self._names else (),
         )
         self._begin()
         return tally

@@ -122,7 +122,12 @@ class Service:
             return Reply(415, oip.write_error(error)[1])
         rows = 1
         try:
-            asked = read_infer(call.body, _json_length(call.json_length), most_rows=self._most_rows)
+            asked = read_infer(
+                call.body,
+                _json_length(call.json_length),
+                most_rows=self._most_rows,
+                outputs=oip.outputs_of(served.manifest),
+            )
             rows = asked.rows
             raw = asked.matrix(served.manifest.input, self._also)
         except (InputError, ServingError) as error:

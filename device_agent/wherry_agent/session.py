@@ -16,12 +16,12 @@ class Session(Protocol):
     """A loaded model."""
 
     def score(self, tensor: Tensor) -> Scores:
-        """Probabilities of the positive class.
+        """The scores of encoded rows.
 
         Args:
             tensor: float32, shape (rows, features).
 
         Returns:
-            float64, shape (rows,).
+            float64, shape (rows,); (rows, classes) if the manifest names classes.
         """
         ...
