@@ -13,6 +13,7 @@ from common.bed import Bed
 from common.forests import Forests
 from common.measured import ALERTS, MADE, session_of, timed
 from common.peers import TREE_PEERS
+from wherry_contract.wire import canonical
 from wherry_convert.parity import between_scores, compare, row_classes
 from wherry_convert.scoring import Scored
 from wherry_convert.sources import SourceModel, load_source
@@ -26,7 +27,7 @@ TREE_TARGETS: Final[Mapping[str, Callable[[SourceModel, Any], Converted]]] = {
     "Wherry, TFLite, 16-bit leaves": partial(convert_tflite, leaves="int16"),
 }
 TREE_HEADS: Final = (
-    "forest", "bytes", "seconds", "flips", "missing", "thresholds", "largest", "three the same",
+    "forest", "bytes", "encoder", "seconds", "flips", "missing", "thresholds", "largest", "three the same",
 )  # fmt: skip
 
 
@@ -70,7 +71,10 @@ def our_tree_row(name: str, make: Callable[[], Converted], judged: Judged) -> li
         done = made[-1]
         return Scored(done.model, done.needs, done.encoder, done.tensor, done.column).scores
 
-    return tree_row(name, model, scorer, judged)
+    def encoder(_model: bytes) -> int:
+        return len(canonical({"encoder": made[-1].encoder.to_list()}))
+
+    return tree_row(name, model, scorer, judged, encoder)
 
 
 def _positive(model: bytes) -> Callable[[Any], Any]:
@@ -83,8 +87,9 @@ def tree_row(
     make: Callable[[], bytes],
     scorer: Callable[[bytes], Callable[[Any], Any]],
     judged: Judged,
+    encoder: Callable[[bytes], int] = lambda _: 0,
 ) -> list[str]:
-    """One contestant, made three times."""
+    """One contestant, made three times; `encoder` says what stands beside the file, in bytes."""
     classes, expected, threshold = judged
     try:
         model, taken = timed(make)
@@ -95,12 +100,13 @@ def tree_row(
             kind: compare(expected[kind], run(raw), threshold) for kind, raw in classes.items()
         }
     except Exception as error:  # noqa: BLE001 - a peer's failure is a result
-        return [name, *[""] * 6, f"{type(error).__name__}: {error}"[:120]]
+        return [name, *[""] * (len(TREE_HEADS) - 2), f"{type(error).__name__}: {error}"[:120]]
     missing = [item.flips for kind, item in found.items() if kind.startswith("missing")]
     near = found.get("near a threshold")
     return [
         name,
         f"{len(model):,}",
+        f"{encoder(model):,}",
         f"{taken:.1f}",
         str(found["clean"].flips),
         str(sum(missing)),
