@@ -72,7 +72,8 @@ def our_tree_row(name: str, make: Callable[[], Converted], judged: Judged) -> li
         return Scored(done.model, done.needs, done.encoder, done.tensor, done.column).scores
 
     def encoder(_model: bytes) -> int:
-        return len(canonical({"encoder": made[-1].encoder.to_list()}))
+        steps = made[-1].encoder.to_list()
+        return len(canonical({"encoder": steps})) if steps else 0
 
     return tree_row(name, model, scorer, judged, encoder)
 
