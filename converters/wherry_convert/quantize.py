@@ -1,10 +1,11 @@
 """Smaller neural nets within budgets, with every candidate's price shown.
 
 "Accuracy did not drop" hides what 8-bit integers do near the threshold: decisions flip, and
-a few dozen distinct scores are left. So every candidate is run on all rows and judged by
-decisions that flip at the operating threshold, by distinct scores, by a business metric,
-by bytes, and by its time for one row beside the float model's. Same model, rows and
-budgets give the same bytes, unless time is a budget.
+a few dozen distinct scores are left. So every candidate is judged by decisions that flip at
+the operating threshold on rows that no range was taken from, by distinct scores, by a
+business metric, by bytes, and by its time for one row beside the float model's. ONNX and
+TFLite files are searched alike. Same model, rows and budgets give the same bytes, unless
+time is a budget.
 """
 
 from __future__ import annotations
@@ -12,19 +13,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wherry_contract.encoder import Tensor
 from wherry_contract.errors import ConvertError, GateError
 
-from .graph import parse
-from .parity import compare
-from .quantize_budget import Budgets, Measured, choose, exceeded, pareto, reason
-from .quantize_graph import LEAST_WEIGHTS, layers_of, without_gemm
-from .quantize_methods import METHODS, apply
+from .parity import Difference, compare
+from .quantize_budget import Ahead, Budgets, Measured, choose, exceeded, pareto, reason
+from .quantize_claims import ROWS, Given, doubts, without
+from .quantize_methods import METHODS, OnnxWorkshop
 from .quantize_search import leave_out, words
+from .quantize_workshop import Method, Outside, Witness, Workshop
 from .scoring import Scored
 from .sources.base import Scores
 from .to_onnx import Converted
@@ -34,7 +36,8 @@ ROUNDS: Final = 9
 CALLS: Final = 30
 _LEAVE_OUT: Final = "leave [quantize] out for this model"
 
-Metric = Callable[[Scores], float]
+Places = NDArray[np.int64]
+Metric = Callable[[Scores, Places], float]  # of rows at these places
 Progress = Callable[[str], None]
 
 
@@ -63,6 +66,7 @@ class Quantized:
         kept: the variant that was kept.
         variants: all of them, the kept one too.
         refused: methods that could not be applied, and why.
+        calibrated: rows that ranges were taken from; the others judged.
     """
 
     converted: Converted
@@ -70,6 +74,7 @@ class Quantized:
     kept: Variant
     variants: tuple[Variant, ...]
     refused: tuple[tuple[str, str], ...] = ()
+    calibrated: int = 0
 
     @property
     def bytes_after(self) -> int:
@@ -84,6 +89,7 @@ class NoCandidateError(GateError):
         variants: all that were tried, each with its reason.
         bytes_before: size of the float file.
         refused: methods that could not be applied, and why.
+        calibrated: rows that ranges were taken from.
     """
 
     def __init__(
@@ -91,6 +97,7 @@ class NoCandidateError(GateError):
         variants: tuple[Variant, ...],
         bytes_before: int,
         refused: tuple[tuple[str, str], ...],
+        calibrated: int = 0,
     ) -> None:
         nearest = min(variants, key=lambda item: (item.difference.flips, item.bytes))
         super().__init__(
@@ -102,6 +109,7 @@ class NoCandidateError(GateError):
         self.variants = variants
         self.bytes_before = bytes_before
         self.refused = refused
+        self.calibrated = calibrated
 
 
 def quantize(
@@ -114,26 +122,30 @@ def quantize(
     metric: Metric | None = None,
     progress: Progress | None = None,
     clock: Callable[[], float] = time.perf_counter,
+    outside: Outside | None = None,
 ) -> Quantized:
     """Quantize a neural net.
 
     Args:
         converted: a model of family ``neural``.
         calibration: float32, shape (rows, features), as the encoder makes it; activation
-            ranges come from at most `CALIBRATION_ROWS` of them, all else from all.
+            ranges come from at most `CALIBRATION_ROWS` and half of them, all else from the
+            others.
         threshold: the operating threshold.
-        methods: names in `METHODS`, tried in this order.
+        methods: names in `methods_for`, tried in this order.
         budgets: see `Budgets`; nothing is limited without.
-        metric: a business metric of scores of these rows, the higher the better.
+        metric: a business metric of scores of the rows at some places, the higher the better.
         progress: is told each candidate, in words.
         clock: seconds, for the time of one row.
+        outside: runtimes, boards and the gate that the candidate will meet; nothing without.
 
     Raises:
         ConvertError: K03 it is a tree model, K02 there is nothing to gain, K07 no rows that fit.
         NoCandidateError: Q01.
     """
     wanted = budgets or Budgets()
-    search = _Search(converted, calibration, threshold, wanted, metric, progress, clock)
+    around = outside or Outside()
+    search = _Search(converted, calibration, threshold, wanted, metric, progress, clock, around)
     for name in methods:
         search.run(name)
     return search.result()
@@ -144,21 +156,32 @@ def _check(converted: Converted, calibration: Tensor) -> None:
         raise ConvertError("K03", "its thresholds and leaves are no matrix products")
     if converted.family != "neural":
         raise ConvertError("K02", f"a {converted.family} model is small as it is", cure=_LEAVE_OUT)
-    if converted.needs.kind != "onnxruntime":
-        raise ConvertError(
-            "K02",
-            f"a file for {converted.needs.kind} is not quantized here",
-            cure="quantize the net as ONNX, or bring a TFLite file that its own tools quantized",
-        )
     features = len(converted.encoder.contract.names)
     if calibration.ndim != 2 or calibration.shape[1] != features or not len(calibration):
         raise ConvertError("K07", f"calibration rows of shape {calibration.shape} do not fit")
 
 
-def _spread(rows: Tensor, most: int) -> Tensor:
-    if len(rows) <= most:
-        return rows
-    return rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)]
+def methods_for(kind: str) -> tuple[str, ...]:
+    """Names of the methods for a format, ``onnxruntime`` or ``tflite``, in order."""
+    if kind == "tflite":
+        from .tflite_quant import METHODS as TFLITE
+
+        return tuple(TFLITE)
+    return tuple(METHODS)
+
+
+def _workshop(converted: Converted, rows: Tensor, outside: Outside) -> Workshop:
+    if converted.needs.kind == "tflite":
+        from .tflite_quant import TfliteWorkshop
+
+        return TfliteWorkshop(converted, rows, outside.written)
+    return OnnxWorkshop(converted, rows)
+
+
+def _spread(count: int, most: int) -> Places:
+    if count <= most:
+        return np.arange(count)
+    return np.linspace(0, count - 1, most).astype(np.int64)
 
 
 def _scored(converted: Converted) -> Scored:
@@ -179,29 +202,31 @@ class _Search:
         metric: Metric | None,
         progress: Progress | None,
         clock: Callable[[], float],
+        outside: Outside,
     ) -> None:
         _check(converted, calibration)
-        self._float = converted
-        self._rows = calibration
-        self._few = _spread(calibration, CALIBRATION_ROWS)
-        self._threshold = threshold
-        self._budgets = budgets
-        self._metric = metric
+        count = len(calibration)
+        few = _spread(count, min(CALIBRATION_ROWS, (count + 1) // 2))
+        rest = np.setdiff1d(np.arange(count), few)
+        self._float, self._rows = converted, calibration
+        self._few, self._judged = few, rest if len(rest) else few
+        self._threshold, self._budgets, self._metric = threshold, budgets, metric
         self._say = progress or (lambda _words: None)
-        self._clock = clock
-        self._graph: Any = without_gemm(parse(converted.model))
-        self._layers = layers_of(self._graph)
-        if not layers_of(self._graph, LEAST_WEIGHTS):
-            raise ConvertError("K02", "it has no layer worth quantizing", cure=_LEAVE_OUT)
+        self._clock, self._outside = clock, outside
+        self._workshop = _workshop(converted, calibration[few], outside)
+        self._layers = self._workshop.layers
         self._session = _scored(converted)
         self._reference = self._session.score_tensor(calibration)
-        self._value = metric(self._reference) if metric else None
-        self._found: list[tuple[Measured, Converted]] = []
+        self._value = self._worth(self._reference)
+        self._found: list[tuple[Measured, Converted, Scores]] = []
         self._refused: list[tuple[str, str]] = []
+
+    def _worth(self, scores: Scores) -> float | None:
+        return self._metric(scores[self._judged], self._judged) if self._metric else None
 
     def run(self, name: str) -> None:
         """Try one method."""
-        if METHODS[name].refine:
+        if self._workshop.methods[name].refine:
             leave_out(
                 len(self._layers),
                 lambda floats: self._attempt(name, floats),
@@ -214,29 +239,31 @@ class _Search:
         said = words(floats, len(self._layers))
         self._say(f"{name}, {said} in float")
         try:
-            left = [self._layers[place] for place in floats]
-            candidate = apply(self._float, self._graph, name, self._few, left)
+            candidate = self._workshop.make(name, [self._layers[place] for place in floats])
             session = _scored(candidate)
             scores = session.score_tensor(self._rows)
         except ConvertError as error:
             self._refused.append((f"{name}, {said} in float", error.detail))
             return None
-        metric = self._metric
-        drop = self._value - metric(scores) if metric and self._value is not None else None
+        worth = self._worth(scores)
         found = Measured(
             name,
             said,
             len(candidate.model),
-            compare(self._reference, scores, self._threshold),
-            drop,
+            self._compared(scores, self._judged),
+            self._value - worth if self._value is not None and worth is not None else None,
             self._ratio(session),
+            calibrated_flips=self._compared(scores, self._few).flips,
         )
-        self._found.append((found, candidate))
+        self._found.append((found, candidate, scores))
         return found
+
+    def _compared(self, scores: Scores, places: Places) -> Difference:
+        return compare(self._reference[places], scores[places], self._threshold)
 
     def _ratio(self, session: Scored) -> float:
         """Time of one row beside the float model's: median over rounds, each in turns."""
-        rows = _spread(self._rows, CALLS)
+        rows = self._rows[_spread(len(self._rows), CALLS)]
         ratios = []
         for turn in range(ROUNDS + 1):
             spent = {}
@@ -258,37 +285,63 @@ class _Search:
         before, refused = len(self._float.model), tuple(self._refused)
         if not self._found:
             raise ConvertError("K02", refused[0][1] if refused else "no method was named")
-        found = [item for item, _ in self._found]
+        self._ask_outside()
+        found = [item for item, _, _ in self._found]
         if all(item.bytes >= before for item in found):
             detail = f"every quantized file is larger than the float one of {before} bytes"
             raise ConvertError("K02", detail, cure=_LEAVE_OUT)
-        place = choose(found, self._budgets, before)
-        chosen = None if place is None else found[place]
-        front = pareto(found)
-        variants = tuple(
+        place = choose(found, self._budgets, before, self._outside.ahead)
+        variants = self._variants(found, place)
+        if place is None:
+            raise NoCandidateError(variants, before, refused, len(self._few))
+        kept = variants[place]
+        model = replace(self._found[place][1], notes=self._notes(kept))
+        return Quantized(model, before, kept, variants, refused, len(self._few))
+
+    def _ask_outside(self) -> None:
+        """Give up claims that a witness does not bear out, and hear what boards say."""
+        rows = _spread(len(self._rows), ROWS)
+        given = [
+            Given(model, scores[rows], self._workshop.methods[item.method].portable)
+            for item, model, scores in self._found
+        ]
+        every = doubts(given, self._rows[rows], self._workshop.here, self._outside)
+        for place, (lost, (item, model, scores)) in enumerate(zip(every, self._found, strict=True)):
+            claimed = replace(model, needs=without(model.needs, lost)) if lost else model
+            seen = replace(item, doubts=tuple(lost.values()), unfit=self._outside.fits(claimed))
+            self._found[place] = (seen, claimed, scores)
+
+    def _variants(self, found: Sequence[Measured], place: int | None) -> tuple[Variant, ...]:
+        chosen, ahead = None if place is None else found[place], self._outside.ahead
+        front, before = pareto(found), len(self._float.model)
+        return tuple(
             Variant(
                 **vars(item),
-                lost=reason(item, chosen, self._budgets, before),
+                lost=reason(item, chosen, self._budgets, before, ahead),
                 front=index in front,
-                careful=METHODS[item.method].careful,
+                careful=self._workshop.methods[item.method].careful,
             )
             for index, item in enumerate(found)
         )
-        if place is None:
-            raise NoCandidateError(variants, before, refused)
-        kept, model = variants[place], self._found[place][1]
-        note = f"quantized: {METHODS[kept.method].words}; in float: {kept.floats}"
-        notes = (*self._float.notes, note, *filter(None, [kept.careful]))
-        return Quantized(replace(model, notes=notes), before, kept, variants, refused)
+
+    def _notes(self, kept: Variant) -> tuple[str, ...]:
+        note = f"quantized: {self._workshop.methods[kept.method].words}; in float: {kept.floats}"
+        lost = [f"not claimed: {words}" for words in kept.doubts]
+        return (*self._float.notes, note, *lost, *filter(None, [kept.careful]))
 
 
 __all__ = [
     "CALIBRATION_ROWS",
     "METHODS",
+    "Ahead",
     "Budgets",
+    "Method",
     "NoCandidateError",
+    "Outside",
     "Quantized",
     "Variant",
+    "Witness",
     "exceeded",
+    "methods_for",
     "quantize",
 ]

@@ -11,7 +11,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,28 +26,13 @@ from .quantize_graph import (
     layers_of,
     narrow_weights,
     to_opset,
+    without_gemm,
 )
+from .quantize_workshop import Method
 from .to_onnx import SCORE, Converted, runtime_needs
 
 # model without Gemm, calibration rows, layers that stay in float -> model
 Make = Callable[[Any, Tensor, Collection[str]], Any]
-
-
-@dataclass(frozen=True)
-class Method:
-    """One way to quantize.
-
-    Attributes:
-        words: what it is, for tables.
-        make: makes the graph.
-        refine: whether leaving layers in float is worth trying.
-        careful: what a reader should know before shipping it; "" for nothing.
-    """
-
-    words: str
-    make: Make
-    refine: bool = False
-    careful: str = ""
 
 
 class _Reader:
@@ -115,10 +100,42 @@ METHODS: Final[Mapping[str, Method]] = {
     ),
     "int16": Method("static int16 activations, int8 weights", _static("QInt16"), refine=True),
     "dynamic": Method("dynamic int8", _dynamic, refine=True),
-    "float16": Method("float16 weights", _weights(16)),
-    "weights-int8": Method("int8 weights", _weights(8), refine=True),
-    "weights-int4": Method("int4 weights", _weights(4), refine=True),
+    "float16": Method("float16 weights", _weights(16), portable=True),
+    "weights-int8": Method("int8 weights", _weights(8), refine=True, portable=True),
+    "weights-int4": Method("int4 weights", _weights(4), refine=True, portable=True),
 }
+
+
+class OnnxWorkshop:
+    """Quantizes an ONNX net; see `quantize_workshop.Workshop`.
+
+    Args:
+        converted: the float model.
+        rows: float32, shape (rows, features), for the ranges of activations.
+
+    Raises:
+        ConvertError: K02, no layer is worth it.
+    """
+
+    methods = METHODS
+    here = "onnxruntime"
+
+    def __init__(self, converted: Converted, rows: Tensor) -> None:
+        self._float, self._rows = converted, rows
+        self._graph = without_gemm(parse(converted.model))
+        self.layers = layers_of(self._graph)
+        if not layers_of(self._graph, LEAST_WEIGHTS):
+            raise nothing_to_quantize()
+
+    def make(self, name: str, floats: Collection[str]) -> Converted:
+        """A candidate; see `apply`."""
+        return apply(self._float, self._graph, name, self._rows, floats)
+
+
+def nothing_to_quantize() -> ConvertError:
+    """K02: all layers are small, or none has weights of its own."""
+    cure = "leave [quantize] out for this model"
+    return ConvertError("K02", "it has no layer worth quantizing", cure=cure)
 
 
 def apply(

@@ -19,7 +19,7 @@ SCHEMA_VERSION: Final = 3
 _ALIGNMENT: Final = 16  # of constants, as the schema demands
 # the operators that are written here, with the version that their form of use asks for
 VERSIONS: Final = {
-    "ADD": 1, "CAST": 1, "CONCATENATION": 1, "DEQUANTIZE": 2, "DIV": 1, "ELU": 1,
+    "ADD": 1, "CAST": 1, "CONCATENATION": 1, "CONV_2D": 1, "DEQUANTIZE": 2, "DIV": 1, "ELU": 1, "EXP": 1,
     "FULLY_CONNECTED": 1,
     "GATHER": 5, "GELU": 1, "GREATER": 1, "LEAKY_RELU": 1, "LOGISTIC": 1, "MUL": 1, "NOT_EQUAL": 1, "PADV2": 1, "RELU": 1, "RESHAPE": 1,
     "SELECT_V2": 1, "SOFTMAX": 1, "SUB": 1, "SUM": 1, "TANH": 1,

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,8 +47,14 @@ def test_a_net_becomes_smaller_and_says_what_it_costs(
         if v.difference.distinct_found * 2 >= v.difference.distinct_reference
         and v.bytes < done.bytes_before
     )
-    found = compare(scored(converted).scores(raw), scored(done.converted).scores(raw), 0.3)
+    judged = np.setdiff1d(
+        np.arange(len(raw)), np.linspace(0, len(raw) - 1, (len(raw) + 1) // 2).astype(int)
+    )
+    ours, theirs = (scored(item).scores(raw) for item in (converted, done.converted))
+    found = compare(ours[judged], theirs[judged], 0.3)
     assert found == done.kept.difference
+    assert found.flips + done.kept.calibrated_flips == compare(ours, theirs, 0.3).flips
+    assert done.calibrated + found.rows == len(raw)
     assert 0 < found.largest < 0.2
     assert "QuantizeLinear" in done.converted.needs.operators
     assert inspect_graph(done.converted.model).ir == 7
@@ -79,13 +84,6 @@ def test_trees_and_lines_have_nothing_to_gain() -> None:
             quantize(converted, rows)
         assert caught.value.code == code
         assert "[quantize]" in caught.value.cure
-
-
-def test_what_is_no_onnx_file() -> None:
-    _, converted = converted_from(net(8), numbers(5))
-    other = replace(converted, needs=replace(converted.needs, kind="tflite"))
-    with pytest.raises(ConvertError, match=r"K02.*tflite"):
-        quantize(other, np.zeros((9, 5), np.float32))
 
 
 @pytest.mark.parametrize("shape", [(0, 5), (10, 4), (10,)])

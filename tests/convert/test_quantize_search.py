@@ -163,7 +163,7 @@ def test_the_search_keeps_its_budgets_and_says_why_others_lost(
         threshold=0.3,
         methods=tuple(METHODS),
         budgets=Budgets(flips=3, bytes=most),
-        metric=lambda scores: float(np.mean(scores)),
+        metric=lambda scores, _places: float(np.mean(scores)),
         progress=said.append,
     )
     assert done.kept.difference.flips <= 3
@@ -195,7 +195,7 @@ def test_the_search_keeps_its_budgets_and_says_why_others_lost(
 def test_no_candidate(budgets: Budgets, says: str, net: tuple[Converted, Tensor]) -> None:
     converted, rows = net
     with pytest.raises(NoCandidateError, match="Q01") as caught:
-        quantize(converted, rows, budgets=budgets, metric=lambda scores: float(scores[0]))
+        quantize(converted, rows, budgets=budgets, metric=lambda scores, _places: float(scores[0]))
     assert caught.value.exit_code == 1
     assert any(says in variant.lost for variant in caught.value.variants)
 

@@ -20,7 +20,8 @@ from wherry.project import load_project
 from wherry_agent.inference import load_model
 from wherry_contract.errors import ConvertError, ManifestError, SetupError
 from wherry_convert.sources import load_source
-from wherry_convert.tflite_write import GraphWriter
+from wherry_convert.tflite_inspect import inspect_tflite
+from wherry_convert.tflite_write import GraphWriter, Options
 
 pytest.importorskip("ai_edge_litert", reason="the extra tflite is absent; make test-frameworks")
 pytest.importorskip("tflite", reason="likewise")
@@ -128,7 +129,9 @@ WRONG = [
     ("unknown runtime", '[target]\nruntime = "tensorrt"\n', "runtime"),
     ("weights of ONNX", '[target]\nweights = "int8"\n', "weights"),
     ("leaves of ONNX", '[target]\nleaves = "int16"\n', "leaves"),
-    ("quantized", TARGET + '[quantize]\nmethod = "int8"\n', "quantize"),
+    ("not for TFLite", TARGET + '[quantize]\nmethod = "int8-signed"\n', "quantize.method"),
+    ("not for ONNX", '[quantize]\nmethod = "dynamic-channel"\n', "quantize.method"),
+    ("weights twice", TARGET + 'weights = "int8"\n[quantize]\n', "written-int8"),
     ("unknown name", '[target]\nruntim = "tflite"\n', "runtim"),
 ]
 
@@ -169,12 +172,22 @@ threshold = 0.4
 """
 
 
-def _net_of_two(folder: Path) -> Any:
-    """A file of one layer, 1 / (1 + exp(-(2 a - b))), and rows beside it."""
-    writer = GraphWriter()
-    weights = writer.constant(np.array([[2, -1]], np.float32))
-    inputs = [writer.input(2), weights, writer.constant(np.zeros(1, np.float32))]
-    last = writer.add("FULLY_CONNECTED", inputs, (1, 1), options=("FullyConnectedOptions", {}))
+def _dense(writer: GraphWriter, last: int, weights: Any) -> int:
+    outputs = len(weights)
+    inputs = [last, writer.constant(weights), writer.constant(np.zeros(outputs, np.float32))]
+    options: Options = ("FullyConnectedOptions", {})
+    return writer.add("FULLY_CONNECTED", inputs, (1, outputs), options=options)
+
+
+def _net_of_two(folder: Path, *, hidden: int = 0) -> Any:
+    """A file of 1 / (1 + exp(-(2 a - b))), or of a net with hidden layers, and rows beside it."""
+    writer, make = GraphWriter(), np.random.default_rng(2)
+    last, width = writer.input(2), 2
+    for _ in range(2 if hidden else 0):
+        weights = make.normal(0, width**-0.5, (hidden, width)).astype(np.float32)
+        last, width = writer.add("RELU", [_dense(writer, last, weights)], (1, hidden)), hidden
+    ends = make.normal(0, width**-0.5, (1, width)) if hidden else [[2, -1]]
+    last = _dense(writer, last, np.array(ends, np.float32))
     (folder / "net.tflite").write_bytes(writer.finish(writer.add("LOGISTIC", [last], (1, 1))))
     rows = np.random.default_rng(0).normal(size=(500, 2))
     label = (2 * rows[:, 0] > rows[:, 1]) * 1
@@ -199,3 +212,68 @@ def test_a_file_from_elsewhere_is_checked_and_packed(tmp_path: Path, capsys: Any
     assert scores == pytest.approx(1 / (1 + np.exp(rows[:, 1] - 2 * rows[:, 0])), abs=1e-6)
     found = view.parts.manifest.provenance["measured"]
     assert (found["flips"], found["edge_flips"]) == (0, 0)
+
+
+QUANTIZED = """
+[quantize]
+method = "{}"
+
+[gates]
+flips = 30
+edge_flips = 90
+metric_drop = 0.05
+"""
+
+
+@pytest.mark.parametrize(
+    ("method", "precision"), [("search", "int8"), ("dynamic", "int8"), ("float16", "float16")]
+)
+def test_a_net_is_quantized_and_the_agent_decides_as_the_bundle_says(
+    method: str, precision: str, shop: Path, tmp_path: Path, capsys: Any
+) -> None:
+    pytest.importorskip("ai_edge_quantizer", reason="the extra tflite-quant is absent")
+    more = TARGET + QUANTIZED.format(method)
+    path, out, page = write_project(shop, model="net", more=more), tmp_path / "q", tmp_path / "p"
+    said = wherry(capsys, "build", path, "--unsigned", "--out", out, "--report", page)
+    assert said.code == 0, said.err
+    parts = look(out).parts
+    assert inspect_tflite(parts.model).precision == precision
+    project = load_project(path)
+    check = read_rows(project.data.check, project.input, project.data).raw
+    wanted = load_source("sklearn", project.source.path).scores(check, project.input)
+    scores = load_model(look(out).digest, parts).scores(check)
+    threshold = parts.manifest.output.threshold
+    flips = int(((scores >= threshold) != (wanted >= threshold)).sum())
+    assert flips == parts.manifest.provenance["measured"]["flips"] <= project.gates.flips
+    # what is claimed of the interpreter of 32-bit boards is true
+    if parts.manifest.runtime.takes("tflite-runtime", "2.14.0"):
+        rows = parts.manifest.encoder.encode(parts.golden.matrix(parts.manifest.input))
+        (old,) = score_in(old_runtime(), [(parts.model, rows)], tmp_path)
+        parts.golden.judge(old.ravel(), threshold)
+    else:
+        assert any("not claimed" in note for note in parts.manifest.provenance["notes"])
+    assert "Quantization" in page.read_text()
+
+
+def test_a_float_file_from_elsewhere_is_quantized(tmp_path: Path, capsys: Any) -> None:
+    pytest.importorskip("ai_edge_quantizer", reason="the extra tflite-quant is absent")
+    _net_of_two(tmp_path, hidden=40)
+    path, out = tmp_path / "project.toml", tmp_path / "net.wherry"
+    path.write_text(ELSEWHERE + TARGET + QUANTIZED.format("weights-int8"))
+    said = wherry(capsys, "build", path, "--unsigned", "--out", out)
+    assert said.code == 0, said.err
+    before = (tmp_path / "net.tflite").read_bytes()
+    assert len(look(out).parts.model) < len(before)
+    made = tmp_path / "made.tflite"
+    convert = ["convert", tmp_path / "net.tflite", "-o", made, "--input", path, "--kind", "tflite"]
+    assert wherry(capsys, *convert).code == 0
+    small = tmp_path / "small.tflite"
+    quantize = ["quantize", made, "-o", small, "--data", tmp_path / "rows.csv", "--flips", "9"]
+    said = wherry(capsys, *quantize, "--label", "label", "--json")
+    assert said.code == 0, said.err
+    found = json.loads(said.out)
+    assert found["bytes_after"] == small.stat().st_size < len(before)
+    assert found["rows"] + found["calibration_rows"] == 500
+    assert {item["method"] for item in found["variants"]} >= {"int8", "weights-int8"}
+    wrong = wherry(capsys, *quantize, "--method", "int8-signed")
+    assert (wrong.code, "K02" in wrong.err) == (3, True)

@@ -11,7 +11,7 @@ from wherry_contract.bundle import Parts
 from wherry_contract.errors import ConvertError, WherryError
 from wherry_contract.features import RawMatrix
 from wherry_convert.parity import row_classes
-from wherry_convert.quantize import Metric, Quantized, quantize
+from wherry_convert.quantize import Ahead, Quantized
 from wherry_convert.scoring import Scored
 from wherry_convert.sources import SourceModel, load_source
 from wherry_convert.tflite_convert import convert_tflite
@@ -20,13 +20,13 @@ from wherry_convert.to_onnx import Converted, convert
 from .data import Rows, read_rows
 from .files import write_durably
 from .gate import BudgetExceededError, GateReport, judge, operating_threshold
-from .metrics import recall_at
 from .own_metric import prepare
 from .pack import pack, write_parts
 from .parts import make_parts
 from .profiles import load_knowledge
 from .project import Project
-from .quantized import Tried, methods_of
+from .quantized import Tried
+from .quantizing import search
 from .runtimes import Run, RuntimesDisagreeError, claimed, failures, require, run_everywhere
 from .targets import BoardsRefuseError, Model, Verdict, judge_board
 from .traits import traits
@@ -162,14 +162,9 @@ def check(
     converted, quantized = _convert(project, source, progress), None
     if project.quantize and not bundle:
         progress(f"quantizing: {project.quantize.method}")
-        quantized = quantize(
-            converted,
-            converted.encoder.encode(reference.raw),
-            threshold=threshold,
-            methods=methods_of(project.quantize.method),
-            budgets=project.quantize.budgets,
-            metric=_recall(reference),
-            progress=lambda words: progress(f"  {words}"),
+        ahead = Ahead(len(rows), project.gates.flips)
+        quantized = search(
+            project, project.quantize, source, converted, reference, ahead, threshold, progress
         )
     cuts = converted.cuts
     if quantized:
@@ -214,11 +209,6 @@ def _convert(project: Project, source: SourceModel, progress: Progress) -> Conve
         return convert_tflite(source, project.input, leaves=target.leaves, weights=target.weights)
     progress("converting to ONNX")
     return convert(source, project.input)
-
-
-def _recall(rows: Rows) -> Metric | None:
-    labels = rows.labels
-    return None if labels is None else lambda scores: recall_at(labels, scores)
 
 
 def _scorer(converted: Converted) -> Scored:

@@ -20,7 +20,7 @@ from wherry_contract.errors import SetupError
 from wherry_contract.features import InputContract, RawMatrix
 from wherry_contract.manifest import RuntimeNeeds
 from wherry_contract.wire import PROJECT, Fields, canonical, parse_json
-from wherry_convert.quantize import Budgets, Metric, Quantized, quantize
+from wherry_convert.quantize import Budgets, Metric, Outside, Quantized, quantize
 from wherry_convert.sources import load_source
 from wherry_convert.tflite_convert import convert_tflite
 from wherry_convert.to_onnx import Converted, convert
@@ -28,6 +28,7 @@ from wherry_convert.to_onnx import Converted, convert
 from .files import write_durably
 from .metrics import recall_at
 from .quantized import SEARCH, methods_of
+from .witnesses import witnesses_for
 
 SCHEMA: Final = "wherry/converted"
 LIMIT_BYTES: Final = 4 * 2**20
@@ -111,10 +112,11 @@ def quantize_file(
         converted,
         converted.encoder.encode(raw),
         threshold=wanted.threshold,
-        methods=methods_of(wanted.method),
+        methods=methods_of(wanted.method, converted.needs.kind),
         budgets=wanted.budgets,
         metric=_metric(data, wanted) if wanted.label else None,
         progress=progress,
+        outside=Outside(witnesses_for(converted.needs)),
     )
     _write(done.converted, out, origin)
     return done
@@ -229,7 +231,7 @@ def _metric(path: Path, wanted: Wanted) -> Metric:
         raise SetupError("H10", detail) from error
     if set(np.unique(labels)) != {0.0, 1.0}:
         raise SetupError("H10", f"{path.name}: {wanted.label} should hold 0 and 1, both of them")
-    return lambda scores: recall_at(labels == 1, scores)
+    return lambda scores, places: recall_at(labels[places] == 1, scores)
 
 
 def _table(path: Path, names: list[str]) -> Any:

@@ -22,13 +22,13 @@ from wherry_contract.manifest import KINDS as RUNTIMES
 from wherry_contract.manifest import SLUG, VERSION, BoardNeeds, Soak
 from wherry_contract.rule import Rule
 from wherry_contract.wire import PROJECT, Fields
-from wherry_convert.quantize import Budgets
+from wherry_convert.quantize import Budgets, methods_for
 from wherry_convert.sources import KINDS
 from wherry_convert.tflite_convert import LEAVES, WEIGHTS
 
 from .own_metric import OwnMetric
 from .profiles import Board, load_board
-from .quantized import CHOICES, SEARCH
+from .quantized import SEARCH
 
 LIMIT_BYTES: Final = 2**20
 MAX_CARD: Final = 20_000  # characters of one text of the model card
@@ -249,6 +249,7 @@ def _project(fields: Fields, path: Path) -> Project:
     rule = fields.mapping("fallback", {})
     out = fields.table("out", {})
     gates = fields.table("gates", {})
+    target = _target(fields, path.parent)
     report = out.text("report", "", limit=4096)
     return Project(
         path=path,
@@ -257,12 +258,12 @@ def _project(fields: Fields, path: Path) -> Project:
         family=about.text("family", name, pattern=SLUG),
         counter=about.integer("counter", low=1),
         source=_source(fields.table("source"), path.parent),
-        target=_target(fields, path.parent),
+        target=target,
         input=contract,
         data=data,
         threshold=_threshold(fields.table("output")),
         fallback=Rule.from_fields(Fields(rule, "fallback", PROJECT), contract) if rule else None,
-        quantize=_quantize(fields),
+        quantize=_quantize(fields, target),
         gates=_gates(gates),
         metric=_metric(fields, path.parent, data),
         runtimes=gates.choice("runtimes", ("here", "all"), "here"),
@@ -292,10 +293,6 @@ def _target(fields: Fields, folder: Path) -> Target:
     for name, value in (("leaves", leaves), ("weights", weights)):
         if runtime != "tflite" and value != "float32":
             raise own.error(name, 'there only with runtime = "tflite"')
-    if runtime == "tflite" and fields.mapping("quantize", {}):
-        raise fields.error(
-            "quantize", 'absent with runtime = "tflite"; it makes ONNX files smaller'
-        )
     names = own.texts("boards", [], limit=64)
     return Target(runtime, leaves, weights, tuple(load_board(name, folder) for name in names))
 
@@ -320,12 +317,15 @@ def _threshold(fields: Fields) -> Threshold:
     return Threshold(score, share, fields.text("positive", "positive", limit=64))
 
 
-def _quantize(fields: Fields) -> Quantize | None:
+def _quantize(fields: Fields, target: Target) -> Quantize | None:
     inner = fields.mapping("quantize", {"method": ""})
     if inner == {"method": ""}:
         return None
     own = Fields(inner, "quantize", PROJECT)
-    method = own.choice("method", CHOICES, SEARCH)
+    if target.weights != "float32":
+        words = f"absent with [target] weights; written-{target.weights} is the same"
+        raise fields.error("quantize", words)
+    method = own.choice("method", (SEARCH, *methods_for(target.runtime)), SEARCH)
     flips, size = (own.integer(name) if name in inner else None for name in ("flips", "bytes"))
     share, drop, ratio = map(
         own.optional_number, ("distinct_share", "metric_drop", "latency_ratio")

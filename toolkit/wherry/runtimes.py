@@ -168,7 +168,7 @@ def rows(runs: Sequence[Run]) -> list[Sequence[object]]:
 
 def ranges_of(needs: RuntimeNeeds) -> dict[str, str]:
     """The range of each distribution that a bundle claims."""
-    return {_MAIN[needs.kind]: needs.version} | dict(needs.also)
+    return dict(needs.ranges)
 
 
 def claimed(needs: RuntimeNeeds, known: Sequence[Runtime] = RUNTIMES) -> list[Runtime]:

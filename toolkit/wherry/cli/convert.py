@@ -24,6 +24,9 @@ METHODS = (
     "float16",
     "weights-int8",
     "weights-int4",
+    "dynamic-channel",
+    "written-float16",
+    "written-int8",
 )
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -84,7 +87,7 @@ def convert(
 @click.command()
 @click.argument("model", type=_FILE)
 @click.option(
-    "-o", "--out", type=_FILE, required=True, help="The ONNX file to write; OUT.json describes it."
+    "-o", "--out", type=_FILE, required=True, help="The file to write; OUT.json describes it."
 )
 @click.option(
     "--data", type=_FILE, required=True, help="Parquet or CSV file with rows of raw values."
@@ -134,7 +137,7 @@ def quantize(
 ) -> None:
     """Make a model smaller, and show what it costs.
 
-    For neural nets that `wherry convert` wrote. Every candidate is run on the rows; the
+    For neural nets that `wherry convert` wrote, ONNX or TFLite. Every candidate is run on the rows; the
     table shows each one's price and why it was not kept. With --flips the smallest file
     that keeps all budgets is kept, without it the one with the fewest flipped decisions.
     Exit code 1 if none keeps the budgets.
