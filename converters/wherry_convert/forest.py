@@ -21,6 +21,12 @@ Doubles = NDArray[np.float64]
 LEAF: Final = -1
 OPSETS: Final = {"": 13, "ai.onnx.ml": 1}
 MAX_NODES: Final = 4_000_000
+_LINKS: Final = {
+    "logistic": "Sigmoid",
+    "identity": "Identity",
+    "exp": "Exp",
+    "softmax": "Softmax",
+}
 _KEY: Final = np.uint64(1 << 63)
 
 
@@ -34,7 +40,8 @@ class Tree:
         left: int64, the left child, or `LEAF`.
         right: int64, the right child, or `LEAF`.
         missing_left: bool, whether a missing value goes left.
-        value: float64, what a leaf adds.
+        value: float64, what a leaf adds; shape (nodes, scores) if it adds to each score.
+        target: the score that it adds to, if there are several.
     """
 
     feature: NDArray[np.int64]
@@ -43,6 +50,7 @@ class Tree:
     right: NDArray[np.int64]
     missing_left: NDArray[np.bool_]
     value: Doubles
+    target: int = 0
 
     @property
     def inner(self) -> NDArray[np.bool_]:
@@ -70,12 +78,15 @@ class Sets:
 class Forest:
     """Trees whose leaves are summed: score = link(base + sum / divisor).
 
+    With several scores, one for each class, each has its base and its sum.
+
     Attributes:
         trees: at least one.
         base: added to the sum, in double precision.
         divisor: the number of trees where leaves are averaged.
-        link: ``logistic`` or ``identity``.
+        link: ``logistic``, ``identity``, ``exp``, or over all scores ``softmax``.
         sets: further columns that trees may ask, behind those of the tensor.
+        bases: one for each score, if there are several, instead of `base`.
     """
 
     trees: tuple[Tree, ...]
@@ -83,6 +94,22 @@ class Forest:
     divisor: float = 1.0
     link: str = "identity"
     sets: tuple[Sets, ...] = ()
+    bases: tuple[float, ...] = ()
+
+    @property
+    def targets(self) -> int:
+        """How many scores there are."""
+        return len(self.bases) or 1
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """Between what the one score must lie."""
+        if self.link != "identity":
+            return 0.0, 1.0 if self.link == "logistic" else float("inf")
+        leaves = [tree.value[~tree.inner] for tree in self.trees]
+        low = self.base + sum(float(leaf.min()) for leaf in leaves) / self.divisor
+        high = self.base + sum(float(leaf.max()) for leaf in leaves) / self.divisor
+        return low, high
 
     @property
     def questions(self) -> int:
@@ -106,6 +133,10 @@ class Forest:
                 raise ValueError("a tree asks a column that does not exist")
             if np.isnan(tree.cut[inner]).any() or not np.isfinite(tree.value).all():
                 raise ValueError("a tree holds a number that is none")
+            if not 0 <= tree.target < self.targets:
+                raise ValueError("a tree adds to a score that does not exist")
+            if tree.value.ndim > 1 and tree.value.shape[1] != self.targets:
+                raise ValueError("a leaf adds to other scores than there are")
 
 
 def below_or_at(cuts: Doubles) -> NDArray[np.float32]:
@@ -201,11 +232,17 @@ def node_attributes(trees: Sequence[Tree]) -> dict[str, Any]:
 
 def _leaf_attributes(trees: Sequence[Tree]) -> dict[str, Any]:
     leaves = [np.flatnonzero(~tree.inner) for tree in trees]
+    adds = [t.value[leaf].reshape(len(leaf), -1) for leaf, t in zip(leaves, trees, strict=True)]
+    widths = [values.shape[1] for values in adds]
+    pairs = list(zip(leaves, widths, strict=True))
     return {
-        "target_treeids": _join(np.full(len(leaf), k) for k, leaf in enumerate(leaves)),
-        "target_nodeids": _join(leaves),
-        "target_ids": [0] * sum(map(len, leaves)),
-        "target_weights": _join(t.value[leaf] for leaf, t in zip(leaves, trees, strict=True)),
+        "target_treeids": _join(np.full(len(leaf) * w, k) for k, (leaf, w) in enumerate(pairs)),
+        "target_nodeids": _join(np.repeat(leaf, width) for leaf, width in pairs),
+        "target_ids": _join(
+            np.tile(tree.target + np.arange(width), len(leaf))
+            for tree, (leaf, width) in zip(trees, pairs, strict=True)
+        ),
+        "target_weights": _join(values.ravel() for values in adds),
     }
 
 
@@ -233,7 +270,7 @@ def set_columns(sets: Sequence[Sets]) -> tuple[str, list[Any], list[Any]]:
 
 
 def forest_graph(forest: Forest, features: int) -> Any:
-    """The ONNX model of a forest; its output ``score`` is double, shape (rows, 1).
+    """The ONNX model of a forest; its output ``score`` is double, shape (rows, scores).
 
     Leaves are summed in float32 by TreeEnsembleRegressor; division, base and link are in
     double precision, so that a forest of pure leaves has the source's scores to the bit.
@@ -250,7 +287,7 @@ def forest_graph(forest: Forest, features: int) -> Any:
         [table],
         ["sum"],
         domain="ai.onnx.ml",
-        n_targets=1,
+        n_targets=forest.targets,
         aggregate_function="SUM",
         post_transform="NONE",
         **node_attributes(forest.trees),
@@ -260,19 +297,19 @@ def forest_graph(forest: Forest, features: int) -> Any:
     last = "wide"
     for name, value, neutral, operator in (
         ("divisor", forest.divisor, 1.0, "Div"),
-        ("base", forest.base, 0.0, "Add"),
+        ("base", np.array([forest.bases]) if forest.bases else forest.base, 0.0, "Add"),
     ):
-        if value != neutral:
+        if np.any(value != neutral):
             constants.append(numpy_helper.from_array(np.array(value), name))
             nodes.append(helper.make_node(operator, [last, name], [f"after_{name}"]))
             last = f"after_{name}"
-    link = "Sigmoid" if forest.link == "logistic" else "Identity"
-    nodes.append(helper.make_node(link, [last], ["score"]))
+    axis: dict[str, Any] = {"axis": 1} if forest.link == "softmax" else {}
+    nodes.append(helper.make_node(_LINKS[forest.link], [last], ["score"], **axis))
     graph = helper.make_graph(
         nodes,
         "wherry",
         [helper.make_tensor_value_info("input", TensorProto.FLOAT, [None, features])],
-        [helper.make_tensor_value_info("score", TensorProto.DOUBLE, [None, 1])],
+        [helper.make_tensor_value_info("score", TensorProto.DOUBLE, [None, forest.targets])],
         constants,
     )
     opsets = [helper.make_opsetid(domain, version) for domain, version in OPSETS.items()]

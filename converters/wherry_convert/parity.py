@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from wherry_contract.decision import decide, winning
 from wherry_contract.errors import ConvertError
 from wherry_contract.features import LARGEST, UNSEEN, Feature, InputContract, RawMatrix
 
@@ -31,7 +32,7 @@ class Difference:
 
     Attributes:
         rows: how many.
-        flips: rows that are flagged by one and not by the other.
+        flips: rows on which the two decide otherwise.
         largest: largest difference of scores.
         distinct_reference: how many different scores the reference gives.
         distinct_found: how many the other gives.
@@ -48,25 +49,26 @@ def compare(reference: Scores, found: Scores, threshold: float) -> Difference:
     """Count flips and measure differences.
 
     Args:
-        reference: float64, shape (rows,), from the source.
-        found: float64, shape (rows,), from the other; a score that is not finite counts
+        reference: float64, shape (rows,) or (rows, classes), from the source.
+        found: likewise, from the other; a score that is not finite counts
             as a flip and as an infinite difference.
-        threshold: a score at or above it is flagged.
+        threshold: a score at or above it is flagged (`wherry_contract.decision`).
 
     Raises:
         ConvertError: K07, the shapes differ.
     """
     if reference.shape != found.shape:
         raise ConvertError("K07", f"{len(found)} scores against {len(reference)}")
-    bad = ~np.isfinite(found) | ~np.isfinite(reference)
-    flips = ((reference >= threshold) != (found >= threshold)) | bad
-    gaps = np.where(bad, np.inf, np.abs(np.where(bad, 0, reference) - np.where(bad, 0, found)))
+    odd = ~np.isfinite(found) | ~np.isfinite(reference)
+    bad = odd if odd.ndim == 1 else odd.any(axis=1)
+    flips = (decide(reference, threshold) != decide(found, threshold)) | bad
+    gaps = np.where(odd, np.inf, np.abs(np.where(odd, 0, reference) - np.where(odd, 0, found)))
     return Difference(
         rows=len(reference),
         flips=int(flips.sum()),
         largest=float(gaps.max(initial=0.0)),
-        distinct_reference=len(np.unique(reference)),
-        distinct_found=len(np.unique(found)),
+        distinct_reference=len(np.unique(winning(reference))),
+        distinct_found=len(np.unique(winning(found))),
     )
 
 

@@ -28,41 +28,49 @@ class Scored:
         model: the file.
         needs: what runs it.
         encoder: from raw rows to its input.
-        tensor: the output that holds probabilities.
-        column: the column of the positive class; -1 if there is just the one.
+        tensor: the output that holds the scores.
+        column: the column of the score; -1 if there is just the one, or classes.
+        classes: how many columns the decision is between; 0 for one score.
 
     Raises:
         ConvertError: K06 the runtime is missing, K04 it cannot load the model.
     """
 
-    def __init__(
-        self, model: bytes, needs: RuntimeNeeds, encoder: Encoder, tensor: str, column: int
+    def __init__(  # noqa: PLR0917 - what a bundle says of its model, in its order
+        self,
+        model: bytes,
+        needs: RuntimeNeeds,
+        encoder: Encoder,
+        tensor: str,
+        column: int,
+        classes: int = 0,
     ) -> None:
+        self._shape = (classes,) if classes else ()
         self._encoder = encoder
         self._column = column
         self._run = _RUNNERS[needs.kind](model, needs.threads, tensor)
 
     def scores(self, raw: RawMatrix) -> Scores:
-        """Probabilities of the positive class.
+        """The scores of raw rows.
 
         Args:
             raw: float64, shape (rows, features).
 
         Returns:
-            float64, shape (rows,).
+            float64, shape (rows,), or (rows, classes).
         """
         parts = [
             self.score_tensor(self._encoder.encode(raw[start : start + BATCH]))
             for start in range(0, len(raw), BATCH)
         ]
-        return np.concatenate(parts) if parts else np.empty(0)
+        return np.concatenate(parts) if parts else np.empty((0, *self._shape))
 
     def score_tensor(self, tensor: Tensor) -> Scores:
         """Likewise, for rows that are encoded: float32 (rows, features)."""
         found = self._run(tensor)
         if self._column >= 0:
             found = found[:, self._column]
-        return np.asarray(found, np.float64).reshape(len(tensor))
+        return np.asarray(found, np.float64).reshape(len(tensor), *self._shape)
 
 
 def _onnx(model: bytes, threads: int, tensor: str) -> Run:

@@ -51,7 +51,7 @@ def convert_tflite(
     if weights != "float32" and source.family != "neural":
         raise ConvertError("K02", "only nets have weights", cure="leave [target] weights out")
     lowered = source.lower(contract)
-    steps, notes, column = lowered.steps, lowered.notes, -1
+    steps, notes = lowered.steps, lowered.notes
     if isinstance(lowered.body, Forest):
         forest, half = lowered.body, leaves == "int16"
         if half:
@@ -62,17 +62,17 @@ def convert_tflite(
         raise ConvertError("K02", "only trees have leaves", cure="leave [target] leaves out")
     else:
         model = network_tflite(lowered.body, len(contract.names), weights=weights)
-        column = lowered.body.column
         notes += (f"{weights} weights",) if weights != "float32" else ()
     return Converted(
         model,
         tflite_needs(model),
         Encoder(contract, steps),
         SCORE,
-        column,
+        lowered.column,
         source.family,
         notes,
         lowered.cuts,
+        lowered.picked.classes,
     )
 
 
@@ -83,9 +83,10 @@ def _as_it_is(source: TfliteModel, contract: InputContract) -> Converted:
         tflite_needs(source.file),
         Encoder(contract, ()),
         source.tensor,
-        source.column,
+        source.picked.column,
         source.family,
         source.notes,
+        classes=source.picked.classes,
     )
 
 

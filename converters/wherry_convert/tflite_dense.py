@@ -20,7 +20,13 @@ from .tflite_write import GraphWriter, Options
 
 _RELU: Final = 1  # the schema's number of a fused activation
 _PASSED: Final = ("Cast", "Identity", "Flatten", "Dropout", "Squeeze")  # all is float32 and flat
-_ACTIVATIONS: Final = {"Relu": "RELU", "Sigmoid": "LOGISTIC", "Tanh": "TANH", "Softmax": "SOFTMAX"}
+_ACTIVATIONS: Final = {
+    "Relu": "RELU",
+    "Sigmoid": "LOGISTIC",
+    "Tanh": "TANH",
+    "Softmax": "SOFTMAX",
+    "Exp": "EXP",
+}
 _ARITHMETIC: Final = {"Add": "ADD", "Sub": "SUB", "Mul": "MUL", "Div": "DIV"}
 
 

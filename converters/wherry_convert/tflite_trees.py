@@ -20,11 +20,16 @@ from wherry_contract.encoder import MAX_EDGES, Step
 from wherry_contract.errors import ConvertError
 
 from .forest import LEAF, MAX_NODES, Doubles, Forest, Sets, Tree, ranks, raw_cuts
-from .tflite_write import GraphWriter
+from .tflite_write import GraphWriter, Options
 
 MAX_LEVELS: Final = 256  # each is ten operators
 MAX_ALL_EDGES: Final = 100_000  # about 2 MB of the manifest's 4
 LARGEST: Final = float(np.finfo(np.float32).max)
+_LINKS: Final[Mapping[str, tuple[str, Options]]] = {
+    "logistic": ("LOGISTIC", ("", {})),
+    "exp": ("EXP", ("ExpOptions", {})),
+    "softmax": ("SOFTMAX", ("SoftmaxOptions", {"Beta": 1.0})),
+}
 _EDGE_BYTES: Final = 20  # of the manifest, for each
 _SUM_AT_ONCE: Final = 64
 
@@ -179,7 +184,7 @@ def _recut(tree: Tree, cells: Mapping[int, tuple[Doubles, Doubles]]) -> Tree:
 
 
 def forest_tflite(forest: Forest, features: int, *, half: bool = False) -> bytes:
-    """The TFLite file of a forest; its output ``score`` is float32, shape (rows, 1).
+    """The TFLite file of a forest; its output ``score`` is float32, shape (rows, scores).
 
     Args:
         forest: cuts are float32 values of the encoder's tensor.
@@ -190,21 +195,80 @@ def forest_tflite(forest: Forest, features: int, *, half: bool = False) -> bytes
     Raises:
         ConvertError: K01, it is too deep or too large; K02, `half` and cuts that are no ranks.
     """
-    even = replace(forest, trees=_evened(forest.trees))
+    shares = _shares(forest)
+    if half and shares is not None:
+        raise ConvertError(
+            "K02",
+            "16-bit leaves hold one number, and these one for each class",
+            cure="leave [target] leaves out",
+        )
+    even = replace(forest, trees=_evened(_numbered(forest), forest.targets))
     walk = _Walk(lay_out(even, features + forest.questions), half=half)
     graph = walk.graph
-    total = _total(
-        graph, walk.leaves(walk.columns(_asked(graph, features, forest.sets))), len(forest.trees)
-    )
-    for name, value, neutral in (("DIV", forest.divisor, 1.0), ("ADD", forest.base, 0.0)):
-        if value != neutral:
-            number = graph.constant(np.array([[value]], np.float32))
-            total = graph.add(name, [total, number], (1, 1), options=(f"{name.title()}Options", {}))
-    if forest.link not in {"logistic", "identity"}:
+    leaves = walk.leaves(walk.columns(_asked(graph, features, forest.sets)))
+    if shares is not None:
+        total = _total_of_shares(graph, leaves, shares)
+    elif forest.targets > 1:
+        total = _totals(graph, leaves, forest.targets)
+    else:
+        total = _total(graph, leaves, len(forest.trees))
+    return graph.finish(_linked(graph, total, forest))
+
+
+def _linked(graph: GraphWriter, total: int, forest: Forest) -> int:
+    shape = (1, forest.targets)
+    base = np.array(forest.bases or (forest.base,))
+    for name, value, neutral in (("DIV", np.array([forest.divisor]), 1.0), ("ADD", base, 0.0)):
+        if np.any(value != neutral):
+            number = graph.constant(value[np.newaxis].astype(np.float32))
+            total = graph.add(name, [total, number], shape, options=(f"{name.title()}Options", {}))
+    if forest.link == "identity":
+        return total
+    if forest.link not in _LINKS:
         raise ConvertError("K01", f"a link of {forest.link} is not known")
-    if forest.link == "logistic":
-        total = graph.add("LOGISTIC", [total], (1, 1))
-    return graph.finish(total)
+    name, options = _LINKS[forest.link]
+    return graph.add(name, [total], shape, options=options)
+
+
+def _shares(forest: Forest) -> NDArray[np.float32] | None:
+    """What leaves add to each score, one row for each leaf; None if each adds to one score."""
+    if all(tree.value.ndim == 1 for tree in forest.trees):
+        return None
+    nothing = np.zeros((1, forest.targets))
+    rows = [tree.value[~tree.inner] for tree in forest.trees]
+    return np.concatenate([nothing, *rows]).astype(np.float32)
+
+
+def _numbered(forest: Forest) -> tuple[Tree, ...]:
+    """Trees whose leaves hold one number: of several, that of their row in `_shares`."""
+    if all(tree.value.ndim == 1 for tree in forest.trees):
+        return forest.trees
+    found, start = [], 1
+    for tree in forest.trees:
+        value = np.zeros(len(tree.left))
+        leaves = np.flatnonzero(~tree.inner)
+        value[leaves] = start + np.arange(len(leaves))
+        start += len(leaves)
+        found.append(replace(tree, value=value))
+    return tuple(found)
+
+
+def _total_of_shares(graph: GraphWriter, rows: int, shares: NDArray[np.float32]) -> int:
+    trees, scores = graph.shape(rows)[1], shares.shape[1]
+    place = graph.add("CAST", [rows], (1, trees), kind="int32")
+    inputs = [graph.constant(shares), place]
+    found = graph.add("GATHER", inputs, (1, trees, scores), options=_gather(0, 0))
+    return _sum(graph, found, 1, (1, scores), keep=False)
+
+
+def _totals(graph: GraphWriter, leaves: int, scores: int) -> int:
+    """The sums of each score's trees, which lie side by side, in two rounds if they are many."""
+    each = graph.shape(leaves)[1] // scores
+    inner = _inner_sum(each)
+    shape = graph.constant(np.array([-1, scores, each // inner, inner], np.int32))
+    found = graph.add("RESHAPE", [leaves, shape], (1, scores, each // inner, inner))
+    found = _sum(graph, found, 3, (1, scores, each // inner), keep=False)
+    return _sum(graph, found, 2, (1, scores), keep=False)
 
 
 def _asked(graph: GraphWriter, features: int, sets: Sequence[Sets]) -> int:
@@ -231,12 +295,20 @@ def _side_by_side(graph: GraphWriter, parts: Sequence[int]) -> int:
     return graph.add("CONCATENATION", parts, shape, options=("ConcatenationOptions", {"Axis": 1}))
 
 
-def _evened(trees: Sequence[Tree]) -> tuple[Tree, ...]:
-    """Trees enough for a sum in two rounds, filled up with leaves of nothing."""
-    inner = _inner_sum(len(trees))
+def _evened(trees: Sequence[Tree], scores: int = 1) -> tuple[Tree, ...]:
+    """Trees enough for a sum in two rounds, filled up with leaves of nothing.
+
+    With several scores the trees of each lie side by side, and are equally many.
+    """
     one, nought = np.zeros(1, np.int64), np.zeros(1)
     nothing = Tree(one, nought, one + LEAF, one + LEAF, one.astype(np.bool_), nought)
-    return (*trees, *[nothing] * (-len(trees) % inner))
+    groups = [[tree for tree in trees if tree.target == score] for score in range(scores)]
+    if not all(groups):  # leaves that add to every score
+        return tuple(trees)
+    most = max(map(len, groups))
+    inner = _inner_sum(most)
+    full = most + -most % inner
+    return tuple(tree for group in groups for tree in (*group, *[nothing] * (full - len(group))))
 
 
 def _inner_sum(count: int) -> int:

@@ -32,11 +32,12 @@ class Converted:
         model: the ONNX file.
         needs: what runs it.
         encoder: from raw rows to its input.
-        tensor: the output that holds probabilities.
-        column: the column of the positive class; -1 if there is just the one.
+        tensor: the output that holds the scores.
+        column: the column of the score; -1 if there is just the one, or classes.
         family: ``trees``, ``neural`` or ``linear``.
         notes: what was done that a reader of the report should know.
         cuts: where decisions change, in raw values, ascending, by feature name.
+        classes: names of the columns, if the decision is between them.
     """
 
     model: bytes
@@ -47,6 +48,7 @@ class Converted:
     family: str
     notes: tuple[str, ...] = ()
     cuts: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
 
 
 def convert(source: SourceModel, contract: InputContract) -> Converted:
@@ -66,10 +68,9 @@ def convert(source: SourceModel, contract: InputContract) -> Converted:
     check_protobuf(version("protobuf"))
     lowered = source.lower(contract)
     if isinstance(lowered.body, Forest):
-        model, tensor, column = forest_graph(lowered.body, len(contract.names)), SCORE, -1
+        model, tensor = forest_graph(lowered.body, len(contract.names)), SCORE
     else:
         model, tensor = parse(lowered.body.model), lowered.body.tensor
-        column = lowered.body.column
     sealed = seal(model, tensor)
     encoder = Encoder(contract, lowered.steps)
     return Converted(
@@ -77,10 +78,11 @@ def convert(source: SourceModel, contract: InputContract) -> Converted:
         runtime_needs(sealed),
         encoder,
         SCORE,
-        column,
+        lowered.column,
         source.family,
         lowered.notes,
         lowered.cuts,
+        lowered.picked.classes,
     )
 
 

@@ -152,10 +152,13 @@ def check(
         project.source.path,
         trusted=project.source.trusted,
         trust_pickle=trust_pickle,
+        wanted=project.threshold.wanted,
     )
     progress(f"reading {project.data.reference.name} and {project.data.check.name}")
-    reference = read_rows(project.data.reference, project.input, project.data)
-    rows = read_rows(project.data.check, project.input, project.data)
+    reference = read_rows(
+        project.data.reference, project.input, project.data, project.threshold.wanted
+    )
+    rows = read_rows(project.data.check, project.input, project.data, project.threshold.wanted)
     progress(f"scoring {len(reference)} reference rows with the source model")
     reference_scores = source.scores(reference.raw, project.input)
     threshold = operating_threshold(project.threshold, reference_scores)
@@ -186,6 +189,7 @@ def check(
         budgets=project.gates,
         heuristic=project.fallback.flags(rows.raw, project.input) if project.fallback else None,
         own=own(rows.raw, rows.labels) if own else None,
+        names=converted.classes,
     )
     return Checked(source, converted, quantized, reference, rows, classes, report, boards)
 
@@ -213,7 +217,12 @@ def _convert(project: Project, source: SourceModel, progress: Progress) -> Conve
 
 def _scorer(converted: Converted) -> Scored:
     return Scored(
-        converted.model, converted.needs, converted.encoder, converted.tensor, converted.column
+        converted.model,
+        converted.needs,
+        converted.encoder,
+        converted.tensor,
+        converted.column,
+        len(converted.classes),
     )
 
 
@@ -233,6 +242,7 @@ def _of_bundle(parts: Parts, converted: Converted) -> Converted:
         output.tensor,
         output.column,
         converted.family,
+        classes=output.classes,
     )
 
 

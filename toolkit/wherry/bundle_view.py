@@ -127,7 +127,12 @@ def lines(view: View) -> Iterator[str]:
     yield f"  file       {view.size:,} bytes, {view.precision}"
     yield f"  runtime    {_runtime_words(runtime)}"
     yield f"  operators  {', '.join(runtime.operators)}"
-    yield f"  output     {output.positive}, flagged at {output.threshold:.9g} and above"
+    if output.classes:
+        least = f", at least {output.threshold:.9g}" if output.threshold > 0 else ""
+        yield f"  output     the likeliest of {', '.join(output.classes[:20])}{least}"
+    else:
+        what = "value, " * bool(output.edges) + output.positive
+        yield f"  output     {what}, flagged at {output.threshold:.9g} and above"
     yield f"  fallback   {manifest.fallback or 'none'}"
     soak = manifest.soak
     yield f"  soak       {soak.rows} rows and {soak.seconds} s, at most {soak.longest_seconds} s"

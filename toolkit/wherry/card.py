@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from wherry_contract.features import Feature
-from wherry_contract.manifest import Manifest
+from wherry_contract.manifest import Manifest, Output
 
 from .gate import GateReport
-from .metrics import Metrics
 from .project import Card
+from .worth import Worth
 
 _NAMES = {
     "auc": "AUC",
@@ -23,10 +23,17 @@ _NAMES = {
     "flagged": "flagged at the threshold",
     "precision": "precision at the threshold",
     "recall": "recall at the threshold",
+    "accuracy": "accuracy",
+    "macro_recall": "mean recall of the classes",
+    "decided": "decided at all",
+    "r2": "R2",
+    "mae_saved": "mean error saved against the median",
+    "mae": "mean absolute error",
+    "rmse": "root mean squared error",
 }
 
 
-def metric_rows(metrics: Mapping[str, Metrics]) -> list[list[str]]:
+def metric_rows(metrics: Mapping[str, Worth]) -> list[list[str]]:
     """A row for each metric: its name, then a figure for each model."""
     tables = [found.to_dict() for found in metrics.values()]
     names = [name for name in _NAMES if any(name in table for table in tables)]
@@ -91,7 +98,7 @@ def _lines(
             yield from ("", f"## {title}", "", text.strip())
     output = manifest.output
     yield from ("", "## Output", "")
-    yield f"A probability of `{output.positive}`; {output.threshold:.9g} and above is flagged."
+    yield output_words(output)
     if manifest.fallback:
         yield f"Where no model can answer, this rule does: `{manifest.fallback}`."
     yield from ("", "## Input", "", f"Contract `{manifest.input.name}` {manifest.input.version}.")
@@ -105,6 +112,16 @@ def _lines(
         yield "No label was named, so it was not measured."
     yield from ("", "## Decisions against the source model", "")
     yield from _table(CLASS_HEADS, class_rows(report))
+
+
+def output_words(output: Output) -> str:
+    """What a model answers, in a sentence."""
+    if output.classes:
+        least = f" of at least {output.threshold:.9g}" if output.threshold > 0 else ""
+        names = ", ".join(f"`{name}`" for name in output.classes[:20])
+        return f"The class with the highest probability{least}, of {len(output.classes)}: {names}."
+    what = "A value" if output.edges else f"A probability of `{output.positive}`"
+    return f"{what}; {output.threshold:.9g} and above is flagged."
 
 
 def _feature(feature: Feature) -> list[str]:

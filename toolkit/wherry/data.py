@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from wherry_contract.errors import SetupError
 from wherry_contract.features import LARGEST, UNSEEN, Feature, InputContract, RawMatrix
 from wherry_contract.wire import sha256_digest
+from wherry_convert.sources.outputs import ONE_PROBABILITY, Wanted, class_names
 
 from .project import Data
 
@@ -29,14 +30,15 @@ class Rows:
 
     Attributes:
         raw: float64, shape (rows, features), as the input contract lays it out.
-        labels: bool, shape (rows,), or None if no label is named.
+        labels: shape (rows,), or None if no label is named: bool; strings where the decision
+            is between classes; float64 where it is about a value.
         cards: int64, shape (rows,), a number for each card; None if no card is named.
         days: int64, shape (rows,), days since 1970; None if no time is named.
         digest: of the file.
     """
 
     raw: RawMatrix
-    labels: NDArray[np.bool_] | None
+    labels: NDArray[Any] | None
     cards: NDArray[np.int64] | None
     days: NDArray[np.int64] | None
     digest: str
@@ -45,13 +47,16 @@ class Rows:
         return len(self.raw)
 
 
-def read_rows(path: Path, contract: InputContract, data: Data) -> Rows:
+def read_rows(
+    path: Path, contract: InputContract, data: Data, wanted: Wanted = ONE_PROBABILITY
+) -> Rows:
     """Read a Parquet or CSV file.
 
     Args:
         path: its ending says which of the two it is.
         contract: which columns are features, and what they may hold.
         data: names of the columns beside the features.
+        wanted: what is decided, which says what a label is.
 
     Raises:
         SetupError: H02 it cannot be read, H06 pyarrow is missing, H10 it is no table, or
@@ -65,7 +70,7 @@ def read_rows(path: Path, contract: InputContract, data: Data) -> Rows:
         raw[:, place] = source.feature(feature)
     return Rows(
         raw=raw,
-        labels=source.labels(data.label) if data.label else None,
+        labels=source.label(data.label, wanted) if data.label else None,
         cards=source.cards(data.card) if data.card else None,
         days=source.days(data.time) if data.time else None,
         digest=_digest(path),
@@ -188,6 +193,33 @@ class _Table:
         if not (kinds.is_string(column.type) or kinds.is_large_string(column.type)):
             raise self.error(name, f"should hold strings or integers, it holds {column.type}")
         return column
+
+    def label(self, name: str, wanted: Wanted) -> NDArray[Any]:
+        """The label, as what is decided wants it."""
+        if wanted.decision == "value":
+            return self._varied(name, self._whole(name))
+        if wanted.decision == "class":
+            return self._varied(name, self._classes(name))
+        if wanted.positive:
+            return self._varied(name, np.asarray(self._classes(name) == wanted.positive, np.bool_))
+        return self.labels(name)
+
+    def _whole(self, name: str) -> NDArray[np.float64]:
+        found = self._number(Feature(name))
+        if np.isnan(found).any():
+            raise self.error(name, f"is missing in row {int(np.isnan(found).argmax())}")
+        return found
+
+    def _classes(self, name: str) -> NDArray[Any]:
+        column = self.column(name)
+        if column.null_count:
+            raise self.error(name, "has gaps")
+        return np.array(class_names(column.to_pylist()), object)
+
+    def _varied(self, name: str, found: NDArray[Any]) -> NDArray[Any]:
+        if len(set(found.tolist())) < 2:
+            raise self.error(name, f"is {found[0]} in every row, so nothing can be measured")
+        return found
 
     def labels(self, name: str) -> NDArray[np.bool_]:
         """The label: 0 or 1 in every row, and both somewhere."""

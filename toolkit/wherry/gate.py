@@ -7,7 +7,7 @@ side. The budgets are the project's; a bundle that exceeds one is not packed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
@@ -19,9 +19,11 @@ from wherry_contract.features import RawMatrix
 from wherry_convert.parity import Difference, between_scores, compare
 
 from .data import Rows
-from .metrics import Metrics, Scores, measure
+from .metrics import Scores, measure
+from .output import Threshold
 from .own_metric import Judged, OwnFigures
-from .project import Gates, Threshold
+from .project import Gates
+from .worth import Worth, measure_classes, measure_values
 
 CLEAN: Final = "clean"
 HEURISTIC: Final = "heuristic"
@@ -39,13 +41,14 @@ class GateReport:
         metrics: on the check rows, of ``source``, ``bundle`` and ``heuristic``; empty
             without labels.
         budgets: what was allowed.
-        scores: float64, shape (check rows,), of ``source`` and ``bundle``.
+        scores: float64, shape (check rows,) or (check rows, classes), of ``source`` and
+            ``bundle``.
         own: what the project's own metric gave; None without.
     """
 
     threshold: float
     classes: Mapping[str, Difference]
-    metrics: Mapping[str, Metrics]
+    metrics: Mapping[str, Worth]
     budgets: Gates
     scores: Mapping[str, Scores] = field(default_factory=dict, compare=False, repr=False)
     own: OwnFigures | None = None
@@ -148,6 +151,7 @@ def judge(
     budgets: Gates,
     heuristic: NDArray[np.bool_] | None = None,
     own: Callable[[Judged], OwnFigures] | None = None,
+    names: Sequence[str] = (),
 ) -> GateReport:
     """Compare source model and bundle.
 
@@ -160,6 +164,7 @@ def judge(
         budgets: what may differ.
         heuristic: bool, shape (check rows,), what the fallback rule flags.
         own: the project's own metric, on the check rows.
+        names: of the classes, if the decision is between several.
     """
     found: dict[str, Difference] = {}
     scores: dict[str, Scores] = {}
@@ -169,14 +174,19 @@ def judge(
         if name == CLEAN:
             scores = {"source": ours, "bundle": theirs}
     judged = {name: (given, threshold) for name, given in scores.items()}
-    if heuristic is not None:
+    # a rule's flags are no values
+    if heuristic is not None and (check.labels is None or check.labels.dtype == np.bool_):
         judged[HEURISTIC] = (heuristic.astype(np.float64), 0.5)
-    metrics: dict[str, Metrics] = {}
+    metrics: dict[str, Worth] = {}
     if check.labels is not None:
-        metrics = {name: _measured(check, *given) for name, given in judged.items()}
+        metrics = {name: _measured(check, *given, names) for name, given in judged.items()}
     return GateReport(threshold, found, metrics, budgets, scores, own(judged) if own else None)
 
 
-def _measured(check: Rows, scores: Scores, threshold: float) -> Metrics:
+def _measured(check: Rows, scores: Scores, threshold: float, names: Sequence[str]) -> Worth:
     assert check.labels is not None  # noqa: S101 - the caller asked
+    if names:
+        return measure_classes(check.labels, scores, threshold, names)
+    if check.labels.dtype != np.bool_:
+        return measure_values(check.labels, scores)
     return measure(check.labels, scores, threshold, cards=check.cards, days=check.days)

@@ -25,7 +25,8 @@ from wherry_contract.golden import GoldenVectors
 from wherry_contract.manifest import Manifest
 from wherry_contract.profile import ReferenceProfile
 from wherry_contract.signature import BundleStatement
-from wherry_convert.graph import inspect_graph
+from wherry_convert.graph import inspect_graph, parse
+from wherry_convert.quantize_graph import precision_of as weights_precision
 from wherry_convert.scoring import Scored
 from wherry_convert.tflite_inspect import inspect_tflite, refuse_tflite
 
@@ -43,11 +44,11 @@ def precision_of(parts: Parts) -> str:
     """ModelPack's word for the weights.
 
     Raises:
-        ConvertError: K04 or K06, a TFLite file cannot be read.
+        ConvertError: K04 or K06, the model cannot be read.
     """
     if parts.manifest.runtime.kind == "tflite":
         return inspect_tflite(parts.model).precision
-    return "int8" if "DequantizeLinear" in parts.manifest.runtime.operators else "float32"
+    return weights_precision(parse(parts.model))
 
 
 def statement_for(layout: Layout, parts: Parts, counter: int) -> BundleStatement:
@@ -224,7 +225,14 @@ def scored(parts: Parts) -> Scored:
     """
     manifest = parts.manifest
     output = manifest.output
-    return Scored(parts.model, manifest.runtime, manifest.encoder, output.tensor, output.column)
+    return Scored(
+        parts.model,
+        manifest.runtime,
+        manifest.encoder,
+        output.tensor,
+        output.column,
+        len(output.classes),
+    )
 
 
 def check_scores(parts: Parts) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
@@ -33,15 +34,22 @@ def make_parts(project: Project, checked: Checked) -> Parts:
         SetupError: H10, no row can be a golden vector.
     """
     scorer, threshold = checked.scorer.scores, checked.report.threshold
-    manifest = _manifest(project, checked)
     reference = checked.reference.raw
+    scores = scorer(reference)
+    edges = project.threshold.edges(scores)
+    manifest = _manifest(project, checked, edges)
+    tolerance = project.threshold.tolerance(project.golden.tolerance, scores)
     rows = {"reference": len(checked.reference), "check": len(checked.check)}
     parts = Parts(
         manifest=manifest,
         model=checked.converted.model,
-        profile=build_profile(project.input, reference, scorer(reference), threshold),
+        profile=build_profile(project.input, reference, scores, threshold, score_edges=edges),
         golden=choose_vectors(
-            checked.classes, scorer, project.input, threshold=threshold, settings=project.golden
+            checked.classes,
+            scorer,
+            project.input,
+            threshold=threshold,
+            settings=replace(project.golden, tolerance=tolerance),
         ),
         documents={CARD_FILE: model_card(manifest, project.card, checked.report, rows=rows)},
     )
@@ -49,7 +57,7 @@ def make_parts(project: Project, checked: Checked) -> Parts:
     return parts
 
 
-def _manifest(project: Project, checked: Checked) -> Manifest:
+def _manifest(project: Project, checked: Checked, edges: tuple[float, ...]) -> Manifest:
     converted = checked.converted
     return Manifest(
         name=project.name,
@@ -64,6 +72,8 @@ def _manifest(project: Project, checked: Checked) -> Manifest:
             column=converted.column,
             threshold=checked.report.threshold,
             positive=project.threshold.positive,
+            classes=converted.classes,
+            edges=edges,
         ),
         soak=project.soak,
         fallback=project.fallback,

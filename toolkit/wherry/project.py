@@ -26,6 +26,7 @@ from wherry_convert.quantize import Budgets, methods_for
 from wherry_convert.sources import KINDS
 from wherry_convert.tflite_convert import LEAVES, WEIGHTS
 
+from .output import NAMES, Threshold, read_output
 from .own_metric import OwnMetric
 from .profiles import Board, load_board
 from .quantized import SEARCH
@@ -48,7 +49,7 @@ KNOWN: Final[Mapping[str, tuple[str, ...]]] = {
         "supplied_by", "period",
     ),
     "data": ("reference", "check", "label", "time", "card"),
-    "output": ("threshold", "flag_share", "positive"),
+    "output": NAMES,
     "fallback": ("join", "conditions"),
     "fallback.conditions": ("feature", "op", "value"),
     "quantize": ("method", "flips", "bytes", "distinct_share", "metric_drop", "latency_ratio"),
@@ -96,7 +97,7 @@ class Data:
     Attributes:
         reference: rows that the model was trained on; edges, counts and threshold.
         check: rows that it was not trained on; decisions and business metrics.
-        label: 1 for the positive class, 0 for the other.
+        label: 1 for the positive class, 0 for the other; or the class, or the value.
         time: when it happened; card precision counts by day.
         card: whose it is; card precision counts cards.
     """
@@ -106,15 +107,6 @@ class Data:
     label: str
     time: str
     card: str
-
-
-@dataclass(frozen=True)
-class Threshold:
-    """The operating threshold: given, or the score that flags a share of the reference."""
-
-    score: float | None
-    flag_share: float | None
-    positive: str
 
 
 @dataclass(frozen=True)
@@ -248,6 +240,8 @@ def _project(fields: Fields, path: Path) -> Project:
     data = _data(fields.table("data"), path.parent)
     rule = fields.mapping("fallback", {})
     out = fields.table("out", {})
+    output = read_output(fields.table("output"))
+    _refuse_beside(fields, output, rule=rule)
     gates = fields.table("gates", {})
     target = _target(fields, path.parent)
     report = out.text("report", "", limit=4096)
@@ -261,7 +255,7 @@ def _project(fields: Fields, path: Path) -> Project:
         target=target,
         input=contract,
         data=data,
-        threshold=_threshold(fields.table("output")),
+        threshold=output,
         fallback=Rule.from_fields(Fields(rule, "fallback", PROJECT), contract) if rule else None,
         quantize=_quantize(fields, target),
         gates=_gates(gates),
@@ -307,14 +301,12 @@ def _data(fields: Fields, folder: Path) -> Data:
     )
 
 
-def _threshold(fields: Fields) -> Threshold:
-    score, share = fields.optional_number("threshold"), fields.optional_number("flag_share")
-    if (score is None) == (share is None):
-        raise fields.error("threshold", "there, or flag_share instead, and not both")
-    for name, value in (("threshold", score), ("flag_share", share)):
-        if value is not None and not 0 < value < 1:
-            raise fields.error(name, "between 0 and 1")
-    return Threshold(score, share, fields.text("positive", "positive", limit=64))
+def _refuse_beside(fields: Fields, output: Threshold, *, rule: Mapping[str, Any]) -> None:
+    decision = output.wanted.decision
+    if decision != "threshold" and fields.rest().get("quantize"):
+        raise fields.error("quantize", f'absent with decision = "{decision}"')
+    if decision == "class" and rule:
+        raise fields.error("fallback", 'absent with decision = "class": a rule names no class')
 
 
 def _quantize(fields: Fields, target: Target) -> Quantize | None:

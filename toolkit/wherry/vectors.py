@@ -13,9 +13,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from wherry_contract.decision import TIE, winning
 from wherry_contract.errors import SetupError
 from wherry_contract.features import Feature, InputContract, RawMatrix, RawValue
-from wherry_contract.golden import GoldenVectors
+from wherry_contract.golden import MAX_SCORES, GoldenVectors
 
 from .gate import CLEAN
 from .project import Golden
@@ -49,9 +50,10 @@ def choose_vectors(
         ProbeError: P01, rows alone do not score as they do together.
     """
     clean = classes[CLEAN]
-    scores = scorer(clean)
-    count = settings.rows
-    safe = np.flatnonzero(_far(scores, threshold, settings))
+    every = scorer(clean)
+    width = every.shape[1] if every.ndim > 1 else 1
+    scores, count = winning(every), min(settings.rows, MAX_SCORES // width)
+    safe = np.flatnonzero(_far(every, threshold, settings))
     places = [*_near(scores, safe, threshold, count // 8), *_spread(scores, safe, count)]
     half = places[: 2 * (count // 8)]
     rows = [clean[place] for place in half]
@@ -63,8 +65,9 @@ def choose_vectors(
     vectors = GoldenVectors(
         features=contract.names,
         rows=tuple(raw_row(row, contract) for row in chosen),
-        scores=tuple(scorer(chosen).tolist()),
+        scores=tuple(scorer(chosen).ravel().tolist()),
         tolerance=settings.tolerance,
+        width=width,
     )
     check_vectors(vectors, scorer, contract, threshold)
     return vectors
@@ -87,6 +90,10 @@ def check_vectors(
 
 def _far(scores: NDArray[np.float64], threshold: float, settings: Golden) -> NDArray[np.bool_]:
     margin = max(2 * settings.tolerance, _LEAST_MARGIN)
+    if scores.ndim > 1:  # far from another class as well
+        first, second = np.sort(scores, axis=1)[:, :-3:-1].T
+        alone = first - second > margin + TIE
+        return np.asarray(alone & _far(first, threshold, settings))
     return np.asarray(np.isfinite(scores) & (np.abs(scores - threshold) > margin))
 
 

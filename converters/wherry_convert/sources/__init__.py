@@ -10,9 +10,11 @@ from typing import Final
 from wherry_contract.errors import ConvertError, SetupError
 
 from .base import Lowered, SourceModel
+from .outputs import ONE_PROBABILITY, Wanted
 
 MAX_BYTES: Final = 512 * 2**20
-# kind -> module of this folder, whose `load(data, trusted, trust_pickle)` reads a file's bytes
+# kind -> module of this folder, whose `load(data, trusted, trust_pickle, wanted)` reads a
+# file's bytes; `wanted` is only said where the default does not do
 _KINDS: Final = {
     "sklearn": "sklearn_file",
     "xgboost": "xgboost_file",
@@ -23,11 +25,16 @@ _KINDS: Final = {
 }
 KINDS: Final = tuple(_KINDS)
 
-__all__ = ["KINDS", "Lowered", "SourceModel", "load_source"]
+__all__ = ["KINDS", "Lowered", "SourceModel", "Wanted", "load_source"]
 
 
 def load_source(
-    kind: str, path: Path, *, trusted: Sequence[str] = (), trust_pickle: bool = False
+    kind: str,
+    path: Path,
+    *,
+    trusted: Sequence[str] = (),
+    trust_pickle: bool = False,
+    wanted: Wanted = ONE_PROBABILITY,
 ) -> SourceModel:
     """Read a trained model.
 
@@ -36,6 +43,7 @@ def load_source(
         path: the file.
         trusted: names of types beyond scikit-learn's own that a skops file may hold.
         trust_pickle: whether a pickle may be opened; opening one runs the code in it.
+        wanted: what the project decides by.
 
     Raises:
         SetupError: H02, the file cannot be read.
@@ -52,5 +60,6 @@ def load_source(
     except OSError as error:
         raise SetupError("H02", f"{path}: {error.strerror}") from error
     reader = importlib.import_module(f"{__name__}.{place}")
-    found: SourceModel = reader.load(data, tuple(trusted), trust_pickle=trust_pickle)
+    more = {} if wanted == ONE_PROBABILITY else {"wanted": wanted}
+    found: SourceModel = reader.load(data, tuple(trusted), trust_pickle=trust_pickle, **more)
     return found

@@ -13,6 +13,8 @@ from wherry_contract.encoder import Step
 from wherry_contract.features import InputContract, RawMatrix
 from wherry_convert.forest import Forest
 
+from .outputs import ALL, Picked
+
 Scores = NDArray[np.float64]
 
 
@@ -22,8 +24,8 @@ class Network:
 
     Attributes:
         model: the serialized ONNX model; its one input is float32 (rows, features).
-        tensor: the output that holds probabilities.
-        column: the column of the positive class; -1 if there is just the one.
+        tensor: the output that holds the scores.
+        column: the column of the score; -1 if there is just the one.
     """
 
     model: bytes
@@ -41,12 +43,23 @@ class Lowered:
         cuts: where decisions change, in raw values: ascending float64 for each feature's
             name; empty for models that have no thresholds.
         notes: what was done that a reader of the report should know.
+        picked: what of a forest's scores is looked at, or which classes a network tells apart.
     """
 
     steps: tuple[Step, ...]
     body: Forest | Network
     cuts: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    picked: Picked = ALL
+
+    @property
+    def column(self) -> int:
+        """The column of the score; -1 if there is just the one, or all are looked at."""
+        if self.picked.classes:
+            return -1
+        if isinstance(self.body, Network):
+            return self.body.column
+        return self.picked.column if self.body.targets > 1 else -1
 
 
 class SourceModel(Protocol):
@@ -68,14 +81,14 @@ class SourceModel(Protocol):
     def digest(self) -> str: ...  # noqa: D102 - said above
 
     def scores(self, raw: RawMatrix, contract: InputContract) -> Scores:
-        """Probabilities of the positive class by the source itself, in double precision.
+        """The scores by the source itself, in double precision.
 
         Args:
             raw: float64, shape (rows, features).
             contract: says which columns are categories.
 
         Returns:
-            float64, shape (rows,).
+            float64, shape (rows,); (rows, classes) if the decision is between classes.
 
         Raises:
             ConvertError: K07, the model does not take these rows.

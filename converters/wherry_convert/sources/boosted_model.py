@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from wherry_contract.errors import ConvertError
 from wherry_contract.features import LARGEST
 from wherry_convert.forest import LEAF, MAX_NODES, Doubles, Forest, Tree, raw_cuts
 
-_ROUNDING: Final = 1e-6  # of a sum of float32 leaves
+from .outputs import Picked, Wanted, class_names, pick_class, pick_value
 
 Bools = NDArray[np.bool_]
 
@@ -130,27 +130,28 @@ class Grown:
 
         Raises:
             ValueError: a node asks or leads outside.
-            ConvertError: K01, there are too many nodes, or scores are no probabilities.
+            ConvertError: K01, there are too many nodes.
         """
         if sum(len(tree.left) for tree in self.forest.trees) > MAX_NODES:
             raise ConvertError("K01", f"the model has more than {MAX_NODES} nodes; use fewer trees")
         self.forest.check(self.count)
         if any(np.isnan(asked.cut) for asked in self.questions):
             raise ValueError("a threshold is no number")
-        if self.forest.link == "identity":
-            self._check_range()
 
-    def _check_range(self) -> None:
-        leaves = [tree.value[~tree.inner] for tree in self.forest.trees]
-        base, divisor = self.forest.base, self.forest.divisor
-        low = base + sum(float(leaf.min()) for leaf in leaves) / divisor
-        high = base + sum(float(leaf.max()) for leaf in leaves) / divisor
-        if low < -_ROUNDING or high > 1 + _ROUNDING:
-            raise ConvertError(
-                "K01",
-                f"its scores may lie anywhere in [{low:.3g}, {high:.3g}], not in [0, 1]",
-                cure="train it as a classifier of two classes (objective binary)",
-            )
+    def pick(self, wanted: Wanted, *, classes: int, cure: str) -> Picked:
+        """What of the scores is looked at.
+
+        Args:
+            wanted: what the project decides by.
+            classes: that the objective tells apart; 0 for a regressor.
+            cure: what else to do, in words.
+
+        Raises:
+            ConvertError: K01.
+        """
+        if classes:
+            return pick_class(wanted, class_names(range(classes)), "the booster", cure)
+        return pick_value(wanted, self.forest.span, "the booster", cure)
 
 
 class Planter:

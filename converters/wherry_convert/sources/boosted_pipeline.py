@@ -37,7 +37,7 @@ def xgboost_forest(model: Any) -> Forest:
         detail = f"XGBClassifier takes {missing!r} for missing"
         raise ConvertError("K02", detail, cure="send null instead, and leave `missing` out")
     grown, facts = xgboost_trees.read_model(json.loads(bytes(model.get_booster().save_raw("json"))))
-    if facts.objective != "binary:logistic":
+    if facts.objective == "binary:logitraw":
         detail = f"objective {facts.objective} of an XGBClassifier gives no probability"
         raise ConvertError("K01", detail, cure="train it with objective binary:logistic")
     return _ordered(grown, lambda asked: asked.cut)
@@ -50,7 +50,7 @@ def lightgbm_forest(model: Any) -> Forest:
         ConvertError: K01 or K02.
         AttributeError, IndexError, KeyError, TypeError, ValueError: it is malformed.
     """
-    grown, _ = lightgbm_text.read_model(model.booster_.model_to_string())
+    grown, *_ = lightgbm_text.read_model(model.booster_.model_to_string())
     return _ordered(grown, _past_zero)
 
 

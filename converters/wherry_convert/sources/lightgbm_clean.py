@@ -67,7 +67,12 @@ def set_words(block: Mapping[str, str]) -> list[list[int]]:
 
 
 def clean_text(
-    blocks: Sequence[Mapping[str, str]], *, columns: int, objective: str, averaged: bool
+    blocks: Sequence[Mapping[str, str]],
+    *,
+    columns: int,
+    objective: str,
+    averaged: bool,
+    each: int = 1,
 ) -> str:
     """The model as LightGBM's own text.
 
@@ -76,6 +81,7 @@ def clean_text(
         columns: of the model.
         objective: as LightGBM writes it.
         averaged: whether leaves are averaged.
+        each: trees of a round, one for each class.
 
     Raises:
         KeyError, ValueError: a part is missing or has another form.
@@ -83,8 +89,8 @@ def clean_text(
     head = [
         "tree",
         "version=v4",
-        "num_class=1",
-        "num_tree_per_iteration=1",
+        f"num_class={each}",
+        f"num_tree_per_iteration={each}",
         "label_index=0",
         f"max_feature_idx={columns - 1}",
         f"objective={objective}",

@@ -7,7 +7,7 @@ written anew (`lightgbm_clean`).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -20,7 +20,8 @@ from wherry_contract.wire import sha256_digest
 from .base import Lowered, Scores
 from .boosted import lower_boosted, model_table
 from .boosted_model import Grown
-from .lightgbm_text import read_model
+from .lightgbm_text import CURE, read_model
+from .outputs import ONE_PROBABILITY, Picked, Wanted
 
 _LIBRARIES: Final = ("onnx", "numpy")
 _SAVE: Final = "save it with Booster.save_model('model.txt')"
@@ -28,11 +29,12 @@ _SAVE: Final = "save it with Booster.save_model('model.txt')"
 
 @dataclass(frozen=True)
 class LightgbmModel:
-    """A booster of one probability.
+    """A booster.
 
     Attributes:
         booster: as LightGBM read it.
         grown: its trees.
+        picked: what of its output is looked at.
         versions: of the libraries that read it.
         digest: ``sha256:...`` of its file.
         family: ``trees``.
@@ -40,19 +42,20 @@ class LightgbmModel:
 
     booster: Any
     grown: Grown
+    picked: Picked
     versions: Mapping[str, str]
     digest: str
     family: str = "trees"
 
     def scores(self, raw: RawMatrix, contract: InputContract) -> Scores:
-        """Probabilities of the positive class, by LightGBM itself.
+        """The scores, by LightGBM itself.
 
         Args:
             raw: float64, shape (rows, features).
             contract: says which columns are categories.
 
         Returns:
-            float64, shape (rows,).
+            float64, shape (rows,) or (rows, classes).
 
         Raises:
             ConvertError: K07, the model does not take these rows.
@@ -61,14 +64,14 @@ class LightgbmModel:
 
         table = model_table(self.grown, raw, contract)
         if not len(table):
-            return np.empty(0)
+            return self.picked.of(np.empty(0))
         try:
             # one thread: sums do not depend on it, but a build shares its machine
             found = self.booster.predict(table, num_threads=1)
         except (ValueError, lightgbm.basic.LightGBMError) as error:
             detail = " ".join(str(error).split())[:300]
             raise ConvertError("K07", f"the model does not take these rows: {detail}") from error
-        return np.asarray(found, np.float64)
+        return self.picked.of(np.asarray(found))
 
     def lower(self, contract: InputContract) -> Lowered:
         """The neutral form.
@@ -76,16 +79,23 @@ class LightgbmModel:
         Raises:
             ConvertError: K02 or K07.
         """
-        return lower_boosted(self.grown, contract)
+        return replace(lower_boosted(self.grown, contract), picked=self.picked)
 
 
-def load(data: bytes, trusted: tuple[str, ...], *, trust_pickle: bool) -> LightgbmModel:  # noqa: ARG001 - every framework's file is asked alike
+def load(
+    data: bytes,
+    trusted: tuple[str, ...],  # noqa: ARG001 - every framework's file is asked alike
+    *,
+    trust_pickle: bool,  # noqa: ARG001 - likewise
+    wanted: Wanted = ONE_PROBABILITY,
+) -> LightgbmModel:
     """Read a model from a file's bytes.
 
     Args:
         data: the file, as text.
         trusted: nothing here.
         trust_pickle: nothing here: pickles are not read.
+        wanted: what the project decides by.
 
     Raises:
         ConvertError: K01 not known, K02 names and columns differ, K04 unreadable,
@@ -96,7 +106,8 @@ def load(data: bytes, trusted: tuple[str, ...], *, trust_pickle: bool) -> Lightg
     except (ImportError, OSError) as error:  # OSError: its library needs libgomp
         raise ConvertError("K06", f"pip install 'wherry[lightgbm]' ({error})") from error
     try:
-        grown, clean = read_model(data.decode())
+        grown, clean, classes = read_model(data.decode())
+        picked = grown.pick(wanted, classes=classes, cure=CURE)
         booster = lightgbm.Booster(model_str=clean)
     except lightgbm.basic.LightGBMError as error:
         raise ConvertError(
@@ -106,4 +117,4 @@ def load(data: bytes, trusted: tuple[str, ...], *, trust_pickle: bool) -> Lightg
         detail = f"a part of the model is missing or malformed: {error}"
         raise ConvertError("K04", detail[:300], cure=_SAVE) from error
     versions = {"lightgbm": lightgbm.__version__} | {name: version(name) for name in _LIBRARIES}
-    return LightgbmModel(booster, grown, versions, sha256_digest(data))
+    return LightgbmModel(booster, grown, picked, versions, sha256_digest(data))

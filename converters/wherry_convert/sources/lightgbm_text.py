@@ -13,12 +13,13 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
 from wherry_contract.errors import ConvertError
+from wherry_contract.manifest import MAX_CLASSES
 from wherry_convert.forest import LEAF, Doubles, Forest, Tree
 
 from .boosted_model import Grown, Planter, Question, Rules
@@ -35,8 +36,17 @@ LINKS: Final = {
     "fair": "identity",
     "quantile": "identity",
     "mape": "identity",
+    "lambdarank": "identity",
+    "rank_xendcg": "identity",
+    "poisson": "exp",
+    "gamma": "exp",
+    "tweedie": "exp",
+    "multiclass": "softmax",
+    "multiclassova": "logistic",
 }
-_CURE: Final = "train it with objective binary"
+CURE: Final = "train a classifier of two classes, with objective binary"
+_CURE: Final = CURE
+_MULTI: Final = ("multiclass", "multiclassova")
 _GAP_NONE, _GAP_ZERO = 0, 1
 
 
@@ -59,10 +69,11 @@ class _Objective:
     link: str
     factor: float
     text: str  # as LightGBM writes one with the same output
+    classes: int  # that it tells apart; 0 for a regressor
 
 
-def read_model(text: str) -> tuple[Grown, str]:
-    """Read a model; the text is the model anew, for LightGBM to read.
+def read_model(text: str) -> tuple[Grown, str, int]:
+    """Read a model, as its trees, as a text anew for LightGBM to read, and its classes.
 
     Raises:
         ConvertError: K01 or K02.
@@ -74,13 +85,22 @@ def read_model(text: str) -> tuple[Grown, str]:
     trees = tuple(_tree(planter, block, objective.factor) for block in blocks)
     if not trees:
         raise ConvertError("K01", "the model has no trees", cure="train at least one round")
+    each = int(head["num_tree_per_iteration"])
+    if len(trees) % each:
+        raise ValueError(f"{len(trees)} trees for {each} classes")
+    trees = tuple(replace(tree, target=place % each) for place, tree in enumerate(trees))
     averaged = "average_output" in head
     names = tuple(head["feature_names"].split())
     count = int(head["max_feature_idx"]) + 1
     if len(names) != count or count > MAX_COLUMNS:
         raise ValueError(f"{len(names)} names of {count} columns")
     grown = Grown(
-        Forest(trees, divisor=float(len(trees)) if averaged else 1.0, link=objective.link),
+        Forest(
+            trees,
+            divisor=float(len(trees) // each) if averaged else 1.0,
+            link=objective.link,
+            bases=(0.0,) * each if each > 1 else (),
+        ),
         planter.questions,
         RULES,
         count=count,
@@ -88,7 +108,10 @@ def read_model(text: str) -> tuple[Grown, str]:
         categories=_categories(text, head),
     )
     grown.check()  # before the rest is written: it says more of what is wrong
-    return grown, clean_text(blocks, columns=count, objective=objective.text, averaged=averaged)
+    clean = clean_text(
+        blocks, columns=count, objective=objective.text, averaged=averaged, each=each
+    )
+    return grown, clean, objective.classes
 
 
 def _blocks(text: str) -> Iterator[dict[str, str]]:
@@ -105,7 +128,8 @@ def _blocks(text: str) -> Iterator[dict[str, str]]:
 
 
 def _objective(head: Mapping[str, str]) -> _Objective:
-    if int(head["num_class"]) != 1 or int(head["num_tree_per_iteration"]) != 1:
+    classes = int(head["num_class"])
+    if not 1 <= classes <= MAX_CLASSES or int(head["num_tree_per_iteration"]) != classes:
         raise ConvertError("K01", "it has more than one output", cure=_CURE)
     name, *settings = head.get("objective", "").split() or [""]
     if not name:
@@ -114,12 +138,21 @@ def _objective(head: Mapping[str, str]) -> _Objective:
         detail = f"objective {' '.join([name, *settings])} gives no probability"
         raise ConvertError("K01", detail, cure=_CURE)
     found = dict(item.partition(":")[::2] for item in settings)
-    factor = float(found.get("sigmoid", 1.0)) if name == "binary" else 1.0
+    if (classes > 1) != (name in _MULTI):
+        raise ConvertError("K01", f"objective {name} has {classes} outputs", cure=_CURE)
+    scaled = name in {"binary", "multiclassova"}
+    factor = float(found.get("sigmoid", 1.0)) if scaled else 1.0
     if not 0 < factor < math.inf:
         raise ValueError(f"sigmoid is {factor}")
-    if LINKS[name] == "identity":
-        return _Objective("identity", factor, "regression")
-    return _Objective("logistic", factor, f"binary sigmoid:{factor!r}")
+    if name == "multiclass":
+        return _Objective("softmax", factor, f"multiclass num_class:{classes}", classes)
+    if name == "multiclassova":
+        text = f"multiclassova num_class:{classes} sigmoid:{factor!r}"
+        return _Objective("logistic", factor, text, classes)
+    if LINKS[name] == "logistic":
+        return _Objective("logistic", factor, f"binary sigmoid:{factor!r}", 2)
+    text = "regression" if LINKS[name] == "identity" else "poisson"
+    return _Objective(LINKS[name], factor, text, 0)
 
 
 def _categories(text: str, head: Mapping[str, str]) -> dict[int, tuple[str, ...]]:

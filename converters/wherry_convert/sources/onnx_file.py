@@ -24,6 +24,14 @@ from wherry_convert.graph import parse, seal
 
 from .base import Lowered, Network, Scores
 from .onnx_rows import flatten, one_input
+from .outputs import (
+    ONE_PROBABILITY,
+    Picked,
+    Wanted,
+    class_names,
+    pick_class,
+    pick_value,
+)
 
 # what onnxruntime 1.27 loads, the oldest that a bundle allows
 CEILINGS: Final = {"": 26, "ai.onnx": 26, "ai.onnx.ml": 5}
@@ -36,41 +44,48 @@ _FILLS_GAPS: Final = ("Imputer", "IsNaN", *_TREES)
 
 @dataclass(frozen=True)
 class OnnxModel:
-    """A file that gives probabilities of two classes.
+    """A file that gives probabilities of classes, or one number.
 
     Attributes:
         file: its bytes, which score.
         sealed: the same graph, written canonically.
         output: name of the file's output that holds probabilities.
-        column: the column of the positive class; -1 if there is just the one.
+        picked: what of that output is looked at; `column` is -1 if there is just the one.
         features: columns that the input takes; 0 if the file does not say.
         operators: types of its nodes.
         cuts: thresholds of trees on raw columns, by place.
         family: ``trees``, ``neural`` or ``linear``.
         digest: ``sha256:...`` of the file.
         versions: of the libraries that read it.
+        value: whether the one number is no probability.
     """
 
     file: bytes
     sealed: bytes
     output: str
-    column: int
+    picked: Picked
     features: int
     operators: frozenset[str]
     cuts: Mapping[int, NDArray[np.float64]]
     family: str
     digest: str
     versions: Mapping[str, str] = field(default_factory=dict)
+    value: bool = False
+
+    @property
+    def column(self) -> int:
+        """The column of the score; -1 if there is just the one, or classes."""
+        return self.picked.column
 
     def scores(self, raw: RawMatrix, contract: InputContract) -> Scores:
-        """Probabilities of the positive class, by the file itself under onnxruntime.
+        """The scores, by the file itself under onnxruntime.
 
         Args:
             raw: float64, shape (rows, features).
             contract: says which columns are categories; one is its place in their list.
 
         Returns:
-            float64, shape (rows,).
+            float64, shape (rows,), or (rows, classes).
 
         Raises:
             ConvertError: K04 onnxruntime cannot run it, K07 the model does not take these
@@ -78,10 +93,23 @@ class OnnxModel:
         """
         self.check(contract)
         if not len(raw):
-            return np.empty(0)
+            return self.picked.of(np.empty(0))
         table = _run(self.file, self.output, Encoder(contract, ()).encode(raw))
-        found = table[:, max(0, self.column)]
-        refuse_other_than_probabilities(found, f"its output {self.output}")
+        return self.looked_at(table, f"its output {self.output}")
+
+    def looked_at(self, table: NDArray[np.float64], what: str) -> Scores:
+        """The scores in an output's table.
+
+        Args:
+            table: float64, shape (rows, columns).
+            what: where it comes from, in words.
+
+        Raises:
+            ConvertError: K01, what should be probabilities is none.
+        """
+        found = self.picked.of(table)
+        if not self.value:
+            refuse_other_than_probabilities(found, what)
         return found
 
     def lower(self, contract: InputContract) -> Lowered:
@@ -93,7 +121,8 @@ class OnnxModel:
         self.check(contract)
         cuts = {contract.names[place]: edges for place, edges in self.cuts.items()}
         notes = ("the graph is the file's own; names and what no score needs are left out",)
-        return Lowered((), Network(self.sealed, "score", self.column), cuts, notes)
+        body = Network(self.sealed, "score", self.column)
+        return Lowered((), body, cuts, notes, self.picked)
 
     def check(self, contract: InputContract) -> None:
         """Refuse a contract that does not fit.
@@ -118,7 +147,7 @@ def refuse_other_than_probabilities(found: Scores, what: str) -> None:
     """Refuse logits and the like.
 
     Args:
-        found: float64, shape (rows,).
+        found: float64, shape (rows,) or (rows, classes).
         what: where they come from, in words.
 
     Raises:
@@ -133,13 +162,20 @@ def refuse_other_than_probabilities(found: Scores, what: str) -> None:
         )
 
 
-def load(data: bytes, trusted: tuple[str, ...], *, trust_pickle: bool) -> OnnxModel:
+def load(
+    data: bytes,
+    trusted: tuple[str, ...],
+    *,
+    trust_pickle: bool,
+    wanted: Wanted = ONE_PROBABILITY,
+) -> OnnxModel:
     """Read an ONNX file.
 
     Args:
         data: the file.
         trusted: not used: nothing in a graph runs but operators.
         trust_pickle: likewise.
+        wanted: what the project decides by.
 
     Raises:
         ConvertError: K01 operators, inputs or outputs that no bundle may hold, K02 a part
@@ -165,7 +201,8 @@ def load(data: bytes, trusted: tuple[str, ...], *, trust_pickle: bool) -> OnnxMo
         file=runs,
         sealed=sealed,
         output=tensor if fixed else output,
-        column=_positive_column(sealed, output, features),
+        picked=_picked(sealed, output, features, wanted, _labels(model.graph)),
+        value=wanted.decision == "value",
         features=features,
         operators=operators,
         cuts=_cuts(model.graph, entry),
@@ -276,17 +313,23 @@ def _cuts(graph: Any, entry: str) -> dict[int, NDArray[np.float64]]:
     return {place: np.unique(np.array(cuts)) for place, cuts in sorted(found.items())}
 
 
-def _positive_column(sealed: bytes, output: str, features: int) -> int:
-    """The column of the positive class, found by running a few rows; -1 if it is the only one."""
+def _labels(graph: Any) -> tuple[str, ...]:
+    """Names of classes, as a ZipMap has them; none without."""
+    for node in graph.node:
+        if node.op_type == "ZipMap":
+            values = [*node.attribute[0].strings, *node.attribute[0].ints]
+            return tuple(v.decode() if isinstance(v, bytes) else str(v) for v in values)
+    return ()
+
+
+def _picked(
+    sealed: bytes, output: str, features: int, wanted: Wanted, labels: tuple[str, ...]
+) -> Picked:
+    """What is looked at, found by running a few rows."""
     rows = np.random.default_rng(0).normal(size=(3, max(1, features))).astype(np.float32)
     together = _run(sealed, "score", rows)
     width = together.size // len(rows)
-    if width > 2:
-        raise ConvertError(
-            "K01",
-            f"its output {output} has {width} columns, and a decision is between two classes",
-            cure="export it with the probability of one class",
-        )
+    picked = pick_column(wanted, width, f"its output {output}", labels)
     alone = np.concatenate([_run(sealed, "score", rows[place : place + 1]) for place in range(3)])
     if alone.shape != together.shape or not np.allclose(
         together, alone, rtol=0, atol=1e-5, equal_nan=True
@@ -296,7 +339,35 @@ def _positive_column(sealed: bytes, output: str, features: int) -> int:
             "a row's score depends on the rows beside it",
             cure="export it in inference mode, with a first axis of any length",
         )
-    return 1 if width == 2 else -1
+    return picked
+
+
+def pick_column(wanted: Wanted, width: int, what: str, labels: tuple[str, ...] = ()) -> Picked:
+    """What is looked at of a file's output.
+
+    Args:
+        wanted: what the project decides by.
+        width: columns of the output.
+        what: the output, in words.
+        labels: names of the columns, if the file has them.
+
+    Raises:
+        ConvertError: K01.
+    """
+    if width == 1:
+        return pick_value(wanted, (0.0, 1.0), what)  # rows will tell whether it is right
+    if wanted.decision == "threshold" and not wanted.positive and width > 2:
+        raise ConvertError(
+            "K01",
+            f"{what} has {width} columns, and a decision is between two classes",
+            cure='say [output] decision = "class", or which one counts with positive_class,'
+            " or export it with the probability of one class",
+        )
+    if wanted.classes and len(wanted.classes) != width:
+        detail = f"{what} has {width} columns, and [output] names {len(wanted.classes)} classes"
+        raise ConvertError("K01", detail, cure="name each column once, in order")
+    names = labels if len(labels) == width else class_names(range(width))
+    return pick_class(wanted, names, what)
 
 
 def _run(model: bytes, output: str, rows: Tensor) -> Scores:

@@ -10,7 +10,7 @@ one lose small probabilities (microsoft/onnxruntime#26281).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -23,7 +23,15 @@ from .sklearn_column import Columns
 from .sklearn_columns import before, final_of
 from .sklearn_layout import lay_out, put_before
 
-FAMILIES: Final = {"MLPClassifier": "neural", "LogisticRegression": "linear"}
+LINEAR_REGRESSORS: Final = frozenset(
+    {"LinearRegression", "Ridge", "RidgeCV", "Lasso", "LassoCV", "ElasticNet", "ElasticNetCV"}
+)
+DENSE_REGRESSORS: Final = LINEAR_REGRESSORS | {"MLPRegressor"}
+FAMILIES: Final = {"MLPClassifier": "neural", "LogisticRegression": "linear"} | {
+    name: "neural" if name == "MLPRegressor" else "linear" for name in DENSE_REGRESSORS
+}
+_ACTIVATIONS: Final = {"relu": "Relu", "tanh": "Tanh", "logistic": "Sigmoid"}
+_ENDS: Final = {"softmax": "Softmax", "identity": "Identity", "exp": "Exp"}
 
 
 def lower_dense(model: Any, columns: Columns, order: tuple[str, ...]) -> Lowered:
@@ -44,6 +52,9 @@ def lower_dense(model: Any, columns: Columns, order: tuple[str, ...]) -> Lowered
 
 
 def _perceptron(model: Any) -> tuple[Any, str]:
+    if model.out_activation_ != "logistic":
+        layers = list(zip(model.coefs_, model.intercepts_, strict=True))
+        return _chain(layers, _ACTIVATIONS.get(model.activation, ""), _ENDS[model.out_activation_])
     try:
         from skl2onnx import to_onnx
         from skl2onnx.common.data_types import FloatTensorType
@@ -73,7 +84,57 @@ def _widen_the_sigmoid(graph: Any) -> str:
     return tensor
 
 
+def _chain(layers: Sequence[tuple[Any, Any]], bend: str, link: str) -> tuple[Any, str]:
+    """Products and biases with an activation between them; the last sum and link are double.
+
+    Args:
+        layers: float64 weights (inputs, outputs) and biases (outputs,) of each.
+        bend: the operator between them; "" for none.
+        link: the operator at the end.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    nodes, constants, last = [], [], "input"
+    for place, (weights, bias) in enumerate(layers):
+        final = place == len(layers) - 1
+        kind = np.float64 if final else np.float32
+        for name, values in (("w", weights.astype(np.float32)), ("b", bias.astype(kind))):
+            constants.append(numpy_helper.from_array(values, f"{name}{place}"))
+        nodes.append(helper.make_node("MatMul", [last, f"w{place}"], [f"product{place}"]))
+        last = f"product{place}"
+        if final:
+            nodes.append(helper.make_node("Cast", [last], ["wide"], to=TensorProto.DOUBLE))
+            last = "wide"
+        nodes.append(helper.make_node("Add", [last, f"b{place}"], [f"sum{place}"]))
+        last = f"sum{place}"
+        if bend and not final:
+            nodes.append(helper.make_node(bend, [last], [f"bent{place}"]))
+            last = f"bent{place}"
+    axis: dict[str, Any] = {"axis": 1} if link == "Softmax" else {}
+    nodes.append(helper.make_node(link, [last], ["scores"], **axis))
+    ends = (layers[0][0].shape[0], layers[-1][0].shape[1])
+    inputs = [helper.make_tensor_value_info("input", TensorProto.FLOAT, [None, ends[0]])]
+    outputs = [helper.make_tensor_value_info("scores", TensorProto.DOUBLE, [None, ends[1]])]
+    graph = helper.make_graph(nodes, "wherry", inputs, outputs, constants)
+    opsets = [helper.make_opsetid("", OPSETS[""])]
+    return helper.make_model(graph, opset_imports=opsets), "scores"
+
+
+def _straight(model: Any) -> tuple[Any, str]:
+    weights = np.asarray(model.coef_, np.float64).reshape(1, -1).T
+    bias = np.asarray(model.intercept_, np.float64).reshape(-1)
+    return _chain([(weights, np.broadcast_to(bias, (1,)))], "", "Identity")
+
+
 def _logistic(model: Any) -> tuple[Any, str]:
+    if len(model.classes_) > 2:
+        if model.solver == "liblinear" or getattr(model, "multi_class", "auto") == "ovr":
+            raise ConvertError(
+                "K01",
+                "one LogisticRegression for each class is not known",
+                cure="fit it with solver='lbfgs', which weighs all classes together",
+            )
+        return _chain([(model.coef_.T, model.intercept_)], "", "Softmax")
     return _logistic_mean(model.coef_, model.intercept_)
 
 
@@ -129,4 +190,5 @@ _BUILDERS: Final[dict[str, Callable[[Any], tuple[Any, str]]]] = {
     "MLPClassifier": _perceptron,
     "LogisticRegression": _logistic,
     "CalibratedClassifierCV": _calibrated_logistic,
-}
+    "MLPRegressor": _perceptron,
+} | dict.fromkeys(LINEAR_REGRESSORS, _straight)

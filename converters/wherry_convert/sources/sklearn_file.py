@@ -15,6 +15,7 @@ from typing import Any, Final
 from wherry_contract.errors import ConvertError
 from wherry_contract.wire import sha256_digest
 
+from .outputs import ONE_PROBABILITY, Wanted
 from .sklearn_model import SklearnModel
 
 MAX_ENTRIES: Final = 200_000
@@ -41,13 +42,20 @@ _PICKLE_CURE: Final = (
 )
 
 
-def load(data: bytes, trusted: tuple[str, ...], *, trust_pickle: bool) -> SklearnModel:
+def load(
+    data: bytes,
+    trusted: tuple[str, ...],
+    *,
+    trust_pickle: bool,
+    wanted: Wanted = ONE_PROBABILITY,
+) -> SklearnModel:
     """Read a model from a file's bytes.
 
     Args:
         data: the file.
         trusted: further types that a skops file may hold.
         trust_pickle: whether to open a pickle or joblib file.
+        wanted: what the project decides by.
 
     Raises:
         ConvertError: K01 not a model of scikit-learn, K04 unreadable, K05 not trusted,
@@ -69,7 +77,7 @@ def load(data: bytes, trusted: tuple[str, ...], *, trust_pickle: bool) -> Sklear
             "K05", "it is no skops file; a pickle runs code when it is opened", cure=_PICKLE_CURE
         )
     try:
-        return SklearnModel.wrap(estimator, sha256_digest(data))
+        return SklearnModel.wrap(estimator, sha256_digest(data), wanted)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         detail = f"a part of the model is missing or malformed: {error}"
         raise ConvertError("K04", detail[:300]) from error

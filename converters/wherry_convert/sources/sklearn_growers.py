@@ -17,8 +17,6 @@ from .sklearn_column import Columns
 from .sklearn_columns import only_checks, parts
 
 Bools = NDArray[np.bool_]
-_ROUNDING: Final = 1e-6  # of a sum of leaves
-_CURE: Final = "fit a classifier of two classes in its place, as GradientBoostingClassifier"
 
 
 @dataclass(frozen=True)
@@ -51,8 +49,14 @@ def _tree(tree: Any, leaf: Doubles) -> Tree:
 
 
 def _voting_tree(tree: Any) -> Tree:
-    shares = tree.value[:, 0, :]
-    return _tree(tree, shares[:, 1] / shares.sum(axis=1))
+    shares = tree.value[:, 0, :] / tree.value[:, 0, :].sum(axis=1, keepdims=True)
+    return _tree(tree, shares[:, 1] if shares.shape[1] == 2 else shares)
+
+
+def _noughts(model: Any) -> tuple[float, ...]:
+    """Bases of a model of several classes whose leaves are shares; none of two classes."""
+    classes = len(model.classes_)
+    return (0.0,) * classes if classes > 2 else ()
 
 
 def single(columns: Columns) -> Columns:
@@ -61,12 +65,14 @@ def single(columns: Columns) -> Columns:
 
 
 def _single_tree(model: Any, columns: Columns) -> Grown:
-    return Grown(Forest((_voting_tree(model.tree_),)), single(columns))
+    forest = Forest((_voting_tree(model.tree_),), bases=_noughts(model))
+    return Grown(forest, single(columns))
 
 
 def _averaged(model: Any, columns: Columns) -> Grown:
     trees = tuple(_voting_tree(member.tree_) for member in model.estimators_)
-    return Grown(Forest(trees, divisor=float(len(trees))), single(columns))
+    forest = Forest(trees, divisor=float(len(trees)), bases=_noughts(model))
+    return Grown(forest, single(columns))
 
 
 def _mean_tree(tree: Any) -> Tree:
@@ -74,43 +80,23 @@ def _mean_tree(tree: Any) -> Tree:
 
 
 def _regressed_tree(model: Any, columns: Columns) -> Grown:
-    return _within(Grown(Forest((_mean_tree(model.tree_),)), single(columns)))
+    return Grown(Forest((_mean_tree(model.tree_),)), single(columns))
 
 
 def _regressed_mean(model: Any, columns: Columns) -> Grown:
     trees = tuple(_mean_tree(member.tree_) for member in model.estimators_)
-    return _within(Grown(Forest(trees, divisor=float(len(trees))), single(columns)))
+    return Grown(Forest(trees, divisor=float(len(trees))), single(columns))
 
 
 def _regressed_sum(model: Any, columns: Columns) -> Grown:
     grown = _boosted(model, columns)
-    return _within(replace(grown, forest=replace(grown.forest, link="identity")))
+    return replace(grown, forest=replace(grown.forest, link="identity"))
 
 
 def _regressed_hist(model: Any, columns: Columns) -> Grown:
-    if model.loss in {"poisson", "gamma"}:
-        raise ConvertError("K01", f"the loss {model.loss} gives no score in [0, 1]", cure=_CURE)
     grown = _hist(model, columns)
-    return _within(replace(grown, forest=replace(grown.forest, link="identity")))
-
-
-def _within(grown: Grown) -> Grown:
-    """A regressor whose scores cannot leave [0, 1].
-
-    Raises:
-        ConvertError: K01, they can.
-    """
-    forest = grown.forest
-    leaves = [tree.value[~tree.inner] for tree in forest.trees]
-    low = forest.base + sum(float(leaf.min()) for leaf in leaves) / forest.divisor
-    high = forest.base + sum(float(leaf.max()) for leaf in leaves) / forest.divisor
-    if low < -_ROUNDING or high > 1 + _ROUNDING:
-        raise ConvertError(
-            "K01",
-            f"its scores may lie anywhere in [{low:.3g}, {high:.3g}], not in [0, 1]",
-            cure=_CURE,
-        )
-    return grown
+    link = "exp" if model.loss in {"poisson", "gamma"} else "identity"
+    return replace(grown, forest=replace(grown.forest, link=link))
 
 
 def _boosted(model: Any, columns: Columns) -> Grown:
@@ -122,18 +108,28 @@ def _boosted(model: Any, columns: Columns) -> Grown:
     factor = 2.0 if model.loss == "exponential" else 1.0
     step = factor * model.learning_rate
     trees = tuple(
-        _tree(member.tree_, step * member.tree_.value[:, 0, 0]) for (member,) in model.estimators_
+        replace(_tree(member.tree_, step * member.tree_.value[:, 0, 0]), target=target)
+        for members in model.estimators_
+        for target, member in enumerate(members)
     )
-    start = float(model._raw_predict_init(np.zeros((1, model.n_features_in_)))[0, 0])  # noqa: SLF001 - it has no public name
-    forest = Forest(trees, base=factor * start, link="logistic")
-    return Grown(forest, single(columns))
+    starts = model._raw_predict_init(np.zeros((1, model.n_features_in_)))[0]  # noqa: SLF001 - it has no public name
+    return Grown(_linked(trees, factor * starts), single(columns))
+
+
+def _linked(trees: tuple[Tree, ...], starts: Any) -> Forest:
+    """A forest of one logistic score, or of a softmax of several."""
+    bases = tuple(np.ravel(starts).astype(float).tolist())
+    if len(bases) == 1:
+        return Forest(trees, base=bases[0], link="logistic")
+    return Forest(trees, bases=bases, link="softmax")
 
 
 def _hist(model: Any, columns: Columns) -> Grown:
     sets: list[frozenset[int]] = []
     trees, asks_set = [], []
-    for (predictor,) in model._predictors:  # noqa: SLF001 - it has no public name
-        tree = _hist_tree(predictor.nodes)
+    rounds = model._predictors  # noqa: SLF001 - it has no public name
+    for target, predictor in (pair for members in rounds for pair in enumerate(members)):
+        tree = replace(_hist_tree(predictor.nodes), target=target)
         asks = np.asarray(predictor.nodes["is_categorical"]).astype(np.bool_) & tree.inner
         for node in np.flatnonzero(asks):
             words = predictor.raw_left_cat_bitsets[predictor.nodes["bitset_idx"][node]]
@@ -141,8 +137,7 @@ def _hist(model: Any, columns: Columns) -> Grown:
             sets.append(_members(words))
         trees.append(tree)
         asks_set.append(asks)
-    start = float(np.ravel(model._baseline_prediction)[0])  # noqa: SLF001 - likewise
-    forest = Forest(tuple(trees), base=start, link="logistic")
+    forest = _linked(tuple(trees), model._baseline_prediction)  # noqa: SLF001 - likewise
     return Grown(forest, columns, tuple(asks_set), tuple(sets))
 
 
@@ -187,7 +182,7 @@ def _bagged(model: Any, columns: Columns) -> Grown:
         tree = _voting_tree(member.tree_)
         asked = np.where(tree.inner, tree.feature, 0)
         trees.append(replace(tree, feature=np.asarray(places, np.int64)[asked]))
-    forest = Forest(tuple(trees), divisor=float(len(trees)))
+    forest = Forest(tuple(trees), divisor=float(len(trees)), bases=_noughts(model))
     return Grown(forest, single(columns))
 
 
@@ -201,12 +196,13 @@ def _lightgbm(model: Any, columns: Columns) -> Grown:
 
 def _refuse_member(model: Any, member: Any) -> None:
     name = type(member).__name__
-    if name not in {"DecisionTreeClassifier", "ExtraTreeClassifier"} or len(member.classes_) != 2:
+    plain = name in {"DecisionTreeClassifier", "ExtraTreeClassifier"}
+    if not plain or len(member.classes_) != len(model.classes_):
         kind = type(model).__name__
         raise ConvertError(
             "K01",
             f"{kind} of a {name} of {len(getattr(member, 'classes_', ()))} classes is not known",
-            cure="use decision trees of both classes inside, or GradientBoostingClassifier",
+            cure="use decision trees of all classes inside, or GradientBoostingClassifier",
         )
 
 
@@ -227,14 +223,16 @@ GROWERS: Final[dict[str, Callable[[Any, Columns], Grown]]] = {
     "HistGradientBoostingRegressor": _regressed_hist,
     "XGBClassifier": _xgboost,
     "LGBMClassifier": _lightgbm,
+    "XGBRegressor": _xgboost,
+    "LGBMRegressor": _lightgbm,
 }
 
 
 REGRESSORS: Final = frozenset(name for name in GROWERS if name.endswith("Regressor"))
 
 
-def check_trees(model: Any) -> None:
-    """Check that the trees of a file are ones.
+def check_trees(model: Any) -> tuple[float, float]:
+    """Check that the trees of a file are ones; between what their one score lies.
 
     Raises:
         ValueError: a node asks or leads outside.
@@ -246,3 +244,4 @@ def check_trees(model: Any) -> None:
             raise ValueError("a model prepares its rows with a function of its own")
     grown = GROWERS[type(model).__name__](model, ())
     grown.forest.check(int(model.n_features_in_))
+    return (0.0, 1.0) if grown.forest.bases else grown.forest.span

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -14,7 +15,8 @@ from numpy.typing import NDArray
 from wherry_contract.errors import ConvertError
 from wherry_contract.features import InputContract, RawMatrix
 
-from .base import Lowered, Scores
+from .base import Lowered, Network, Scores
+from .outputs import ONE_PROBABILITY, Picked, Wanted, class_names, pick_class, pick_value
 from .sklearn_blend import BLENDS, lower_blend, models_in
 from .sklearn_column import Column
 from .sklearn_columns import (
@@ -27,32 +29,38 @@ from .sklearn_columns import (
     takes_objects,
     trace,
 )
-from .sklearn_dense import FAMILIES, lower_dense
+from .sklearn_dense import DENSE_REGRESSORS, FAMILIES, lower_dense
 from .sklearn_growers import GROWERS, REGRESSORS, check_trees
 from .sklearn_trees import lower_trees
 
 _LIBRARIES: Final = ("scikit-learn", "skl2onnx", "onnx", "numpy")
+_VALUES: Final = REGRESSORS | DENSE_REGRESSORS
+_TWO_ALONE: Final = (*BLENDS, "AdaBoostClassifier")  # of more classes they are not known
+_ONE_CLASS: Final = "fit it on one class against all others: label = (label == positive)"
+_CURE: Final = "fit a classifier of two classes in its place, as GradientBoostingClassifier"
 _MODULES: Final = ("sklearn.", "xgboost.", "lightgbm.")
 
 
 @dataclass(frozen=True)
 class SklearnModel:
-    """A fitted classifier of two classes, a regressor in [0, 1], or a pipeline of one.
+    """A fitted classifier or regressor, or a pipeline of one.
 
     Attributes:
         estimator: the whole, as it was fitted.
         family: ``trees``, ``neural`` or ``linear``.
         versions: of the libraries that read it.
         digest: ``sha256:...`` of its file.
+        picked: what of its output is looked at.
     """
 
     estimator: Any
     family: str
     versions: Mapping[str, str]
     digest: str
+    picked: Picked
 
     @classmethod
-    def wrap(cls, estimator: Any, digest: str) -> SklearnModel:
+    def wrap(cls, estimator: Any, digest: str, wanted: Wanted = ONE_PROBABILITY) -> SklearnModel:
         """Check that it is a model that we know.
 
         Raises:
@@ -62,45 +70,48 @@ class SklearnModel:
         name = type(final).__name__
         if not type(final).__module__.startswith(_MODULES):
             raise ConvertError("K01", f"it holds a {name}, not a model of scikit-learn")
-        _check_outputs(final)
+        classes = _check_outputs(final, wanted)
         models = models_in(final) if name in BLENDS else [final]
         for model in map(final_of, models):
             kind = type(model).__name__
             if kind not in GROWERS and kind not in FAMILIES:
                 known = ", ".join([*GROWERS, *FAMILIES, *BLENDS])
                 raise ConvertError("K01", f"{kind} is not known", cure=f"use one of {known}")
-            if kind in GROWERS:
-                check_trees(model)
+            span = check_trees(model) if kind in GROWERS else (-math.inf, math.inf)
+        if classes:
+            picked = pick_class(wanted, classes, name, _CURE)
+        else:
+            picked = pick_value(wanted, span, name, _CURE)
         _one_thread(estimator)
         versions = {library: version(library) for library in _LIBRARIES}
-        return cls(estimator, FAMILIES.get(kind, "trees"), versions, digest)
+        return cls(estimator, FAMILIES.get(kind, "trees"), versions, digest, picked)
 
     def scores(self, raw: RawMatrix, contract: InputContract) -> Scores:
-        """Probabilities of the second class, or a regressor's value, by scikit-learn itself.
+        """Probabilities, or a regressor's value, by scikit-learn itself.
 
         Args:
             raw: float64, shape (rows, features).
             contract: says which columns are categories.
 
         Returns:
-            float64, shape (rows,).
+            float64, shape (rows,), or (rows, classes).
 
         Raises:
             ConvertError: K07, the model does not take these rows.
         """
         table = self._table(raw, contract)
         if not len(table):
-            return np.empty(0)
+            return self.picked.of(np.empty(0))
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # it was fitted with names, and gets an array
-                if type(final_of(self.estimator)).__name__ in REGRESSORS:
+                if type(final_of(self.estimator)).__name__ in _VALUES:
                     return np.asarray(self.estimator.predict(table), np.float64)
                 found = self.estimator.predict_proba(table)
         except (ValueError, TypeError) as error:
             detail = " ".join(str(error).split())[:300]
             raise ConvertError("K07", f"the model does not take these rows: {detail}") from error
-        return np.asarray(found[:, 1], np.float64)
+        return self.picked.of(found)
 
     def _table(self, raw: RawMatrix, contract: InputContract) -> Any:
         columns = source_columns(contract, self.estimator)
@@ -123,6 +134,13 @@ class SklearnModel:
         Raises:
             ConvertError: K01, K02, K06 or K07.
         """
+        found = replace(self._lowered(contract), picked=self.picked)
+        several = len(getattr(final_of(self.estimator), "classes_", ())) > 2
+        if several and isinstance(found.body, Network):
+            found = replace(found, body=replace(found.body, column=self.picked.column))
+        return found
+
+    def _lowered(self, contract: InputContract) -> Lowered:
         columns = trace(before(self.estimator), source_columns(contract, self.estimator))
         final = final_of(self.estimator)
         linear = self.family == "linear" and type(final).__name__ == "CalibratedClassifierCV"
@@ -159,24 +177,28 @@ def _frame(cells: Mapping[str, NDArray[Any]]) -> Any:
     )
 
 
-def _check_outputs(final: Any) -> None:
-    name, classes = type(final).__name__, len(getattr(final, "classes_", ()))
-    if classes > 2:
-        raise ConvertError(
-            "K01",
-            f"{name} knows {classes} classes, and a bundle has one score",
-            cure="fit it on one class against all others: label = (label == positive)",
-        )
-    if name in REGRESSORS and getattr(final, "n_outputs_", 1) == 1:
-        return
+def _check_outputs(final: Any, wanted: Wanted) -> tuple[str, ...]:
+    """Names of its classes; none for a regressor."""
+    name, classes = type(final).__name__, class_names(getattr(final, "classes_", ()))
+    # a net has an output for each class
+    net = getattr(final, "out_activation_", "") == "softmax"
+    outputs = 1 if net else int(getattr(final, "n_outputs_", 1))
+    if name in _VALUES and outputs == 1:
+        return ()
+    if len(classes) > 2 and name in _TWO_ALONE:
+        raise ConvertError("K01", f"{name} knows {len(classes)} classes", cure=_ONE_CLASS)
+    if len(classes) > 2 and outputs == 1 and hasattr(type(final), "predict_proba"):
+        pick_class(wanted, classes, name, _ONE_CLASS)
+        return classes
     if not hasattr(type(final), "predict_proba"):
         raise ConvertError(
             "K01",
             f"{name} gives no probability",
             cure="fit a classifier of two classes in its place, as GradientBoostingClassifier",
         )
-    if classes != 2 or getattr(final, "n_outputs_", 1) != 1:
+    if len(classes) != 2 or outputs != 1:
         raise ConvertError("K01", f"{name} should be fitted, with two classes and one output")
+    return classes
 
 
 def _one_thread(estimator: Any) -> None:

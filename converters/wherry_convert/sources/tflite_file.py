@@ -22,8 +22,9 @@ from wherry_convert.tflite_inspect import TensorFacts, TfliteFacts, inspect_tfli
 from wherry_convert.tflite_scoring import TfliteRunner
 
 from .base import Lowered, Scores
-from .onnx_file import refuse_other_than_probabilities
+from .onnx_file import pick_column, refuse_other_than_probabilities
 from .onnx_rows import refuse_wide_rows
+from .outputs import ONE_PROBABILITY, Picked, Wanted
 
 _LIBRARIES: Final = ("ai-edge-litert", "tflite", "numpy")
 _KINDS: Final = ("float32", "int8", "uint8", "int16")
@@ -32,37 +33,39 @@ _ONE_ROW: Final = "convert it with one input of shape (1, features)"
 
 @dataclass(frozen=True)
 class TfliteModel:
-    """A file that gives probabilities of two classes.
+    """A file that gives probabilities of classes, or one number.
 
     Attributes:
         file: its bytes, which score, and which the bundle will hold.
         tensor: name of the output.
-        column: the column of the positive class; -1 if there is just the one.
+        picked: what of it is looked at.
         features: how many numbers a row has.
         notes: what a reader of the report should know.
         digest: ``sha256:...`` of the file.
         family: ``neural``; nobody knows better from outside.
         versions: of the libraries that read it.
+        value: whether the one number is no probability.
     """
 
     file: bytes
     tensor: str
-    column: int
+    picked: Picked
     features: int
     notes: tuple[str, ...]
     digest: str
     family: str = "neural"
     versions: Mapping[str, str] = field(default_factory=dict)
+    value: bool = False
 
     def scores(self, raw: RawMatrix, contract: InputContract) -> Scores:
-        """Probabilities of the positive class, by the file itself.
+        """The scores, by the file itself.
 
         Args:
             raw: float64, shape (rows, features).
             contract: says which columns are categories; one is its place in their list.
 
         Returns:
-            float64, shape (rows,).
+            float64, shape (rows,), or (rows, classes).
 
         Raises:
             ConvertError: K07 the model does not take these rows, K01 what it gives are no
@@ -70,10 +73,11 @@ class TfliteModel:
         """
         self.check(contract)
         if not len(raw):
-            return np.empty(0)
+            return self.picked.of(np.empty(0))
         runner = TfliteRunner(self.file, 1, self.tensor)
-        found = runner.run(Encoder(contract, ()).encode(raw))[:, max(0, self.column)]
-        refuse_other_than_probabilities(found, f"its output {self.tensor}")
+        found = self.picked.of(runner.run(Encoder(contract, ()).encode(raw)))
+        if not self.value:
+            refuse_other_than_probabilities(found, f"its output {self.tensor}")
         return found
 
     def lower(self, contract: InputContract) -> Lowered:
@@ -104,13 +108,20 @@ class TfliteModel:
             raise ConvertError("K07", detail, cure="let the contract refuse it")
 
 
-def load(data: bytes, trusted: tuple[str, ...], *, trust_pickle: bool) -> TfliteModel:
+def load(
+    data: bytes,
+    trusted: tuple[str, ...],
+    *,
+    trust_pickle: bool,
+    wanted: Wanted = ONE_PROBABILITY,
+) -> TfliteModel:
     """Read a TFLite file.
 
     Args:
         data: the file.
         trusted: not used: nothing in a graph runs but operators.
         trust_pickle: likewise.
+        wanted: what the project decides by.
 
     Raises:
         ConvertError: K01 operators, inputs or outputs that no bundle may hold, K02 it keeps
@@ -120,12 +131,13 @@ def load(data: bytes, trusted: tuple[str, ...], *, trust_pickle: bool) -> Tflite
     facts = inspect_tflite(data)
     refuse_tflite(facts)
     features = _features(facts)
-    (output, column) = _score(facts)
+    (output, picked) = _score(facts, wanted)
     TfliteRunner(data, 1, output).run(np.zeros((1, features), np.float32))
     return TfliteModel(
         file=data,
         tensor=output,
-        column=column,
+        picked=picked,
+        value=wanted.decision == "value",
         features=features,
         notes=(f"the graph is the file's own; quantization: {facts.quantization}",),
         digest=sha256_digest(data),
@@ -146,7 +158,7 @@ def _features(facts: TfliteFacts) -> int:
     return refuse_wide_rows(int(np.prod(entry.shape[1:])), what)
 
 
-def _score(facts: TfliteFacts) -> tuple[str, int]:
+def _score(facts: TfliteFacts, wanted: Wanted) -> tuple[str, Picked]:
     if len(facts.outputs) != 1:
         listed = ", ".join(item.name for item in facts.outputs[:6]) or "none"
         cure = "convert it with one output, the probabilities"
@@ -154,10 +166,7 @@ def _score(facts: TfliteFacts) -> tuple[str, int]:
     (end,) = facts.outputs
     _check_numbers(end)
     width = int(np.prod(end.shape[1:])) if len(end.shape) > 1 else 1
-    if width not in {1, 2}:
-        detail = f"its output {end.name} has {width} columns, and a decision is between two classes"
-        raise ConvertError("K01", detail, cure="convert it with the probability of one class")
-    return end.name, 1 if width == 2 else -1
+    return end.name, pick_column(wanted, width, f"its output {end.name}")
 
 
 def _check_numbers(item: TensorFacts) -> None:

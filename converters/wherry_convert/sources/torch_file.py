@@ -23,6 +23,7 @@ from wherry_convert.environments import python_of, run_in
 
 from . import onnx_file
 from .base import Lowered, Scores
+from .outputs import ONE_PROBABILITY, Wanted
 from .torch_archive import check_archive
 
 _WORKER: Final = Path(__file__).with_name("torch_worker.py")
@@ -31,7 +32,7 @@ _SETTINGS: Final = {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1", "PYTHONHASHSEED": "0"}
 
 @dataclass(frozen=True)
 class TorchModel:
-    """A module of two classes.
+    """A module of classes, or of one number.
 
     Attributes:
         file: the .pt2 file's bytes.
@@ -51,14 +52,14 @@ class TorchModel:
         return self.exported.family
 
     def scores(self, raw: RawMatrix, contract: InputContract) -> Scores:
-        """Probabilities of the positive class, by PyTorch itself on float32 rows.
+        """The scores, by PyTorch itself on float32 rows.
 
         Args:
             raw: float64, shape (rows, features).
             contract: says which columns are categories; one is its place in their list.
 
         Returns:
-            float64, shape (rows,).
+            float64, shape (rows,), or (rows, classes).
 
         Raises:
             ConvertError: K04 PyTorch cannot run it, K07 the model does not take these rows,
@@ -66,16 +67,14 @@ class TorchModel:
         """
         self.exported.check(contract)
         if not len(raw):
-            return np.empty(0)
+            return self.exported.picked.of(np.empty(0))
         with tempfile.TemporaryDirectory(prefix="wherry-") as folder:
             model, rows, out = (Path(folder) / name for name in ("m.pt2", "rows.npy", "out.npy"))
             model.write_bytes(self.file)
             np.save(rows, Encoder(contract, ()).encode(raw), allow_pickle=False)
             _run("score", model, rows, out)
             table = np.load(out, allow_pickle=False)
-        found: Scores = table[:, max(0, self.exported.column)]
-        onnx_file.refuse_other_than_probabilities(found, "the module's output")
-        return found
+        return self.exported.looked_at(table, "the module's output")
 
     def lower(self, contract: InputContract) -> Lowered:
         """The neutral form: the graph that PyTorch's exporter wrote.
@@ -86,13 +85,20 @@ class TorchModel:
         return self.exported.lower(contract)
 
 
-def load(data: bytes, trusted: tuple[str, ...], *, trust_pickle: bool) -> TorchModel:
+def load(
+    data: bytes,
+    trusted: tuple[str, ...],
+    *,
+    trust_pickle: bool,
+    wanted: Wanted = ONE_PROBABILITY,
+) -> TorchModel:
     """Read a .pt2 file.
 
     Args:
         data: the file.
         trusted: not used: operators beyond aten are never looked up.
         trust_pickle: not used: no pickle in it is ever opened.
+        wanted: what the project decides by.
 
     Raises:
         ConvertError: K01 or K02 the graph is none for a bundle, K04 unreadable, K05 it holds
@@ -106,7 +112,7 @@ def load(data: bytes, trusted: tuple[str, ...], *, trust_pickle: bool) -> TorchM
         model.write_bytes(data)
         versions = _run("export", model, out)
         graph = out.read_bytes()
-    exported = onnx_file.load(graph, (), trust_pickle=False)
+    exported = onnx_file.load(graph, (), trust_pickle=False, wanted=wanted)
     return TorchModel(data, exported, sha256_digest(data), dict(exported.versions) | versions)
 
 

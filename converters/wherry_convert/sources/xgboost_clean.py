@@ -14,6 +14,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from wherry_contract.manifest import MAX_CLASSES
+
 MAX_COLUMNS: Final = 65_536
 MAX_CODE: Final = 2**24  # codes of categories are below
 _ROOT: Final = 2**31 - 1  # the parent of a root
@@ -36,12 +38,13 @@ def clean_model(document: Mapping[str, Any], objective: str) -> bytes:
     settings = learner["learner_model_param"]
     columns = _whole(settings["num_feature"], 1, MAX_COLUMNS)
     trees = [_tree(tree, number, columns) for number, tree in enumerate(inner["trees"])]
+    classes = number_of_classes(learner)
     model: dict[str, Any] = {
         "name": "gbtree",
         "model": {
             "gbtree_model_param": {"num_parallel_tree": "1", "num_trees": str(len(trees))},
             "iteration_indptr": round_starts(inner),
-            "tree_info": [0] * len(trees),
+            "tree_info": tree_classes(inner, classes),
             "trees": trees,
         },
     }
@@ -54,15 +57,51 @@ def clean_model(document: Mapping[str, Any], objective: str) -> bytes:
         "feature_types": kinds if len(kinds) == columns else [],
         "gradient_booster": model,
         "learner_model_param": {
-            "base_score": f"[{_float(str(settings['base_score']).strip('[]'))}]",
+            "base_score": json.dumps(list(map(_float, base_scores(learner, classes)))),
             "boost_from_average": "1",
-            "num_class": "0",
+            "num_class": str(classes),
             "num_feature": str(columns),
             "num_target": "1",
         },
-        "objective": {"name": objective, "reg_loss_param": {"scale_pos_weight": "1"}},
+        "objective": {"name": objective, "reg_loss_param": {"scale_pos_weight": "1"}}
+        | ({"softmax_multiclass_param": {"num_class": str(classes)}} if classes else {}),
     }
     return json.dumps({"learner": cleaned, "version": [3, 2, 0]}).encode()
+
+
+def number_of_classes(learner: Mapping[str, Any]) -> int:
+    """How many classes it tells apart; 0 if it has one output.
+
+    Raises:
+        KeyError, TypeError, ValueError: it does not say, or says what cannot be.
+    """
+    found = _whole(learner["learner_model_param"]["num_class"], 0, MAX_CLASSES)
+    return found if found > 1 else 0
+
+
+def tree_classes(model: Mapping[str, Any], classes: int) -> list[int]:
+    """The class that each tree adds to; 0 if there are none.
+
+    Raises:
+        KeyError, TypeError, ValueError: they do not cover the trees.
+    """
+    count = len(model["trees"])
+    return _wholes(model["tree_info"], count, 0, classes - 1) if classes else [0] * count
+
+
+def base_scores(learner: Mapping[str, Any], classes: int) -> list[float]:
+    """What is added to the sums: one number, or one for each class.
+
+    Raises:
+        KeyError, ValueError: they are none.
+    """
+    text = str(learner["learner_model_param"]["base_score"]).strip("[]")
+    found = [float(part) for part in text.split(",")]
+    if len(found) == 1:
+        return found * max(1, classes)
+    if len(found) != classes:
+        raise ValueError(f"{len(found)} base scores for {classes} classes")
+    return found
 
 
 def round_starts(model: Mapping[str, Any]) -> list[int]:

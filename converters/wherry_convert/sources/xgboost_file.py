@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -21,8 +21,9 @@ from wherry_contract.wire import sha256_digest
 from .base import Lowered, Scores
 from .boosted import lower_boosted, model_table
 from .boosted_model import Grown
+from .outputs import ONE_PROBABILITY, Picked, Wanted
 from .ubjson import read_ubjson
-from .xgboost_trees import Facts, read_model
+from .xgboost_trees import CURE, Facts, read_model
 
 _LIBRARIES: Final = ("onnx", "numpy")
 MAX_BYTES: Final = 128 * 2**20
@@ -31,12 +32,13 @@ _SAVE: Final = "save it with Booster.save_model('model.ubj') or 'model.json'"
 
 @dataclass(frozen=True)
 class XgboostModel:
-    """A booster of one probability.
+    """A booster.
 
     Attributes:
         booster: as XGBoost read it.
         grown: its trees.
         facts: what scoring needs.
+        picked: what of its output is looked at.
         versions: of the libraries that read it.
         digest: ``sha256:...`` of its file.
         family: ``trees``.
@@ -45,19 +47,20 @@ class XgboostModel:
     booster: Any
     grown: Grown
     facts: Facts
+    picked: Picked
     versions: Mapping[str, str]
     digest: str
     family: str = "trees"
 
     def scores(self, raw: RawMatrix, contract: InputContract) -> Scores:
-        """Probabilities of the positive class, by XGBoost itself.
+        """The scores, by XGBoost itself.
 
         Args:
             raw: float64, shape (rows, features).
             contract: says which columns are categories.
 
         Returns:
-            float64, shape (rows,); XGBoost computes them in float32.
+            float64, shape (rows,) or (rows, classes); XGBoost computes them in float32.
 
         Raises:
             ConvertError: K07, the model does not take these rows.
@@ -66,7 +69,7 @@ class XgboostModel:
 
         table = model_table(self.grown, raw, contract)
         if not len(table):
-            return np.empty(0)
+            return self.picked.of(np.empty(0))
         try:
             matrix = xgboost.DMatrix(
                 table,
@@ -77,7 +80,7 @@ class XgboostModel:
         except (ValueError, xgboost.core.XGBoostError) as error:
             detail = " ".join(str(error).split())[:300]
             raise ConvertError("K07", f"the model does not take these rows: {detail}") from error
-        scores: Scores = np.asarray(found, np.float64)
+        scores: Scores = self.picked.of(found)
         if self.facts.objective != "binary:logitraw":
             return scores
         return np.asarray(1 / (1 + np.exp(-scores)))
@@ -88,16 +91,23 @@ class XgboostModel:
         Raises:
             ConvertError: K02 or K07.
         """
-        return lower_boosted(self.grown, contract)
+        return replace(lower_boosted(self.grown, contract), picked=self.picked)
 
 
-def load(data: bytes, trusted: tuple[str, ...], *, trust_pickle: bool) -> XgboostModel:  # noqa: ARG001 - every framework's file is asked alike
+def load(
+    data: bytes,
+    trusted: tuple[str, ...],  # noqa: ARG001 - every framework's file is asked alike
+    *,
+    trust_pickle: bool,  # noqa: ARG001 - likewise
+    wanted: Wanted = ONE_PROBABILITY,
+) -> XgboostModel:
     """Read a model from a file's bytes.
 
     Args:
         data: the file, JSON or UBJSON.
         trusted: nothing here.
         trust_pickle: nothing here: pickles are not read.
+        wanted: what the project decides by.
 
     Raises:
         ConvertError: K01 not known, K04 unreadable, K06 XGBoost is missing.
@@ -111,6 +121,7 @@ def load(data: bytes, trusted: tuple[str, ...], *, trust_pickle: bool) -> Xgboos
         raise ConvertError("K04", detail, cure=_SAVE)
     try:
         grown, facts = read_model(_parse(data))
+        picked = grown.pick(wanted, classes=facts.classes, cure=CURE)
         with xgboost.config_context(verbosity=0):
             booster = xgboost.Booster({"nthread": 1})
             booster.load_model(bytearray(facts.clean))
@@ -121,7 +132,7 @@ def load(data: bytes, trusted: tuple[str, ...], *, trust_pickle: bool) -> Xgboos
         detail = f"a part of the model is missing or malformed: {error}"
         raise ConvertError("K04", detail[:300], cure=_SAVE) from error
     versions = {"xgboost": xgboost.__version__} | {name: version(name) for name in _LIBRARIES}
-    return XgboostModel(booster, grown, facts, versions, sha256_digest(data))
+    return XgboostModel(booster, grown, facts, picked, versions, sha256_digest(data))
 
 
 def _parse(data: bytes) -> Any:

@@ -20,7 +20,13 @@ from wherry_contract.errors import ConvertError
 from wherry_convert.forest import Doubles, Forest, Tree
 
 from .boosted_model import Grown, Planter, Question, Rules
-from .xgboost_clean import clean_model, round_starts
+from .xgboost_clean import (
+    base_scores,
+    clean_model,
+    number_of_classes,
+    round_starts,
+    tree_classes,
+)
 
 # what lies between the sum of leaves and the score
 LINKS: Final = {
@@ -30,14 +36,31 @@ LINKS: Final = {
     "reg:squarederror": "identity",
     "reg:absoluteerror": "identity",
     "reg:pseudohubererror": "identity",
+    "reg:squaredlogerror": "identity",
+    "rank:ndcg": "identity",
+    "rank:map": "identity",
+    "rank:pairwise": "identity",
+    "count:poisson": "exp",
+    "reg:gamma": "exp",
+    "reg:tweedie": "exp",
+    "multi:softprob": "softmax",
+    "multi:softmax": "softmax",
 }
 # objectives with settings of their own, and one with the same output
 _OUTPUTS: Final = {
     "reg:absoluteerror": "reg:squarederror",
     "reg:pseudohubererror": "reg:squarederror",
+    "reg:squaredlogerror": "reg:squarederror",
+    "rank:ndcg": "reg:squarederror",
+    "rank:map": "reg:squarederror",
+    "rank:pairwise": "reg:squarederror",
+    "count:poisson": "reg:gamma",
+    "reg:tweedie": "reg:gamma",
+    "multi:softmax": "multi:softprob",
 }
 _AS_PROBABILITY: Final = frozenset({"binary:logistic", "reg:logistic"})  # how base_score stands
-_CURE: Final = "train it with objective binary:logistic"
+CURE: Final = "train a classifier of two classes, with objective binary:logistic"
+_CURE: Final = CURE
 _UNSEEN: Final = float(2**24 - 1)  # the largest code that it takes; larger than any in a set
 
 
@@ -58,12 +81,14 @@ class Facts:
         rounds: how many rounds count.
         kinds: of the columns, as the file has them; ``c`` is a category.
         clean: the model anew, for XGBoost to read.
+        classes: that it tells apart; 0 for a regressor.
     """
 
     objective: str
     rounds: int
     kinds: tuple[str, ...]
     clean: bytes
+    classes: int = 0
 
 
 def read_model(document: Mapping[str, Any]) -> tuple[Grown, Facts]:
@@ -86,8 +111,18 @@ def read_model(document: Mapping[str, Any]) -> tuple[Grown, Facts]:
     trees = tuple(_tree(planter, tree) for tree in model["trees"][:count])
     if weights is not None:
         trees = tuple(_weighed(t, w) for t, w in zip(trees, weights[:count], strict=True))
+    classes = number_of_classes(learner)
+    bases = _bases(learner, objective, classes)
+    if classes:
+        targets = tree_classes(model, classes)[:count]
+        trees = tuple(replace(t, target=k) for t, k in zip(trees, targets, strict=True))
     grown = Grown(
-        Forest(trees, base=_base(learner, objective), link=LINKS[objective]),
+        Forest(
+            trees,
+            base=0.0 if classes else bases[0],
+            link=LINKS[objective],
+            bases=bases if classes else (),
+        ),
         planter.questions,
         RULES,
         count=int(learner["learner_model_param"]["num_feature"]),
@@ -106,8 +141,10 @@ def _check_kind(learner: Mapping[str, Any], objective: str) -> None:
         raise ConvertError("K01", detail, cure="train it with booster gbtree or dart")
     if objective not in LINKS:
         raise ConvertError("K01", f"objective {objective} gives no probability", cure=_CURE)
-    settings = learner["learner_model_param"]
-    if int(settings["num_class"]) > 1 or int(settings.get("num_target", 1)) > 1:
+    several = number_of_classes(learner) > 0
+    if int(learner["learner_model_param"].get("num_target", 1)) > 1 or several != (
+        LINKS[objective] == "softmax"
+    ):
         raise ConvertError("K01", "it has more than one output", cure=_CURE)
 
 
@@ -123,6 +160,7 @@ def _facts(learner: Mapping[str, Any], model: Mapping[str, Any], objective: str)
         rounds,
         tuple(map(str, learner.get("feature_types", ()))),
         b"",
+        number_of_classes(learner) or 2 * objective.startswith("binary:"),
     )
 
 
@@ -135,13 +173,21 @@ def _notes(objective: str, used: int, rounds: int) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _base(learner: Mapping[str, Any], objective: str) -> float:
-    text = str(learner["learner_model_param"]["base_score"]).strip("[]")
-    base = np.float32(text)
+def _bases(learner: Mapping[str, Any], objective: str, classes: int) -> tuple[float, ...]:
+    """What is added to the sums of leaves: one number, or one for each class."""
+    return tuple(_base(number, objective) for number in base_scores(learner, classes))
+
+
+def _base(number: float, objective: str) -> float:
+    base = np.float32(number)
+    if LINKS[objective] == "exp":
+        if not base > 0:
+            raise ValueError(f"base_score {base} is no mean")
+        return float(np.log(base))
     if objective not in _AS_PROBABILITY:
         return float(base)
     if not 0 < base < 1:
-        raise ValueError(f"base_score {text} is no probability")
+        raise ValueError(f"base_score {base} is no probability")
     one = np.float32(1)
     return float(-np.log(one / base - one))
 

@@ -23,6 +23,7 @@ from wherry.runtimes import rows as run_rows
 from wherry.targets import HEADS as BOARD_HEADS
 from wherry.targets import BoardsRefuseError
 from wherry.targets import rows as board_rows
+from wherry_contract.decision import winning
 from wherry_contract.errors import WherryError
 from wherry_contract.psi import PsiResult
 from wherry_convert.quantize import NoCandidateError
@@ -117,7 +118,8 @@ def _page(
     project: Project, checked: Checked, result: BuildResult | None, runs: Sequence[Run]
 ) -> dict[str, Any]:
     report = checked.report
-    scores, unfit = _finite(report.scores)
+    shown = {who: winning(found) for who, found in report.scores.items()}
+    scores, unfit = _finite(shown)
     shift = facts.shift(scores["source"], scores["bundle"])
     return {
         "name": f"{project.name} {project.version}",
@@ -129,7 +131,7 @@ def _page(
         "flips": Table(CLASS_HEADS, class_rows(report)),
         "metrics": Table(("metric", *report.metrics), worth_rows(report)),
         "resolution": _resolution(scores),
-        "calibration": _calibration(checked.check.labels, report.scores),
+        "calibration": _calibration(checked.check.labels, shown),
         "unfit": unfit,
         "psi": None if shift.psi is None else _psi(shift.psi),
         "shift": _shift(shift),
@@ -178,7 +180,7 @@ def _resolution(scores: Mapping[str, Scores]) -> Table:
 
 
 def _calibration(labels: Labels | None, scores: Mapping[str, Scores]) -> dict[str, Any] | None:
-    if labels is None:
+    if labels is None or labels.dtype != np.bool_:
         return None
     fit = np.isfinite(scores["source"]) & np.isfinite(scores["bundle"])
     truth, kept = labels[fit], {who: scores[who][fit] for who in _TOOLS}
