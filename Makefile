@@ -12,7 +12,7 @@ FRAMEWORKS := tests/convert/test_xgboost.py tests/convert/test_lightgbm.py \
   tests/convert/test_tflite_trees.py tests/convert/test_tflite_files.py \
   tests/host/test_build_tflite.py tests/agent/test_runtime_tflite.py \
   tests/agent/test_agent_on_old_runtime.py \
-  tests/convert/test_tflite_dense.py tests/convert/test_tflite_quant.py tests/host/test_runtimes.py \
+  tests/convert/test_tflite_dense.py tests/convert/test_tflite_quant.py tests/host/test_runtimes.py tests/host/test_witnesses.py \
   tests/convert/test_torch.py tests/convert/test_net_build.py \
   tests/convert/test_corpus.py tests/convert/test_reproducible.py tests/convert/test_real_tables.py \
   tests/convert/test_source_table.py tests/convert/test_random_families.py

@@ -20,6 +20,11 @@ LAYERS: Final = ("MatMul", "Conv")
 BLOCK: Final = 32  # most weights that share one 4-bit scale
 FOUR_BIT_OPSET: Final = 21  # the first one with 4-bit and 16-bit integers in QuantizeLinear
 LEAST_WEIGHTS: Final = 64  # below it a scale and a node cost more than they save
+# onnx.TensorProto's number of a dtype -> its name; other dtypes are no weights
+_PRECISIONS: Final = {
+    1: "float32", 2: "int8", 3: "int8", 10: "float16", 11: "float64", 16: "bfloat16", 21: "int4",
+    22: "int4",
+}  # fmt: skip
 _HALF_MAX: Final = 65_504.0
 _SHRINKS: Final = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75)
 
@@ -44,6 +49,16 @@ def _float_weights(model: Any) -> dict[str, int]:
         for tensor in model.graph.initializer
         if tensor.data_type == TensorProto.FLOAT and len(tensor.dims) >= 2
     }
+
+
+def precision_of(model: Any) -> str:
+    """The dtype of most weights, as ModelPack names it; ``float32`` for trees."""
+    counts: dict[str, int] = {}
+    for tensor in model.graph.initializer:
+        name = _PRECISIONS.get(tensor.data_type)
+        if name:
+            counts[name] = counts.get(name, 0) + int(np.prod(tensor.dims))
+    return max(counts, key=lambda name: counts[name], default="float32")
 
 
 def without_gemm(model: Any) -> Any:

@@ -63,6 +63,23 @@ def carriers_of(model: bytes, layers: Collection[Layer]) -> list[Layer]:
     return found
 
 
+def hybrid_scales(model: bytes) -> list[int]:
+    """How many scales the weights have of each product of float rows and integer weights.
+
+    Such an operator quantizes each row when it runs; there are 0 where the file does not say.
+    """
+    schema, tree, graph = _opened(model)
+    narrow = {schema.TensorType.INT8, schema.TensorType.INT4}
+    found = []
+    for kind, operator in _operators(schema, tree, graph):
+        if kind in PRODUCTS and operator.InputsLength() > 1:
+            entry, weight = (graph.Tensors(operator.Inputs(place)) for place in (0, 1))
+            if entry.Type() == schema.TensorType.FLOAT32 and weight.Type() in narrow:
+                about = weight.Quantization()
+                found.append(about.ScaleLength() if about is not None else 0)
+    return found
+
+
 def _opened(model: bytes) -> tuple[Any, Any, Any]:
     try:
         import tflite

@@ -23,8 +23,8 @@ from wherry_contract.encoder import Encoder, Tensor
 from wherry_convert.graph import seal
 from wherry_convert.parity import Difference, between_scores, compare
 from wherry_convert.quantize import METHODS, Budgets, NoCandidateError, quantize
-from wherry_convert.quantize_budget import Measured, choose, exceeded, pareto, reason
-from wherry_convert.quantize_graph import layers_of, narrow_weights, without_gemm
+from wherry_convert.quantize_budget import Ahead, Measured, choose, exceeded, pareto, reason
+from wherry_convert.quantize_graph import layers_of, narrow_weights, precision_of, without_gemm
 from wherry_convert.quantize_methods import apply
 from wherry_convert.quantize_search import leave_out, words
 from wherry_convert.to_onnx import SCORE, Converted, runtime_needs
@@ -98,6 +98,9 @@ def test_every_method_does_what_it_says(
     graph = without_gemm(onnx.load_model_from_string(converted.model))
     done = apply(converted, graph, method, rows, [])
     assert _bits_of_weights(done.model) == bits
+    wide = "float16" if method == "float16" else f"int{bits}"
+    assert precision_of(onnx.load_model_from_string(done.model)) == wide
+    assert precision_of(graph) == "float32"
     found = compare(scored(converted).score_tensor(rows), scored(done).score_tensor(rows), 0.5)
     assert 0 < found.largest < error
     assert apply(converted, graph, method, rows, []).model == done.model
@@ -261,6 +264,42 @@ RULES = [
 )
 def test_choose(budgets: Budgets, found: list[Measured], place: int | None) -> None:
     assert choose(found, budgets, 100) == place
+
+
+AHEAD = [
+    # flips on 9 rows that judge, rows and budget of the gate, whether that leaves too little room
+    ("none seen", 0, Ahead(9_000, 0), False),
+    ("one seen, none allowed", 1, Ahead(9, 0), True),
+    ("as many as allowed", 5, Ahead(9, 5), True),  # 5 expected, give or take 3.2
+    ("with a deviation to spare", 2, Ahead(9, 4), False),  # 2 and 2
+    ("more rows there", 1, Ahead(900, 99), True),  # 100 expected
+    ("fewer rows there", 8, Ahead(1, 3), False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("flips", "ahead", "tight"), [pytest.param(*row[1:], id=row[0]) for row in AHEAD]
+)
+def test_room_for_the_gate(flips: int, ahead: Ahead, tight: bool) -> None:  # noqa: FBT001
+    assert ahead.is_tight(measured(flips=flips).difference) == tight
+
+
+def test_what_leaves_no_room_loses_to_what_does() -> None:
+    found = [measured(40, 5), measured(60, 0)]
+    budgets, ahead = Budgets(flips=5), Ahead(9, 5)
+    assert (choose(found, budgets, 100), choose(found, budgets, 100, ahead)) == (0, 1)
+    words = reason(found[0], found[1], budgets, 100, ahead)
+    assert words == (
+        "no room for the gate: 5.0 flips expected on its 9 rows, give or take 3.2; its budget is 5"
+    )
+
+
+def test_what_runs_in_fewer_places_comes_later_and_what_fits_no_board_never() -> None:
+    narrow, wide = measured(40, doubts=("old 1.0: wrong",)), measured(60)
+    assert choose([narrow, wide], Budgets(), 100) == 1
+    assert reason(narrow, wide, Budgets(), 100) == "old 1.0: wrong"
+    assert choose([narrow], Budgets(), 100) == 0
+    assert choose([measured(unfit="board: no")], Budgets(), 100) is None
 
 
 @given(

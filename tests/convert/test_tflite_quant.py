@@ -19,6 +19,7 @@ from support import ROOT
 from support_convert import converted_from, fitted, numbers, scored, table
 from support_tflite import old_runtime, score_in
 
+from wherry.traits import DYNAMIC, HALF, INTEGER, LOWEST, SIGNED, SINGLE, WEIGHTS, WIDE, traits
 from wherry_contract.encoder import Encoder, Tensor
 from wherry_contract.errors import ConvertError
 from wherry_contract.manifest import NEVER
@@ -149,6 +150,24 @@ def test_every_method_does_what_it_says(
     else:
         assert not isinstance(answer, str)
         assert np.abs(answer - theirs[:200]).max() <= old_gap
+
+
+@pytest.mark.parametrize(
+    ("method", "found"),
+    [
+        ("dynamic", {SINGLE, INTEGER, WEIGHTS}),
+        ("dynamic-channel", {DYNAMIC, INTEGER, WEIGHTS}),
+        ("weights-int8", {WEIGHTS}),
+        ("int16", {WIDE, INTEGER, WEIGHTS}),
+        ("float16", {HALF}),
+    ],
+)
+def test_traits(method: str, found: set[str], net: Net) -> None:
+    """A board's known faults are found by them: one scale is right on 2.14, many are wrong."""
+    shop = net.workshop()
+    for floats in ([], shop.layers[:1]):
+        seen = traits(shop.make(method, floats).model, "tflite")
+        assert seen - {SIGNED, LOWEST} == found
 
 
 def test_all_methods_are_here() -> None:

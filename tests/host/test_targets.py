@@ -21,6 +21,7 @@ from wherry.traits import (
     INTEGER,
     LOWEST,
     SIGNED,
+    SINGLE,
     UNSIGNED,
     WEIGHTS,
     WIDE,
@@ -279,7 +280,7 @@ def lite(*, widened: bool, kind: str = "int8", product: bool = True) -> bytes:
 @pytest.mark.parametrize(
     ("made", "found"),
     [
-        pytest.param({"widened": False}, {DYNAMIC, WEIGHTS, INTEGER}, id="dynamic int8"),
+        pytest.param({"widened": False}, {SINGLE, WEIGHTS, INTEGER}, id="dynamic int8"),
         pytest.param({"widened": True}, {WEIGHTS}, id="widened first"),
         pytest.param({"widened": False, "product": False}, {WEIGHTS}, id="places in trees"),
         pytest.param({"widened": False, "kind": "float32"}, set(), id="float"),

@@ -7,19 +7,21 @@ from typing import Any, Final
 import numpy as np
 
 from wherry_convert.graph import parse
+from wherry_convert.tflite_graph import hybrid_scales
 from wherry_convert.tflite_inspect import inspect_tflite
 
 SIGNED: Final = "signed int8 activations"
 UNSIGNED: Final = "unsigned int8 activations"
 WIDE: Final = "int16 activations"
 DYNAMIC: Final = "dynamic int8"
+SINGLE: Final = "dynamic int8, one scale for each layer"
 INTEGER: Final = "integer arithmetic"
 WEIGHTS: Final = "int8 weights"
 FOUR: Final = "int4 weights"
 HALF: Final = "float16 weights"
 LOWEST: Final = "int8 weight of -128"
 EVERY: Final = frozenset(
-    {SIGNED, UNSIGNED, WIDE, DYNAMIC, INTEGER, WEIGHTS, FOUR, HALF, LOWEST}
+    {SIGNED, UNSIGNED, WIDE, DYNAMIC, SINGLE, INTEGER, WEIGHTS, FOUR, HALF, LOWEST}
 )  # fmt: skip
 _PRODUCTS: Final = {"FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "BATCH_MATMUL"}
 
@@ -38,7 +40,7 @@ def traits(model: bytes, kind: str) -> frozenset[str]:
         ConvertError: K04, it cannot be read.
     """
     found = _of_tflite(model) if kind == "tflite" else _of_onnx(model)
-    if found & {SIGNED, UNSIGNED, WIDE, DYNAMIC}:
+    if found & {SIGNED, UNSIGNED, WIDE, DYNAMIC, SINGLE}:
         found.add(INTEGER)
     return frozenset(found)
 
@@ -89,8 +91,8 @@ def _of_tflite(model: bytes) -> set[str]:
     for dtype, word in (("int8", SIGNED), ("uint8", UNSIGNED), ("int16", WIDE)):
         if dtype in facts.activations:
             found.add(word)
-    # float in and out, int8 weights that nothing widens first: the kernel quantizes each row
-    widened = {"DEQUANTIZE", "CAST"} & set(facts.operators)
-    if WEIGHTS in found and not widened and not found & {SIGNED, UNSIGNED, WIDE}:
-        found.add(DYNAMIC)
+    # float rows and integer weights that nothing widens first: the kernel quantizes each row
+    scales = hybrid_scales(model)
+    if scales:
+        found.add(SINGLE if set(scales) == {1} else DYNAMIC)
     return found

@@ -137,10 +137,10 @@ def quantize(
 ) -> None:
     """Make a model smaller, and show what it costs.
 
-    For neural nets that `wherry convert` wrote, ONNX or TFLite. Every candidate is run on the rows; the
-    table shows each one's price and why it was not kept. With --flips the smallest file
-    that keeps all budgets is kept, without it the one with the fewest flipped decisions.
-    Exit code 1 if none keeps the budgets.
+    For neural nets that `wherry convert` wrote, ONNX or TFLite. Every candidate is run on
+    the rows; the table shows each one's price and why it was not kept. With --flips the
+    smallest file that keeps all budgets is kept, without it the one with the fewest flipped
+    decisions. Exit code 1 if none keeps the budgets.
 
     Example: wherry quantize model.onnx -o small.onnx --data train.parquet --flips 5
     """
