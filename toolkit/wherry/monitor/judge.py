@@ -14,7 +14,16 @@ from wherry.rows import StoredWindow
 
 from .compare import Row
 from .series import Compared, Series
-from .subjects import FLAGGED, SCORE, Key, Reference, Subject, answer_subjects, feature_subjects
+from .subjects import (
+    CLASSES,
+    FLAGGED,
+    SCORE,
+    Key,
+    Reference,
+    Subject,
+    answer_subjects,
+    feature_subjects,
+)
 from .tally import FLEET, Tally, add_up
 from .view import (
     ALERTS,
@@ -189,7 +198,7 @@ def _explained(cells: Sequence[Cell]) -> list[Cell]:
     """Name the features that moved the most where the model's answers have moved."""
     return [
         replace(cell, explained_by=_movers(cells, cell))
-        if cell.subject in (SCORE, FLAGGED) and cell.decision in (*ALERTS, Decision.WATCH)
+        if cell.subject in (SCORE, FLAGGED, CLASSES) and cell.decision in (*ALERTS, Decision.WATCH)
         else cell
         for cell in cells
     ]
@@ -231,6 +240,7 @@ def _score_pairs(every: Sequence[Series], policy: Policy) -> Iterable[ScorePair]
                 rows=span.rows,
                 expected=tuple(float(x) for x in expected / expected.sum()),
                 actual=tuple(_shown(int(x), span.rows, policy) for x in actual),
+                edges=series.subject.edges,
             )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from wherry_contract.features import Feature, InputContract
 from wherry_contract.histograms import SCORE_BINS
+from wherry_contract.manifest import Output
 from wherry_contract.messages import Window
 from wherry_contract.profile import LEAST_SHARE, FeatureCounts, FeatureProfile, ReferenceProfile
 
@@ -19,15 +20,18 @@ from .view import Kind
 
 SCORE: Final = "score"
 FLAGGED: Final = "flagged"
+CLASSES: Final = "classes"
 _SCORE_GROUPS: Final = 10
+_PROBABILITY: Final = Output("score", -1, 0.5)
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What a bundle says that its model was trained on."""
+    """What a bundle says that its model was trained on, and what it answers."""
 
     profile: ReferenceProfile
     contract: InputContract
+    output: Output = _PROBABILITY
 
 
 @dataclass(frozen=True, order=True)
@@ -36,7 +40,7 @@ class Key:
 
     Attributes:
         edges: that were counted against.
-        name: of the feature; ``score`` or ``flagged`` for the model's answers.
+        name: of the feature; ``score``, ``flagged`` or ``classes`` for the model's answers.
         bundle: for the model's answers, which belong to it; "" for a feature, whose counts
             do not depend on the model.
     """
@@ -54,12 +58,14 @@ class Subject:
         reference: int64, shape (slots,).
         tests: the spread first.
         weekly: whether only whole weeks can be compared.
+        edges: inner edges of the bins of values.
     """
 
     key: Key
     reference: Row
     tests: tuple[Spread | Share, ...]
     weekly: bool = False
+    edges: tuple[float, ...] = ()
 
     @property
     def needed(self) -> int:
@@ -81,7 +87,9 @@ def window_rows(window: Window) -> dict[Key, Row]:
     edges, bundle = window.edges, window.bundle
     found = {Key(edges, name): feature_row(counts) for name, counts in window.features.items()}
     found[Key(edges, SCORE, bundle)] = np.array(window.scores, np.int64)
-    if not window.fallback:
+    if window.classes:
+        found[Key(edges, CLASSES, bundle)] = np.array(window.classes, np.int64)
+    elif not window.fallback:
         flagged = [window.flagged, window.rows - window.flagged]
         found[Key(edges, FLAGGED, bundle)] = np.array(flagged, np.int64)
     return found
@@ -103,25 +111,45 @@ def feature_subjects(reference: Reference) -> list[Subject]:
 
 
 def answer_subjects(reference: Reference, bundle: str) -> list[Subject]:
-    """Subjects for one model's scores and flags; none if its profile holds no scores."""
+    """Subjects for one model's scores, and flags or classes; none without reference scores."""
     profile, edges = reference.profile, reference.profile.edges_id
     scored = sum(profile.scores)
     if not scored:
         return []
-    group = equal_groups(profile.scores, _SCORE_GROUPS)
+    group, output = equal_groups(profile.scores, _SCORE_GROUPS), reference.output
+    scores = Subject(
+        Key(edges, SCORE, bundle),
+        np.array(profile.scores, np.int64),
+        (Spread(Kind.SCORE, group, _score_labels(group, output.edges)),),
+        edges=output.edges,
+    )
+    if profile.classes:
+        return [scores, _class_subject(reference, bundle)]
     flagged = [profile.flagged, scored - profile.flagged]
     return [
-        Subject(
-            Key(edges, SCORE, bundle),
-            np.array(profile.scores, np.int64),
-            (Spread(Kind.SCORE, group, _score_labels(group)),),
-        ),
+        scores,
         Subject(
             Key(edges, FLAGGED, bundle),
             np.array(flagged, np.int64),
             (Share(Kind.FLAGGED, (0,)),),
         ),
     ]
+
+
+def _class_subject(reference: Reference, bundle: str) -> Subject:
+    """How often each class is decided; those that are rare in the reference share a group."""
+    counts = reference.profile.classes
+    names = [*reference.output.classes, "undecided"]
+    group = join_rare(counts, LEAST_SHARE * sum(counts))
+    texts = tuple(
+        _joined([names[i] for i, place in enumerate(group) if place == number])
+        for number in range(max(group) + 1)
+    )
+    return Subject(
+        Key(reference.profile.edges_id, CLASSES, bundle),
+        np.array(counts, np.int64),
+        (Spread(Kind.CLASSES, group, texts),),
+    )
 
 
 def _spread(profile: FeatureProfile, feature: Feature) -> Spread:
@@ -174,10 +202,16 @@ def _joined(names: Sequence[str]) -> str:
     return f"{names[0]} and {len(names) - 1} more" if names else ""
 
 
-def _score_labels(group: Sequence[int]) -> tuple[str, ...]:
+def _score_labels(group: Sequence[int], edges: Sequence[float]) -> tuple[str, ...]:
     labels = []
     for number in range(max(group) + 1):
         places = [place for place in range(SCORE_BINS) if group[place] == number]
+        if edges:
+            low_end = f"from {edges[places[0] - 1]:.4g} " if places[0] else ""
+            below = places[-1] < len(edges)
+            high_end = f"below {edges[places[-1]]:.4g}" if below else ""
+            labels.append((low_end + high_end).strip() or "any value")
+            continue
         low, high = _probability(places[0]), _probability(places[-1] + 1)
         labels.append(f"{low:.2g} to {high:.2g}")
     return tuple(labels)

@@ -123,6 +123,8 @@ def _reason_against(reference: Reference | None, window: Window) -> str:
     profile = reference.profile
     if window.edges != profile.edges_id:
         return "counted against other edges"
+    if len(window.classes) != len(profile.classes):
+        return "other classes than its bundle has"
     slots = {item.name: len(item.counts.bins) for item in profile.features}
     if {name: len(counts.bins) for name, counts in window.features.items()} != slots:
         return "other features or bins than its edges have"

@@ -26,6 +26,7 @@ class Kind(StrEnum):
     UNSEEN = "unseen"  # the share of categories that the contract does not list
     SCORE = "score"  # how the model's scores are spread
     FLAGGED = "flagged"  # the share that the model flags
+    CLASSES = "classes"  # how often the model decides each class
 
 
 class Decision(StrEnum):
@@ -226,8 +227,9 @@ class ScorePair:
     """A model's scores in the latest judged span, beside those of its reference.
 
     Attributes:
-        expected: 64 shares of log-odds bins.
+        expected: 64 shares of bins: of log-odds, or between `edges`.
         actual: likewise; nothing where fewer rows fell than may be shown.
+        edges: inner edges of the bins, if the model gives values; empty for probabilities.
     """
 
     device: str
@@ -237,6 +239,7 @@ class ScorePair:
     rows: int
     expected: tuple[float, ...]
     actual: tuple[float | None, ...]
+    edges: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ _KINDS: Final = {
     Kind.UNSEEN: " unseen",
     Kind.SCORE: "",
     Kind.FLAGGED: "",
+    Kind.CLASSES: "",
 }
 _GRAVITY: Final = (
     Decision.ACT,
@@ -40,7 +41,11 @@ def subject(cell: Cell) -> str:
 
 
 def _spoken(cell: Cell) -> str:
-    answers = {Kind.SCORE: "the model's scores", Kind.FLAGGED: "the flagged share"}
+    answers = {
+        Kind.SCORE: "the model's scores",
+        Kind.FLAGGED: "the flagged share",
+        Kind.CLASSES: "the decided classes",
+    }
     return answers.get(cell.kind, subject(cell))
 
 
@@ -132,7 +137,7 @@ def _by_place(cells: Iterable[Cell]) -> dict[str, list[Cell]]:
 
 
 def _order(cell: Cell) -> tuple[Any, ...]:
-    answer = cell.kind in (Kind.SCORE, Kind.FLAGGED)
+    answer = cell.kind in (Kind.SCORE, Kind.FLAGGED, Kind.CLASSES)
     moved = cell.evidence.corrected if cell.evidence else 0.0
     return (not cell.device, cell.device, answer, gravity(cell), -abs(moved))
 

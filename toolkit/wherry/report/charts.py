@@ -205,10 +205,15 @@ def slots(cell: Cell, ink: str) -> Spec:
 
 
 def scores(pair: ScorePair, ink: str) -> Spec:
-    """A model's scores now (bars) beside those of its reference (line), on log-odds."""
+    """A model's scores now (bars) beside those of its reference (line).
+
+    Probabilities are on log-odds; bins of values stand side by side, since they hold nearly
+    equally many rows of the reference and not equal widths.
+    """
     top = max(pair.expected)
+    start, width = (0, 1) if pair.edges else (-8, 0.25)
     values: list[Spec] = [
-        {"from": b / 4 - 8, "to": b / 4 - 7.75, "before": before, "now": now}
+        {"from": start + b * width, "to": start + (b + 1) * width, "before": before, "now": now}
         for b, (before, now) in enumerate(zip(pair.expected, pair.actual, strict=True))
     ]
     held = [value for value in values if value["before"] or value["now"]]
@@ -216,11 +221,16 @@ def scores(pair: ScorePair, ink: str) -> Spec:
     top = max(top, *(now or 0 for now in pair.actual))
     odds = [edge for edge in (-6.9068, -4.5951, -2.1972, 0, 2.1972, 4.5951) if low <= edge <= high]
     label = "datum.value > -7 && datum.value < -6 ? '0.1 %' : format(1 / (1 + exp(-datum.value)), '.0%')"
+    axis: Spec = {"values": odds, "labelExpr": label}
+    if pair.edges:
+        shown = [place for place in range(1, len(pair.edges) + 1) if place % 8 == 0 or place == 1]
+        texts = [f"{pair.edges[place - 1]:.4g}" for place in shown]
+        axis = {"values": shown, "labelExpr": f"{texts}[indexof({shown}, datum.value)]"}
     x: Spec = {
         "field": "from",
         "type": "quantitative",
         "scale": {"domain": [low, high], "nice": False, "zero": False},
-        "axis": {"values": odds, "labelExpr": label, "title": "score", "grid": False},
+        "axis": axis | {"title": "score", "grid": False},
     }
     y: Spec = {
         "type": "quantitative",

@@ -73,7 +73,7 @@ class _MonitorApi:
                 profile, manifest = self._store.profile(bundle), self._store.manifest(bundle)
             except RolloutError:  # R04: the monitor counts its windows as left out
                 continue
-            self._references[bundle] = Reference(profile, manifest.input)
+            self._references[bundle] = Reference(profile, manifest.input, manifest.output)
         return self._references
 
 
