@@ -7,8 +7,11 @@ process that may be killed.
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +22,7 @@ from wherry_contract.errors import ConvertError
 FOLDER_VARIABLE: Final = "WHERRY_ENVIRONMENTS"
 TIMEOUT_SECONDS: Final = 600.0
 MARK: Final = "wherry-complete"  # written last, so that half an environment is none
+_CODED: Final = re.compile(r"(K0[1-7]) ")
 _LEAST_PIPE: Final = 2000  # characters of what it said that an error keeps
 
 
@@ -56,6 +60,22 @@ ENVIRONMENTS: Final[Mapping[str, Environment]] = {
         "import onnx, onnxscript, torch; torch.ones(2).sum().item()",
         1100,
     ),
+    "tensorflow": Environment(
+        "tensorflow",
+        (
+            "tensorflow-cpu==2.21.0",
+            "keras==3.15.1",
+            "tf2onnx==1.17.0",
+            "numpy==2.4.6",
+            "onnx==1.23.2",
+            "protobuf==6.33.6",
+            "h5py==3.14.0",
+            "ml-dtypes==0.6.0",
+        ),
+        "",
+        "import h5py, keras, tensorflow, tf2onnx; tensorflow.ones(2).numpy()",
+        1600,
+    ),
 }
 
 
@@ -67,8 +87,11 @@ def home() -> Path:
 
 
 def folder_of(name: str) -> Path:
-    """Where an environment is, or would be; its pins are part of the name."""
-    return home() / f"{name}-{ENVIRONMENTS[name].packages[0].partition('==')[2]}"
+    """Where an environment is, or would be; its pins and Python's version are part of the name."""
+    packages = ENVIRONMENTS[name].packages
+    pins = hashlib.sha256("\n".join(packages).encode()).hexdigest()[:8]
+    release = packages[0].partition("==")[2]
+    return home() / f"{name}-{release}-{sys.implementation.cache_tag}-{pins}"
 
 
 def python_of(name: str) -> Path:
@@ -106,12 +129,13 @@ def run_in(
 
     Raises:
         ConvertError: K06 the environment is missing, K04 the program failed; the last line
-            that it wrote to standard error is the detail.
+            that it wrote to standard error is the detail, and its code if it begins with one.
     """
     kept = {key: os.environ[key] for key in ("PATH", "HOME", "TMPDIR", "LANG") if key in os.environ}
     try:
         done = subprocess.run(
-            [str(python_of(name)), "-I", str(program), *arguments],
+            # not -I, which would leave the hash seed to chance
+            [str(python_of(name)), "-s", "-P", str(program), *arguments],
             env=kept | dict(settings or {}),
             capture_output=True,
             text=True,
@@ -122,5 +146,8 @@ def run_in(
         raise ConvertError("K04", f"{name} took more than {timeout_seconds:.0f} s") from error
     if done.returncode:
         lines = done.stderr.strip()[-_LEAST_PIPE:].splitlines() or [f"exit {done.returncode}"]
-        raise ConvertError("K04", f"{name}: {lines[-1]}"[:300])
+        code, words = _CODED.match(lines[-1]), lines[-1]
+        if code:
+            raise ConvertError(code[1], words[code.end() :][:300])
+        raise ConvertError("K04", f"{name}: {words}"[:300])
     return done.stdout

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
+
+import numpy as np
 
 from wherry_contract.encoder import Encoder
 from wherry_contract.errors import ConvertError
@@ -11,7 +14,9 @@ from wherry_contract.manifest import RuntimeNeeds
 
 from .forest import Forest
 from .sources.base import SourceModel
+from .sources.keras_file import KerasModel, quantized
 from .sources.tflite_file import TfliteModel
+from .sources.tflite_file import load as load_tflite
 from .tflite_dense import network_tflite
 from .tflite_inspect import inspect_tflite, refuse_tflite
 from .tflite_trees import forest_tflite, rank_all
@@ -46,6 +51,8 @@ def convert_tflite(
         ConvertError: K01 it cannot be converted, K02 a part would convert wrongly,
             K06 a library is missing, K07 model and contract do not fit.
     """
+    if isinstance(source, KerasModel):
+        return _by_tensorflow(source, contract, weights)
     if isinstance(source, TfliteModel):
         return _as_it_is(source, contract)
     if weights != "float32" and source.family != "neural":
@@ -74,6 +81,17 @@ def convert_tflite(
         lowered.cuts,
         lowered.picked.classes,
     )
+
+
+def _by_tensorflow(source: KerasModel, contract: InputContract, weights: str) -> Converted:
+    if weights == "float32":
+        return replace(_as_it_is(source.tflite(contract), contract), family=source.family)
+    if weights != "float16":
+        detail = f"TensorFlow's converter keeps no weights as {weights} with arithmetic in float32"
+        raise ConvertError("K02", detail, cure="say float16, or quantize it")
+    made = quantized(source, contract, weights, np.empty((0, 0), np.float32))
+    file = load_tflite(made, (), trust_pickle=False, wanted=source.wanted)
+    return replace(_as_it_is(file, contract), family=source.family)
 
 
 def _as_it_is(source: TfliteModel, contract: InputContract) -> Converted:

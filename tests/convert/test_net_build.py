@@ -14,14 +14,15 @@ from skl2onnx import to_onnx
 from skl2onnx.common.data_types import FloatTensorType
 from sklearn.neural_network import MLPClassifier
 from support_convert import fitted, numbers
+from support_frameworks import needs_framework
 
 from wherry.cli import run
 from wherry_agent.inference import Answers, load_model
 from wherry_contract.bundle import read_bundle
-from wherry_convert.environments import MARK, folder_of
 from wherry_convert.sources import load_source
 
-NET = Path(__file__).parent / "data" / "net.pt2"
+DATA = Path(__file__).parent / "data"
+NETS = {"torch": DATA / "net.pt2", "keras": DATA / "perceptron.keras"}
 PROJECT = """
 [project]
 name = "net"
@@ -87,18 +88,20 @@ def built(path: Path, capsys: pytest.CaptureFixture[str], *more: str) -> tuple[i
     return code, json.loads(said.out) if said.out else None, said.err
 
 
-needs_torch = pytest.mark.skipif(
-    not (folder_of("torch") / MARK).exists(), reason="run: wherry doctor --install torch"
-)
-
-
 @pytest.mark.parametrize(
-    "kind", ["onnx", pytest.param("torch", marks=[needs_torch, pytest.mark.slow])]
+    "kind",
+    [
+        "onnx",
+        *(
+            pytest.param(name, marks=[needs_framework(home), pytest.mark.slow])
+            for name, home in (("torch", "torch"), ("keras", "tensorflow"))
+        ),
+    ],
 )
 def test_the_agent_decides_as_the_source(
     kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = exported(tmp_path) if kind == "onnx" else str(NET)
+    model = exported(tmp_path) if kind == "onnx" else str(NETS[kind])
     path = project(tmp_path, kind, model, "flips = 2")
     code, answer, error = built(path, capsys)
     assert code == 0, error
@@ -111,11 +114,32 @@ def test_the_agent_decides_as_the_source(
     flags = source.scores(raw, numbers(5)) >= parts.manifest.output.threshold
     assert 0 < flags.sum() < 400
     assert (found.flagged != flags).sum() <= 9
-    if kind == "torch":
-        return  # PyTorch's exporter is slow, and what follows is the same for both
+    if kind != "onnx":
+        return  # frameworks are slow, and what follows is the same for all
     first = (tmp_path / "net.wherry").read_bytes()
     assert built(path, capsys)[0] == 0
     assert (tmp_path / "net.wherry").read_bytes() == first, "time for one row decides nothing"
+
+
+@needs_framework("tensorflow")
+@pytest.mark.slow
+def test_keras_for_boards_without_onnxruntime(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file that TensorFlow's converter wrote is the bundle's, and the agent scores it."""
+    pytest.importorskip("ai_edge_litert")
+    path = project(tmp_path, "keras", str(NETS["keras"]), "")
+    words = path.read_text().replace("[quantize]", '[target]\nruntime = "tflite"')
+    path.write_text(words)
+    code, answer, error = built(path, capsys)
+    assert code == 0, error
+    parts = read_bundle(tmp_path / "net.wherry")
+    raw, _ = rows(3)
+    found = load_model(answer["digest"], parts).answer(raw)
+    assert isinstance(found, Answers), found
+    scores = load_source("keras", NETS["keras"]).scores(raw, numbers(5))
+    assert np.array_equal(found.flagged, scores >= parts.manifest.output.threshold)
+    assert 0 < found.flagged.sum() < 400
 
 
 def test_budgets_that_nothing_keeps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support_convert import numbers, scored
+from support_frameworks import needs_framework
 
 from wherry.cli.doctor import ENVIRONMENTS as OFFERED
 from wherry_contract.errors import ConvertError, WherryError
@@ -127,13 +128,16 @@ def test_a_program_that_fails_says_its_last_line(borrowed: None, tmp_path: Path)
     os.environ["SECRET"] = "1"
     assert run_in("torch", program, [], settings={"A": "b"}).split() == ["False", "b"]
     program.write_text("import threading\nthreading.Event().wait()")
+    program.write_text("import os, sys\nsys.exit('K07 os.environ' * ('A' in os.environ))")
+    with pytest.raises(ConvertError) as caught:
+        run_in("torch", program, [], settings={"A": "b"})
+    assert (caught.value.code, caught.value.detail) == ("K07", "os.environ")
+    program.write_text("import threading\nthreading.Event().wait()")
     with pytest.raises(ConvertError, match="more than"):
         run_in("torch", program, [], timeout_seconds=0.5)
 
 
-needs_torch = pytest.mark.skipif(
-    not (folder_of("torch") / MARK).exists(), reason="run: wherry doctor --install torch"
-)
+needs_torch = needs_framework("torch")
 
 
 @needs_torch

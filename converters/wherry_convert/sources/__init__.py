@@ -21,6 +21,7 @@ _KINDS: Final = {
     "lightgbm": "lightgbm_file",
     "onnx": "onnx_file",
     "torch": "torch_file",
+    "keras": "keras_file",
     "tflite": "tflite_file",
 }
 KINDS: Final = tuple(_KINDS)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from wherry.environments import Made
 
 # `wherry_convert.environments.ENVIRONMENTS`; a test holds them together
-ENVIRONMENTS = ("torch",)
+ENVIRONMENTS = ("torch", "tensorflow")
 RUNTIMES = "runtimes"  # `wherry.runtimes.INSTALL`, likewise
 
 
