@@ -37,7 +37,11 @@ HOMES = {
     "onnx": ("converters/", "toolkit/wherry/"),
     "sklearn": ("converters/",),
     "tflite": ("converters/wherry_convert/tflite_",),
-    "flatbuffers": ("converters/wherry_convert/tflite_write.py",),
+    "flatbuffers": (
+        "converters/wherry_convert/tflite_write.py",
+        "converters/wherry_convert/tflite_graph.py",
+    ),
+    "ai_edge_quantizer": ("converters/wherry_convert/tflite_quant.py",),
     "tflite_runtime": (
         "device_agent/wherry_agent/runtime_tflite.py",
         "converters/wherry_convert/tflite_scoring.py",
@@ -45,6 +49,7 @@ HOMES = {
     "ai_edge_litert": (
         "device_agent/wherry_agent/runtime_tflite.py",
         "converters/wherry_convert/tflite_scoring.py",
+        "converters/wherry_convert/tflite_graph.py",
     ),
     "xgboost": ("converters/wherry_convert/sources/xgboost_file.py",),
     "lightgbm": ("converters/wherry_convert/sources/lightgbm_file.py",),
@@ -73,6 +78,7 @@ LAZY = {
     "tflite",
     "tflite_runtime",
     "ai_edge_litert",
+    "ai_edge_quantizer",
     "xgboost",
     "lightgbm",
     "torch",
