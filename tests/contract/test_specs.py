@@ -14,11 +14,11 @@ from support_contract import document
 from wherry_contract import assignment, bundle, encoder, golden, messages, oci, profile, signature
 from wherry_contract.errors import CODES
 from wherry_contract.features import LARGEST, MAX_FEATURES
-from wherry_contract.manifest import Manifest
+from wherry_contract.manifest import Manifest, Output
 from wherry_contract.operators import ALLOWED
 from wherry_contract.states import AFTER_SWITCH, Outcome, SlotTrust, UpdateState
 from wherry_contract.topics import DOWN, RETAINED, UP
-from wherry_contract.wire import MAX_DEPTH, canonical, compact
+from wherry_contract.wire import MAX_DEPTH, Fields, canonical, compact
 
 PAGES = {path.name: path.read_text() for path in sorted((ROOT / "contract").glob("SPEC-*.md"))}
 BLOCK = re.compile(r"^```(\w+)(?: ([\w.-]+))?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -44,6 +44,7 @@ EXAMPLES = {
     for kind, name, text in BLOCK.findall(page)
     if kind == "json"
 }
+OUTPUTS = ("output-of-values", "output-of-classes")
 SNIPPETS = [
     pytest.param(text, id=f"{page}-{place}")
     for page, content in PAGES.items()
@@ -54,7 +55,7 @@ SNIPPETS = [
 
 def test_there_are_three_and_each_has_examples() -> None:
     assert set(PAGES) == {"SPEC-bundle.md", "SPEC-drift.md", "SPEC-mqtt.md"}
-    assert set(EXAMPLES) == {*BY_NAME, "config", "envelope"}
+    assert set(EXAMPLES) == {*BY_NAME, *OUTPUTS, "config", "envelope"}
     assert len(SNIPPETS) >= 6
 
 
@@ -63,6 +64,11 @@ def test_examples_are_read_and_written_back_byte_for_byte(name: str) -> None:
     read, write = BY_NAME[name]
     data = write(EXAMPLES[name])
     assert read(data).to_bytes() == data
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_examples_of_a_part_are_read_and_written_back(name: str) -> None:
+    assert Output.from_fields(Fields(EXAMPLES[name], "output")).to_dict() == EXAMPLES[name]
 
 
 def test_the_examples_belong_to_each_other() -> None:
