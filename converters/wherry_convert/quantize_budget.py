@@ -53,9 +53,12 @@ class Ahead:
         return mean, math.sqrt(mean * (1 + scale))
 
     def is_tight(self, found: Difference) -> bool:
-        """Whether expectation and deviation together exceed the gate's budget."""
+        """Whether two deviations above what is to be expected exceed the gate's budget.
+
+        Two, not one: of many candidates the one that was lucky here is kept.
+        """
         mean, deviation = self.likely(found)
-        return mean + deviation > self.flips
+        return mean + 2 * deviation > self.flips
 
 
 @dataclass(frozen=True)
