@@ -66,7 +66,12 @@ def through_skops(model: Any) -> SourceModel:
 def scored(converted: Converted) -> Scored:
     """The converted model in the runtime."""
     return Scored(
-        converted.model, converted.needs, converted.encoder, converted.tensor, converted.column
+        converted.model,
+        converted.needs,
+        converted.encoder,
+        converted.tensor,
+        converted.column,
+        len(converted.classes),
     )
 
 
