@@ -54,6 +54,10 @@ HOMES = {
     "xgboost": ("converters/wherry_convert/sources/xgboost_file.py",),
     "lightgbm": ("converters/wherry_convert/sources/lightgbm_file.py",),
     "torch": ("converters/wherry_convert/sources/torch_worker.py",),
+    **dict.fromkeys(
+        ("keras", "tensorflow", "tf2onnx", "h5py"),
+        ("converters/wherry_convert/sources/keras_worker.py",),
+    ),
     "pandas": ("converters/wherry_convert/sources/sklearn_model.py",),
     "skl2onnx": ("converters/",),
     "skops": ("converters/",),
@@ -82,6 +86,10 @@ LAZY = {
     "xgboost",
     "lightgbm",
     "torch",
+    "keras",
+    "tensorflow",
+    "tf2onnx",
+    "h5py",
     "pyarrow",
     "vl_convert",
 }
