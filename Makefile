@@ -6,19 +6,22 @@ BIN := $(VENV)/bin
 # Debian's names for what the tests run beside us
 TOOLS := mosquitto mosquitto_sub skopeo docker-registry strace
 PACKAGES := mosquitto mosquitto-clients skopeo docker-registry strace
-# tests of frameworks that are extras; they are skipped where those are absent
+# heavy frameworks and runtime versions, each in an environment that the user's cache folder keeps
+# under a name made of its pins
+ENVIRONMENTS := torch tensorflow runtimes
+# tests of frameworks; they are skipped where those are absent, but not under `make test`
 FRAMEWORKS := tests/convert/test_xgboost.py tests/convert/test_lightgbm.py \
   tests/convert/test_boosted_build.py tests/convert/test_boosted_tables.py \
   tests/convert/test_tflite_trees.py tests/convert/test_tflite_files.py \
   tests/host/test_build_tflite.py tests/agent/test_runtime_tflite.py \
   tests/agent/test_agent_on_old_runtime.py \
   tests/convert/test_tflite_dense.py tests/convert/test_tflite_quant.py tests/host/test_runtimes.py tests/host/test_witnesses.py \
-  tests/convert/test_torch.py tests/convert/test_net_build.py \
+  tests/convert/test_torch.py tests/convert/test_keras.py tests/convert/test_net_build.py \
   tests/convert/test_corpus.py tests/convert/test_reproducible.py tests/convert/test_real_tables.py \
   tests/convert/test_source_table.py tests/convert/test_random_families.py
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-frameworks test-tools lint fmt unit docs docs-check wheel bench clean
+.PHONY: help demo test test-frameworks environments test-tools lint fmt unit docs docs-check wheel bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -42,12 +45,19 @@ $(VENV)/.frameworks: $(VENV)/.dev
 demo: $(VENV)/.host  ## run the whole road on this machine
 	@$(BIN)/wherry demo
 
-test: $(VENV)/.frameworks test-tools lint docs-check unit  ## install what tests need, and run them all
+test: export WHERRY_FRAMEWORKS = required
+test: $(VENV)/.frameworks test-tools environments lint docs-check unit  ## install what tests need, and run them all
 
-test-frameworks: $(VENV)/.frameworks  ## the tests of optional frameworks alone
-	$(BIN)/wherry doctor --install runtimes
-	$(BIN)/wherry doctor --install torch
+test-frameworks: export WHERRY_FRAMEWORKS = required
+test-frameworks: $(VENV)/.frameworks environments  ## the tests of frameworks alone
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(FRAMEWORKS)
+
+environments: $(VENV)/.frameworks  ## make or find the environments of heavy frameworks
+	@$(MAKE) --no-print-directory -j 3 $(ENVIRONMENTS:%=environment-%)
+
+environment-%: $(VENV)/.frameworks
+	@$(BIN)/wherry doctor --install $* >/dev/null 2>$(VENV)/$*.log && echo "environment $* is there" \
+	  || { cat $(VENV)/$*.log; exit 1; }
 
 test-tools:  ## install Debian's tools that tests run beside us
 	@missing=; for tool in $(TOOLS); do \

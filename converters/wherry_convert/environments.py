@@ -32,6 +32,7 @@ class Environment:
 
     Attributes:
         name: as `wherry doctor --install` takes it.
+        title: what is in it, for people.
         packages: pins that were tested together.
         index: a further package index; "" for none.
         probe: Python that fails if the environment does not work.
@@ -39,6 +40,7 @@ class Environment:
     """
 
     name: str
+    title: str
     packages: tuple[str, ...]
     index: str
     probe: str
@@ -48,6 +50,7 @@ class Environment:
 ENVIRONMENTS: Final[Mapping[str, Environment]] = {
     "torch": Environment(
         "torch",
+        "PyTorch",
         (
             "torch==2.13.0",
             "numpy>=2,<3",
@@ -62,6 +65,7 @@ ENVIRONMENTS: Final[Mapping[str, Environment]] = {
     ),
     "tensorflow": Environment(
         "tensorflow",
+        "Keras",
         (
             "tensorflow-cpu==2.21.0",
             "keras==3.15.1",

@@ -15,6 +15,7 @@ from support_build import Built, wherry, write_project
 from wherry.bundle_view import trusting
 from wherry.doctor import FRAMEWORKS, LIBRARIES, examine
 from wherry.keys import generate, read_public
+from wherry_convert.environments import ENVIRONMENTS, FOLDER_VARIABLE, MARK, folder_of
 
 Capture = pytest.CaptureFixture[str]
 
@@ -203,3 +204,16 @@ def test_doctor_names_what_is_missing(tmp_path: Path) -> None:
     assert found["no-such-thing"].cure == "pip install 'wherry[host]'"
     assert found["numpy"].cure == "pip install 'numpy>=99'"
     assert not found["numpy"].fine
+
+
+def test_doctor_lists_environments_of_heavy_frameworks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    folder_of("torch").mkdir()
+    (folder_of("torch") / MARK).write_text("torch==2.13.0+cpu\nnumpy==2.4.6\nonnx==1.23.2\n")
+    found = {finding.what: finding for finding in examine(tmp_path, ())}
+    assert found["torch"].found == "torch==2.13.0+cpu, numpy==2.4.6"
+    assert found["tensorflow"].found == "absent"
+    assert "wherry doctor --install tensorflow" in found["tensorflow"].cure
+    assert all(found[name].fine for name in ENVIRONMENTS)

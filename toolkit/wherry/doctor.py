@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from wherry_contract.errors import SetupError
 from wherry_contract.versions import in_range
+from wherry_convert.environments import ENVIRONMENTS, MARK, Environment, folder_of
 
 DISK_BYTES: Final = 2**30  # a fleet's server, its depot and a demo fit
 
@@ -79,6 +80,7 @@ def examine(folder: Path, libraries: Iterable[Library] = LIBRARIES) -> list[Find
         *_python(),
         *map(_library, libraries),
         *map(_framework, FRAMEWORKS),
+        *map(_environment, ENVIRONMENTS.values()),
         _runtime(),
         _broker(),
         _disk(folder),
@@ -113,6 +115,18 @@ def _framework(row: Library) -> Finding:
     return Finding(
         name, use, "absent", fine=True, cure=f"pip install 'wherry[{extra}]', if you need it"
     )
+
+
+def _environment(made: Environment) -> Finding:
+    """Whether a heavy framework's own environment is there; absent is fine."""
+    use = f"models of {made.title}, in an environment of its own"
+    mark = folder_of(made.name) / MARK
+    try:
+        listed = mark.read_text().splitlines()
+    except OSError:
+        cure = f"wherry doctor --install {made.name}, if you need it ({made.megabytes} MB)"
+        return Finding(made.name, use, "absent", fine=True, cure=cure)
+    return Finding(made.name, use, ", ".join(listed[:2]) or "there", fine=True)
 
 
 def _runtime() -> Finding:

@@ -222,6 +222,7 @@ def install(progress: Progress, known: Sequence[Runtime] = RUNTIMES) -> list[Mad
         progress(f"{place} of {len(known)}: {item}")
         environment = Environment(
             f"{item.name}-{item.version}",
+            str(item),
             (f"{item.name}=={item.version}", *item.needs),
             "",
             f"import {item.module}",
