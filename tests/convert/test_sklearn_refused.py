@@ -114,14 +114,6 @@ def test_too_many_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert refusal(model, numbers(5)).code == "K02"
 
 
-def test_calibrated_boosters_of_others() -> None:
-    xgboost = pytest.importorskip("xgboost")
-    raw, label = table(200)
-    booster = xgboost.XGBClassifier(n_estimators=2, n_jobs=1)
-    found = refusal(fitted(CalibratedClassifierCV(booster, cv=2), raw, label), numbers(5))
-    assert (found.code, "inside" in found.cure) == ("K01", True)
-
-
 def words(known: Any, **more: Any) -> tuple[Any, InputContract]:
     """A model that knows some values of one column, and a contract that has it as told."""
     values = np.array([[cell] for cell in known] * 20, object)

@@ -26,6 +26,7 @@ from .sklearn_growers import GROWERS, REGRESSORS, Grown
 from .sklearn_trees import lower_grown
 
 BLENDS: Final = ("CalibratedClassifierCV", "VotingClassifier")
+_FLOAT32: Final = ("XGBClassifier",)
 _PARTS: Final = 3  # of 23 bits each, more than a double has
 _BITS: Final = 23
 _TOLERATED: Final = 1e-6
@@ -42,6 +43,7 @@ class _Member:
         slope: with `shift`, a sigmoid calibration: 1 / (1 + exp(slope * score + shift)).
         shift: see `slope`; both None for none.
         knots: x and y of an isotonic calibration, or None.
+        single: whether the source sums and links in float32.
     """
 
     grown: Grown
@@ -50,6 +52,7 @@ class _Member:
     slope: float | None = None
     shift: float | None = None
     knots: tuple[Doubles, Doubles] | None = None
+    single: bool = False
 
 
 def models_in(blend: Any) -> list[Any]:
@@ -112,18 +115,17 @@ def _calibrated(blend: Any, grown: list[Grown]) -> list[_Member]:
         if getattr(final_of(part.estimator), "loss", "") == "exponential":
             raise ConvertError("K01", "calibration of an exponential loss is not known")
         final = final_of(part.estimator)
-        if member.forest.link != "identity" and not hasattr(final, "decision_function"):
-            raise ConvertError(
-                "K01",
-                f"calibration of a {type(final).__name__} is not known",
-                cure="calibrate a model of scikit-learn, or ship the model that is inside",
-            )
+        # boosters of others give no decision_function: their probabilities are calibrated
+        direct = hasattr(final, "decision_function")
+        link = "identity" if direct else member.forest.link
+        single = type(final).__name__ in _FLOAT32
         (curve,) = part.calibrators
         if part.method == "sigmoid":
-            found.append(_Member(member, slope=float(curve.a_), shift=float(curve.b_)))
+            slope, shift = float(curve.a_), float(curve.b_)
+            found.append(_Member(member, link=link, slope=slope, shift=shift))
         else:
             knots = (curve.X_thresholds_.astype(float), curve.y_thresholds_.astype(float))
-            found.append(_Member(member, knots=knots))
+            found.append(_Member(member, link=link, knots=knots, single=single))
     return found
 
 
@@ -144,7 +146,10 @@ def _check_steps(member: _Member) -> None:
         return
     forest = member.grown.forest
     size = sum(float(np.abs(tree.value).max()) for tree in forest.trees) / forest.divisor
-    rounding = len(forest.trees) * (size + abs(forest.base)) * 2.0**-52
+    unit = 2.0**-23 if member.single else 2.0**-52
+    rounding = len(forest.trees) * (size + abs(forest.base)) * unit
+    if member.link == "logistic":
+        rounding = rounding / 4 + unit  # a sigmoid is nowhere steeper
     steepest = float((np.diff(member.knots[1]) / np.diff(member.knots[0])).max())
     if steepest * rounding > _TOLERATED:
         raise ConvertError(
