@@ -23,6 +23,7 @@ from wherry_convert.parity import compare
 from wherry_convert.quantize import METHODS, Budgets, quantize
 from wherry_convert.sources import load_source
 from wherry_convert.sources.torch_archive import check_archive
+from wherry_convert.tflite_convert import convert_tflite
 from wherry_convert.to_onnx import convert
 
 # Linear 5-64, batch norm, ReLU, dropout, Linear 64-32, GELU, Linear 32-1, sigmoid; any number of
@@ -149,8 +150,12 @@ def test_exported_scored_and_quantized() -> None:
     contract, raw = numbers(5), np.random.default_rng(3).normal(size=(2000, 5))
     converted = convert(source, contract)
     expected = source.scores(raw, contract)
-    found = compare(expected, scored(converted).scores(raw), float(np.median(expected)) + 1e-5)
+    threshold = float(np.median(expected)) + 1e-5
+    found = compare(expected, scored(converted).scores(raw), threshold)
     assert (found.flips, found.largest < 1e-6) == (0, True)
+    pytest.importorskip("ai_edge_litert")
+    lite = compare(expected, scored(convert_tflite(source, contract)).scores(raw), threshold)
+    assert (lite.flips, lite.largest < 1e-6) == (0, True)
     assert b"torch" not in converted.model, "what the exporter wrote of itself is left out"
     assert convert(load_source("torch", NET), contract).model == converted.model
     done = quantize(
