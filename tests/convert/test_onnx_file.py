@@ -21,6 +21,7 @@ from wherry_contract.errors import WherryError
 from wherry_contract.features import InputContract
 from wherry_convert.quantize import METHODS, Budgets, quantize
 from wherry_convert.sources import load_source
+from wherry_convert.sources.outputs import Wanted
 from wherry_convert.to_onnx import convert
 
 
@@ -82,6 +83,35 @@ def test_taken_as_it_is(model: Any, family: str, zipmap: bool, tmp_path: Path) -
     assert all(item.flips == 0 and item.largest < 1e-6 for item in found.values())
     assert ("near a threshold at" in " ".join(found)) == (family == "trees")
     assert convert(load_source("onnx", path), contract).model == converted.model
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        (Wanted("class"), [0.0900, 0.2447, 0.6652]),
+        (Wanted(positive="low"), 0.0900),
+        (Wanted(positive="high"), 0.6652),
+    ],
+    ids=["all", "first", "last"],
+)
+def test_names_of_a_zip_map_that_are_in_no_order(
+    wanted: Wanted, expected: Any, tmp_path: Path
+) -> None:
+    """onnxruntime's dictionary has its keys in order: high, low, mid."""
+    names = ["low", "mid", "high"]
+    nodes = [
+        helper.make_node("Softmax", ["x"], ["y"], axis=1),
+        helper.make_node("ZipMap", ["y"], ["m"], domain="ai.onnx.ml", classlabels_strings=names),
+    ]
+    model = graph_of(*nodes, shape=(None, 3))
+    model.opset_import.append(helper.make_opsetid("ai.onnx.ml", 1))
+    column = helper.make_tensor_type_proto(TensorProto.FLOAT, [])
+    rows = helper.make_sequence_type_proto(helper.make_map_type_proto(TensorProto.STRING, column))
+    model.graph.output[0].CopyFrom(helper.make_value_info("m", rows))
+    source = load_source("onnx", written(model, tmp_path / "m.onnx"), wanted=wanted)
+    raw = np.array([[1.0, 2.0, 3.0]])
+    for found in (source.scores(raw, numbers(3)), scored(convert(source, numbers(3))).scores(raw)):
+        assert found[0] == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_fixed_batch_of_one_is_opened(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 """ONNX files from elsewhere: looked into, held against what a board takes, and kept as they are.
 
 The source model is the file itself, run by onnxruntime on float32 rows. It must take one
-float32 tensor (rows, features), or one of more axes whose sizes are fixed, and give probabilities of two classes; what else is asked
-for is refused with what to export instead.
+float32 tensor (rows, features), or one of more axes whose sizes are fixed, and give
+probabilities of classes, or a value; what else is asked for is refused with what to export
+instead.
 """
 
 from __future__ import annotations
@@ -158,7 +159,8 @@ def refuse_other_than_probabilities(found: Scores, what: str) -> None:
         raise ConvertError(
             "K01",
             f"{what} goes from {known.min():.4g} to {known.max():.4g}",
-            cure="end the graph with a Sigmoid or a Softmax, so that it gives probabilities",
+            cure="end the graph with a Sigmoid or a Softmax, so that it gives probabilities; or,"
+            ' if it is a regressor, say [output] decision = "value"',
         )
 
 
@@ -194,13 +196,14 @@ def load(
     opened = type(model).FromString(data)
     flatten(opened, entry)
     _open_batch(opened, output, tensor)
-    runs = bytes(opened.SerializeToString()) if fixed else data
+    # a ZipMap answers in the order of the names, and not in that of the columns
+    runs = bytes(opened.SerializeToString()) if fixed or output != tensor else data
     sealed = _sealed(opened, tensor)
     operators = frozenset(node.op_type for node in parse(sealed).graph.node)
     return OnnxModel(
         file=runs,
         sealed=sealed,
-        output=tensor if fixed else output,
+        output=tensor,
         picked=_picked(sealed, output, features, wanted, _labels(model.graph)),
         value=wanted.decision == "value",
         features=features,
@@ -366,7 +369,12 @@ def pick_column(wanted: Wanted, width: int, what: str, labels: tuple[str, ...] =
     if wanted.classes and len(wanted.classes) != width:
         detail = f"{what} has {width} columns, and [output] names {len(wanted.classes)} classes"
         raise ConvertError("K01", detail, cure="name each column once, in order")
-    names = labels if len(labels) == width else class_names(range(width))
+    names = wanted.classes or (labels if len(labels) == width else class_names(range(width)))
+    if wanted.positive and wanted.positive not in names and not wanted.classes:
+        detail = f"{what} has columns {', '.join(names[:20])}, and none is {wanted.positive!r}"
+        raise ConvertError(
+            "K01", detail, cure="name its columns, in order, with [output] classes"
+        )
     return pick_class(wanted, names, what)
 
 
@@ -386,6 +394,4 @@ def _run(model: bytes, output: str, rows: Tensor) -> Scores:
             " ".join(detail.split())[:300],
             cure="export it again, with a first axis of any length",
         ) from error
-    if isinstance(found, list):  # of a ZipMap: a dictionary for each row, classes in order
-        found = np.array([list(row.values()) for row in found])
     return np.asarray(found, np.float64).reshape(len(found), -1)

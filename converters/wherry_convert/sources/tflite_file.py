@@ -1,8 +1,8 @@
 """TFLite files from elsewhere: looked into, held against what a board takes, and kept as they are.
 
 The source model is the file itself, run by the interpreter that is here. It must take one
-tensor of one row and give probabilities of two classes; quantized tensors are given and read
-in their own steps. What else is asked for is refused with what to export instead.
+tensor of one row and give probabilities of classes, or a value; quantized tensors are given
+and read in their own steps. What else is asked for is refused with what to export instead.
 """
 
 from __future__ import annotations
