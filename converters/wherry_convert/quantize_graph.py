@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from wherry_contract.errors import ConvertError
 
 LAYERS: Final = ("MatMul", "Conv")
+TREES: Final = ("TreeEnsembleClassifier", "TreeEnsembleRegressor", "TreeEnsemble")
 BLOCK: Final = 32  # most weights that share one 4-bit scale
 FOUR_BIT_OPSET: Final = 21  # the first one with 4-bit and 16-bit integers in QuantizeLinear
 LEAST_WEIGHTS: Final = 64  # below it a scale and a node cost more than they save
@@ -53,6 +54,9 @@ def _float_weights(model: Any) -> dict[str, int]:
 
 def precision_of(model: Any) -> str:
     """The dtype of most weights, as ModelPack names it; ``float32`` for trees."""
+    # their leaves are attributes, so that the tensors are tables of codes and no weights
+    if any(node.op_type in TREES for node in model.graph.node):
+        return "float32"
     counts: dict[str, int] = {}
     for tensor in model.graph.initializer:
         name = _PRECISIONS.get(tensor.data_type)

@@ -97,7 +97,7 @@ def test_taken_as_it_is(model: Any, family: str, zipmap: bool, tmp_path: Path) -
 def test_names_of_a_zip_map_that_are_in_no_order(
     wanted: Wanted, expected: Any, tmp_path: Path
 ) -> None:
-    """onnxruntime's dictionary has its keys in order: high, low, mid."""
+    """The runtime's dictionary has its keys in order: high, low, mid."""
     names = ["low", "mid", "high"]
     nodes = [
         helper.make_node("Softmax", ["x"], ["y"], axis=1),

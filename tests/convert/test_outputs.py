@@ -41,7 +41,7 @@ from wherry.data import read_rows
 from wherry.project import load_project
 from wherry_agent.inference import load_model
 from wherry_contract.decision import decide
-from wherry_contract.errors import ConvertError
+from wherry_contract.errors import ConvertError, SetupError
 from wherry_convert.sources import load_source
 from wherry_convert.sources.outputs import Wanted
 
@@ -156,6 +156,7 @@ def test_what_a_bundle_of_classes_says(tmp_path: Path) -> None:
     said = json.loads(parts.manifest.to_bytes())["output"]
     assert said["classes"] == list(CLASSES)
     assert (said["threshold"], said["column"]) == (0.5, -1)
+    assert look(tmp_path / "a.wherry").precision == "float32"
     assert len(parts.profile.classes) == 4
     assert sum(parts.profile.classes) == sum(parts.profile.scores)
     assert parts.profile.classes[-1] == sum(parts.profile.scores) - parts.profile.flagged > 0
@@ -164,6 +165,36 @@ def test_what_a_bundle_of_classes_says(tmp_path: Path) -> None:
         "macro" in (tmp_path / "page.html").read_text()
         or "recall of the classes" in (tmp_path / "page.html").read_text()
     )
+
+
+LABELS = [
+    ("classes without names", LIKELIEST, "holds 'mid' in row 0", "[output] classes"),
+    ("names in another spelling", LIKELIEST + '\nclasses = ["Low", "mid", "high"]', "holds 'low'", "classes"),
+    ("a class in no row", 'positive_class = "odd"\nclasses = ["low", "mid", "odd"]\nthreshold = 0.4', "is never 'odd'", ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("output", "says", "cure"), [row[1:] for row in LABELS], ids=[row[0] for row in LABELS]
+)
+def test_labels_that_the_model_does_not_know(
+    output: str, says: str, cure: str, tmp_path: Path
+) -> None:
+    """Each would count as a mistake of source and bundle alike, and no gate would see it."""
+    path = write_project(tmp_path, "onnx", onnx_of("Softmax", 3)(), output, "names", "onnxruntime")
+    with pytest.raises(SetupError, match="H10") as caught:
+        build(load_project(path), out=tmp_path / "a.wherry")
+    assert says in caught.value.detail
+    assert cure in caught.value.cure
+    assert not (tmp_path / "a.wherry").exists()
+
+
+def test_a_name_for_a_column_that_has_none(tmp_path: Path) -> None:
+    (tmp_path / "model").write_bytes(onnx_of("Softmax", 3)())
+    with pytest.raises(ConvertError, match="K01") as caught:
+        load_source("onnx", tmp_path / "model", wanted=Wanted(positive="high"))
+    assert "columns 0, 1, 2" in caught.value.detail
+    assert "[output] classes" in caught.value.cure
 
 
 def test_what_a_bundle_of_values_says(tmp_path: Path) -> None:

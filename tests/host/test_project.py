@@ -91,6 +91,12 @@ BAD = [
         "", [("flag_share", "threshold = 0.5\nflag_share")], "not both", id="two thresholds"
     ),
     pytest.param("", [("= 0.02", "= 1.0")], "output.flag_share", id="flags everything"),
+    pytest.param(
+        "",
+        [("flag_share = 0.02", "threshold = 800")],
+        'decision = "value"',
+        id="a value's threshold",
+    ),
     pytest.param("", [("value = 220.0", 'value = "x"')], "does not fit", id="rule on a string"),
     pytest.param(
         "", [('feature = "amount"', 'feature = "sum"')], "does not fit", id="rule feature"

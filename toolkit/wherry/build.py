@@ -17,7 +17,7 @@ from wherry_convert.sources import SourceModel, load_source
 from wherry_convert.tflite_convert import convert_tflite
 from wherry_convert.to_onnx import Converted, convert
 
-from .data import Rows, read_rows
+from .data import Rows, read_rows, refuse_unknown_classes
 from .files import write_durably
 from .gate import BudgetExceededError, GateReport, judge, operating_threshold
 from .own_metric import prepare
@@ -163,6 +163,7 @@ def check(
     reference_scores = source.scores(reference.raw, project.input)
     threshold = operating_threshold(project.threshold, reference_scores)
     converted, quantized = _convert(project, source, progress), None
+    refuse_unknown_classes(rows, project.data, converted.classes)
     if project.quantize and not bundle:
         progress(f"quantizing: {project.quantize.method}")
         ahead = Ahead(len(rows), project.gates.flips)

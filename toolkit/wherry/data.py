@@ -6,6 +6,7 @@ until the input contract gives them a code, and what is missing stays missing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -75,6 +76,30 @@ def read_rows(
         days=source.days(data.time) if data.time else None,
         digest=_digest(path),
     )
+
+
+def refuse_unknown_classes(rows: Rows, data: Data, classes: Sequence[str]) -> None:
+    """Refuse labels that no column of the model stands for: they would all count as mistakes.
+
+    Args:
+        rows: the check rows.
+        data: their file, and the label's name.
+        classes: names of the columns, if the decision is between them; empty else.
+
+    Raises:
+        SetupError: H10.
+    """
+    if not classes or rows.labels is None:
+        return
+    unknown = ~np.isin(rows.labels.astype(str), classes)
+    if unknown.any():
+        row = int(unknown.argmax())
+        raise SetupError(
+            "H10",
+            f"{data.check.name}: column {data.label!r} holds {rows.labels[row]!r} in row {row}, and"
+            f" the model's classes are {', '.join(classes[:20])}",
+            cure="name the model's columns, in order, with [output] classes, or leave such rows out",
+        )
 
 
 def _digest(path: Path) -> str:
@@ -201,7 +226,12 @@ class _Table:
         if wanted.decision == "class":
             return self._varied(name, self._classes(name))
         if wanted.positive:
-            return self._varied(name, np.asarray(self._classes(name) == wanted.positive, np.bool_))
+            found = np.asarray(self._classes(name) == wanted.positive, np.bool_)
+            if found.all() or not found.any():
+                often = "always" if found.all() else "never"
+                detail = f"is {often} {wanted.positive!r}, so nothing can be measured"
+                raise self.error(name, detail)
+            return found
         return self.labels(name)
 
     def _whole(self, name: str) -> NDArray[np.float64]:

@@ -26,6 +26,8 @@ _KNOWN: Final = {
     "value": ("threshold", "flag_share", "low", "high", "positive"),
 }
 
+_OF_VALUES: Final = ', or any number beside decision = "value", if the model is a regressor'
+
 
 @dataclass(frozen=True)
 class Threshold:
@@ -88,7 +90,8 @@ def read_output(fields: Fields) -> Threshold:
     bounded = {"flag_share": share} | ({} if decision == "value" else {"threshold": score})
     for name, value in bounded.items():
         if value is not None and not 0 < value < 1:
-            raise fields.error(name, "between 0 and 1")
+            also = "" if name != "threshold" or decision == "value" else _OF_VALUES
+            raise fields.error(name, f"between 0 and 1{also}")
     if decision == "value":
         positive = fields.text("positive", "positive", limit=64)
         return Threshold(score, share, positive, Wanted("value"), _span(fields))

@@ -372,9 +372,7 @@ def pick_column(wanted: Wanted, width: int, what: str, labels: tuple[str, ...] =
     names = wanted.classes or (labels if len(labels) == width else class_names(range(width)))
     if wanted.positive and wanted.positive not in names and not wanted.classes:
         detail = f"{what} has columns {', '.join(names[:20])}, and none is {wanted.positive!r}"
-        raise ConvertError(
-            "K01", detail, cure="name its columns, in order, with [output] classes"
-        )
+        raise ConvertError("K01", detail, cure="name its columns, in order, with [output] classes")
     return pick_class(wanted, names, what)
 
 

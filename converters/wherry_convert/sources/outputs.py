@@ -105,7 +105,7 @@ def pick_class(wanted: Wanted, names: tuple[str, ...], what: str, cure: str = ""
     also = f", or {cure}" if cure else ""
     raise ConvertError(
         "K01",
-        f"{what} knows {len(names)} classes, and a bundle has one score",
+        f"{what} knows {len(names)} classes, and one threshold cannot decide between them",
         cure=f"{_BETWEEN}{also}",
     )
 
