@@ -103,6 +103,18 @@ _ROWS: tuple[tuple[str, str, str], ...] = (
     ("T08", "it needs a newer agent to be understood", "upgrade the agent, then try again"),
     ("T09", "the signed document is malformed", "sign it again with this Wherry"),
     ("T10", "there is no key", "make one with `wherry key generate`"),
+    (
+        "T11",
+        "the list of released bundles is stale",
+        "let the host sign it anew, and check the device's clock; the running model goes on",
+    ),
+    ("T12", "the bundle is not listed as released", "publish it, or push one that is listed"),
+    (
+        "T13",
+        "the list of released bundles cannot be trusted",
+        "check the depot and who can write to it",
+    ),
+    ("T14", "it is dated in the future", "check the clocks of the device and of who signed"),
     # Identity: certificates, claim codes
     ("I01", "this is no claim code", "compare it with what `wherry device claim` printed"),
     (

@@ -14,11 +14,10 @@ from typing import Any, Final
 
 from .features import NAME
 from .histograms import LATENCY_BINS, SCORE_BINS
-from .manifest import SLUG
 from .oci import DIGEST
 from .profile import FeatureCounts
 from .when import to_seconds, to_text
-from .wire import MESSAGE, Fields, compact, parse_json
+from .wire import MESSAGE, SLUG, Fields, compact, parse_json
 
 LIMIT_BYTES: Final = 256 * 1024
 SPOOL: Final = r"[0-9a-f]{16}"

@@ -12,8 +12,7 @@ from urllib.parse import urlsplit
 
 from wherry_contract.address import BrokerAddress
 from wherry_contract.errors import SetupError
-from wherry_contract.manifest import SLUG
-from wherry_contract.wire import SETTINGS, Fields
+from wherry_contract.wire import SETTINGS, SLUG, Fields
 
 _LIMIT_BYTES: Final = 64 * 1024
 _LARGEST: Final = 2**31

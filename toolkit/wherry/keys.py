@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from wherry_contract.errors import SetupError, TrustError
-from wherry_contract.manifest import SLUG
 from wherry_contract.signature import ENVELOPE_LIMIT_BYTES, PublicKey
-from wherry_contract.wire import TRUST, Fields, canonical, parse_json
+from wherry_contract.wire import SLUG, TRUST, Fields, canonical, parse_json
 
 from .files import write_durably
 

@@ -26,8 +26,7 @@ from wherry.broker import (
 from wherry.files import write_durably
 from wherry_contract.address import BrokerAddress
 from wherry_contract.errors import RolloutError, SetupError
-from wherry_contract.manifest import SLUG
-from wherry_contract.wire import SETTINGS, Fields, parse_json
+from wherry_contract.wire import SETTINGS, SLUG, Fields, parse_json
 
 from .api import make_app
 from .database import Database

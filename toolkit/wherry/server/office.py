@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 
 from wherry.rows import BundleRow, DeviceRow, Exposure, RolloutRow
 from wherry_contract.errors import RolloutError, TrustError
-from wherry_contract.manifest import SLUG
 from wherry_contract.signature import AssignmentKey, FamilyTrust, PublicKey, TrustRoot
 from wherry_contract.states import RolloutState
+from wherry_contract.wire import SLUG
 
 from .rollout import Policy
 from .store import Store
