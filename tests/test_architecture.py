@@ -32,7 +32,11 @@ HOMES = {
     ),
     "h11": ("device_agent/wherry_agent/server.py",),
     "onnxruntime": ("device_agent/wherry_agent/runtime_onnx.py", "converters/", "toolkit/wherry/"),
-    "cryptography": ("toolkit/wherry/keys.py",),
+    "cryptography": (
+        "toolkit/wherry/keys.py",
+        "toolkit/wherry/identity/",
+        "toolkit/wherry/server/",
+    ),
     "securesystemslib": ("contract/wherry_contract/signature.py", "toolkit/wherry/"),
     "onnx": ("converters/", "toolkit/wherry/"),
     "sklearn": ("converters/",),

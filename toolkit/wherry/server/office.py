@@ -30,16 +30,18 @@ class Site:
     """Where devices find us.
 
     Attributes:
-        url: of the HTTP server.
+        url: of the server that has the depot.
         fleet: the fleet's name.
         broker: gives the broker's URL with a device's own credentials.
         admit: lets newly enrolled devices in at the broker.
+        enrol: where devices enrol and renew; "" where they have passwords and no identity.
     """
 
     url: str
     fleet: str
     broker: Callable[[str], str]
     admit: Callable[[], None]
+    enrol: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ class Office:
             RolloutError: R06 a word is not allowed, R08 it is enrolled already.
             TrustError: T10, no key that may sign bundles is known yet.
         """
-        _check_words(device, family, labels)
+        check_words(device, family, labels)
         trust = self._trust(family)
         now = self._clock()
         self.store.enrol(DeviceRow(device, family, labels, now), again=again)
@@ -121,6 +123,7 @@ class Office:
             "",
             "[depot]",
             f'url = "{self.site.url}/depot"',
+            *self._identity_lines(),
             *(["", "[serving]", f"listen = {_quoted(listen)}"] if listen else []),
             *(["", "[labels]"] if labels else []),
             *(f"{_quoted(name)} = {_quoted(value)}" for name, value in sorted(labels.items())),
@@ -139,6 +142,13 @@ class Office:
         return TrustRoot(
             keys | {self._key.keyid: self._key}, {family: FamilyTrust(tuple(keys))}, (orders,)
         )
+
+    def _identity_lines(self) -> list[str]:
+        if not self.site.enrol:
+            return []
+        files = {"key": "device.key", "certificate": "device.pem", "authority": "fleet-ca.pem"}
+        lines = [f'{name} = "{file}"' for name, file in files.items()]
+        return ["", "[identity]", *lines, f'enrol = "{self.site.enrol}"']
 
     def plan(self, digest: str, select: Mapping[str, str], policy: Policy) -> Plan:
         """Who would be in which wave.
@@ -204,7 +214,12 @@ def _exposures(waves: Sequence[Sequence[str]]) -> tuple[Exposure, ...]:
     return tuple(Exposure(name, wave) for wave, names in enumerate(waves) for name in names)
 
 
-def _check_words(device: str, family: str, labels: Mapping[str, str]) -> None:
+def check_words(device: str, family: str, labels: Mapping[str, str]) -> None:
+    """Refuse an id, family or label that is none.
+
+    Raises:
+        RolloutError: R06.
+    """
     for what, word in (("device", device), ("family", family)):
         if not re.fullmatch(SLUG, word):
             cure = "write it with lower-case letters, digits and dashes"
