@@ -24,7 +24,7 @@ from support import Mosquitto, wait_for
 from support_agent import make_bundle
 from support_fleet import FAMILY, Server, enrol, open_store, running_server, wherry
 
-from wherry.broker import SERVER
+from wherry.broker_settings import SERVER
 from wherry.client import Client
 from wherry.server.api import make_app
 from wherry.server.app import _Ending, _Interrupted

@@ -28,12 +28,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from wherry.broker_settings import SERVER
 from wherry.files import write_durably
 from wherry.keys import PASSPHRASE
 from wherry_contract.errors import IdentityError, SetupError
 from wherry_contract.wire import SLUG
 
-SERVER: Final = "@server"  # no device can have this id
 CERTIFICATE_SECONDS: Final = 5 * 365 * 86_400.0  # of a device; renewed after two thirds of it
 _AUTHORITY_DAYS: Final = 20 * 365
 _SKEW: Final = timedelta(days=1)  # a device's clock may lag so far behind ours

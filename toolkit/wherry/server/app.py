@@ -17,12 +17,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from wherry.broker import (
-    SERVER,
-    Accounts,
-    Supervised,
-    find_engine,
-)
+from wherry.broker import Supervised, find_engine
+from wherry.broker_settings import SERVER, Accounts
 from wherry.files import write_durably
 from wherry_contract.address import BrokerAddress
 from wherry_contract.errors import RolloutError, SetupError
