@@ -26,11 +26,13 @@ from support import wait_for
 from support_agent import keys, public_key
 
 from wherry.client import Client
+from wherry.identity.authority import make_request
 from wherry.rows import DeviceRow
 from wherry.server.database import Database
 from wherry.server.depot import Depot
 from wherry.server.store import Store
 from wherry_agent.config import load_config
+from wherry_agent.tls import Tls
 from wherry_contract.assignment import Assignment, open_assignment
 from wherry_contract.errors import WherryError
 from wherry_contract.histograms import LATENCY_BINS, SCORE_BINS
@@ -308,6 +310,8 @@ class Device(threading.Thread):
         client = paho.Client(CallbackAPIVersion.VERSION2, client_id=name, clean_session=True)
         if broker.username:
             client.username_pw_set(broker.username, broker.password)
+        if self.config.identity and self.config.broker_identity:
+            client.tls_set_context(Tls(self.config.identity, time.time).context())
         client.will_set(self._topic("presence"), self._presence(online=False), 1, retain=True)
         client.on_connect = self._on_connect
         client.on_message = self._on_message
@@ -440,13 +444,15 @@ class Device(threading.Thread):
 
 
 def enrol(server: Server, name: str, **labels: str) -> Path:
-    """Enrol a device, as `wherry device enrol` does; returns its agent.toml."""
-    order = {"device": name, "family": FAMILY, "labels": labels}
-    papers = server.client.post("devices", order)
+    """Enrol a device, as `wherry device add` does; returns its agent.toml."""
+    key, csr = make_request(name)
+    order = {"device": name, "family": FAMILY, "labels": labels, "csr": csr}
+    files = server.client.post("devices", order)["files"]
     folder = server.data.parent / f"device-{name}"
     folder.mkdir()
-    (folder / "trust.json").write_text(papers["trust_json"])
-    (folder / "agent.toml").write_text(papers["agent_toml"])
+    (folder / "device.key").write_bytes(key)
+    for file, text in files.items():
+        (folder / file).write_text(text)
     return folder / "agent.toml"
 
 

@@ -1,7 +1,7 @@
 """How a device becomes a member of a fleet, and stays one: claim codes, requests, proofs.
 
-    POST <enrol>/authority   the fleet's certificate authority, as PEM; read by anybody
-    POST <enrol>/enrol       claim code and certificate request  -> certificate and papers
+    GET  <enrol>/authority   the fleet's certificate authority, as PEM; read by anybody
+    POST <enrol>/claim       claim code and certificate request  -> certificate and papers
     POST <enrol>/nonce       -> a nonce that is good for a few minutes
     POST <enrol>/renew       certificate (expired or not), nonce and a signature over both
                              -> a new certificate for the same key

@@ -27,7 +27,7 @@ from wherry_contract.errors import StoreError
 from wherry_contract.messages import State
 
 from . import __version__
-from .clock import Clock, SystemClock
+from .clock import Clock, SystemClock, TrustedClock
 from .config import AgentConfig
 from .fetch import Depot, Source
 from .intake import Board, Reach
@@ -40,7 +40,8 @@ from .service import Service
 from .shelf import Shelf
 from .spool import Fact, LoggedSpool, Spool
 from .store import BlobStore, StatePair, as_store_error, durable_write, folder_lock
-from .trust import PinnedTrust
+from .tls import Tls
+from .tuf_trust import open_clock, open_trust
 from .update_io import Updater
 
 LISTENING_FILE: Final = "listening"  # where the serving port was found; for `status` and tests
@@ -90,7 +91,7 @@ class Core:
     updater: Updater
 
 
-def build_core(config: AgentConfig, outbox: Outbox, clock: Clock, depot: Source) -> Core:
+def build_core(config: AgentConfig, outbox: Outbox, clock: TrustedClock, depot: Source) -> Core:
     """Put the deciding parts together; the caller holds the folder's lock.
 
     Raises:
@@ -107,7 +108,7 @@ def build_core(config: AgentConfig, outbox: Outbox, clock: Clock, depot: Source)
     reach = Reach(
         blobs=blobs,
         shelf=Shelf(config.state_dir, blobs, config.limits),
-        trust=PinnedTrust(config.trust),
+        trust=open_trust(config, clock, depot),
         depot=depot,
         scorer=scorer,
         spool=spool,
@@ -138,7 +139,7 @@ class Agent:
 
     def __init__(self, config: AgentConfig, clock: Clock | None = None) -> None:
         self._config = config
-        self._clock = clock or SystemClock()
+        self._clock = open_clock(config, clock or SystemClock())
         self._asked: SimpleQueue[None] = SimpleQueue()
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -162,7 +163,9 @@ class Agent:
         with ExitStack() as stack:
             stack.enter_context(folder_lock(self._config.state_dir))
             self._outbox = self._open_outbox(stack)
-            depot = Depot(self._config.depot)
+            identity = self._config.identity
+            self._tls = Tls(identity, self._clock.now) if identity else None
+            depot = Depot(self._config.depot, tls=self._tls)
             self._core = build_core(self._config, self._outbox, self._clock, depot)
             for fact in self._unspoken:
                 self._core.spool.tell(fact)
@@ -229,7 +232,7 @@ class Agent:
             tell=lambda fact, key: spool.tell(fact, key=key),
             state=self._state,
         )
-        link = Link(self._config, self._session, self._outbox, self._clock, handlers)
+        link = Link(self._config, self._session, self._outbox, self._clock, handlers, tls=self._tls)
         updater.changed = link.changed
         return link
 

@@ -14,6 +14,8 @@ from wherry_contract.address import BrokerAddress
 from wherry_contract.errors import SetupError
 from wherry_contract.wire import SETTINGS, SLUG, Fields
 
+from .tls import Identity
+
 _LIMIT_BYTES: Final = 64 * 1024
 _LARGEST: Final = 2**31
 _LABEL: Final = r"[A-Za-z0-9][A-Za-z0-9 ._/-]{0,62}"
@@ -65,6 +67,8 @@ class AgentConfig:
         listen: ``host:port`` or ``unix:/path``; loopback unless the operator says otherwise.
         labels: site, group and the like, for selectors.
         features: what the application declares that it supplies; empty if undeclared.
+        identity: who it is, for TLS; nothing where it has a password, or none of this.
+        broker_identity: whether the broker is our fleet's own, and takes that identity.
     """
 
     device: str
@@ -78,6 +82,8 @@ class AgentConfig:
     labels: Mapping[str, str] = field(default_factory=dict)
     features: frozenset[str] = frozenset()
     limits: Limits = field(default_factory=Limits)
+    identity: Identity | None = None
+    broker_identity: bool = False
 
 
 def load_config(path: Path) -> AgentConfig:
@@ -103,6 +109,7 @@ def _read(fields: Fields, folder: Path) -> AgentConfig:
     broker, depot = fields.table("broker", {}), fields.table("depot", {})
     serving, application = fields.table("serving", {}), fields.table("application", {})
     url = broker.text("url", "")
+    identity = _identity(fields.table("identity", {}), folder)
     config = AgentConfig(
         device=fields.text("device", pattern=SLUG),
         fleet=fields.text("fleet", pattern=SLUG),
@@ -115,10 +122,30 @@ def _read(fields: Fields, folder: Path) -> AgentConfig:
         labels=_labels(fields),
         features=frozenset(application.texts("features", [])),
         limits=Limits.from_fields(fields.table("limits", {})),
+        identity=identity,
+        broker_identity=broker.flag("identity", default=identity is not None),
     )
     for part in (broker, depot, serving, application, fields):
         _refuse_unknown(part)
     return config
+
+
+def _identity(fields: Fields, folder: Path) -> Identity | None:
+    """Who we are; either all of it is there or nothing."""
+    enrol = fields.text("enrol", "")
+    if not enrol:
+        _refuse_unknown(fields)
+        return None
+    if urlsplit(enrol).scheme != "https":
+        raise fields.error("enrol", "like https://host:8444/enrol")
+    identity = Identity(
+        key=folder / fields.text("key"),
+        certificate=folder / fields.text("certificate"),
+        authority=folder / fields.text("authority"),
+        enrol=enrol,
+    )
+    _refuse_unknown(fields)
+    return identity
 
 
 def _refuse_unknown(fields: Fields) -> None:

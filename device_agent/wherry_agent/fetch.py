@@ -10,17 +10,18 @@ from __future__ import annotations
 import http.client
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
 from wherry_contract.errors import LinkError
 from wherry_contract.oci import Descriptor, blob_path
 
 from .store import BlobStore, as_store_error
+from .tls import Tls, tls_error
 
 _CHUNK_BYTES: Final = 64 * 1024
 _SECONDS: Final = 20.0  # without a byte
@@ -42,14 +43,23 @@ class Source(Protocol):
         """Bring a blob into the store; false if it was told to stop."""
         ...
 
+    def place(self) -> Mapping[str, Any]:
+        """Where the metadata lies, for the verifier's process: ``url`` or ``folder``, or nothing."""
+        ...
+
 
 class Depot:
     """Reads from one depot."""
 
-    def __init__(self, url: str, *, seconds: float = _SECONDS) -> None:
-        """Take the base URL, ``http://`` or ``https://``."""
+    def __init__(self, url: str, *, seconds: float = _SECONDS, tls: Tls | None = None) -> None:
+        """Take the base URL, ``http://`` or ``https://``, and who we are."""
         self._parts = urlsplit(url)
         self._seconds = seconds
+        self._tls = tls
+
+    def place(self) -> Mapping[str, Any]:
+        """Our own base."""
+        return {"url": self._parts.geturl()}
 
     def blob(self, digest: str, limit: int) -> bytes:
         """A small blob; the caller checks its digest.
@@ -139,7 +149,9 @@ class Depot:
                 connection.request("GET", f"{self._parts.path}/{path}", headers=headers)
                 response = connection.getresponse()
             except (OSError, http.client.HTTPException) as error:
-                raise LinkError("L04", f"{self._parts.netloc}: {error or repr(error)}") from error
+                where = self._parts.netloc
+                told = tls_error(error, where) or (self._tls and self._tls.lost(where))
+                raise told or LinkError("L04", f"{where}: {error or repr(error)}") from error
             with response:  # it holds the socket on its own when the server closes
                 _check_status(response, path)
                 yield response
@@ -147,14 +159,13 @@ class Depot:
             connection.close()
 
     def _connection(self) -> http.client.HTTPConnection:
-        kinds: dict[str, type[http.client.HTTPConnection]] = {
-            "http": http.client.HTTPConnection,
-            "https": http.client.HTTPSConnection,
-        }
-        kind = kinds.get(self._parts.scheme)
-        if kind is None or not self._parts.hostname:
-            raise LinkError("L04", "no depot is configured", cure="set [depot] url in agent.toml")
-        return kind(self._parts.hostname, self._parts.port, timeout=self._seconds)
+        host, port = self._parts.hostname, self._parts.port
+        if host and self._parts.scheme == "https":
+            context = self._tls.context() if self._tls else None
+            return http.client.HTTPSConnection(host, port, timeout=self._seconds, context=context)
+        if host and self._parts.scheme == "http":
+            return http.client.HTTPConnection(host, port, timeout=self._seconds)
+        raise LinkError("L04", "no depot is configured", cure="set [depot] url in agent.toml")
 
 
 def _check_status(response: http.client.HTTPResponse, path: str) -> None:

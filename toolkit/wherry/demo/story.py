@@ -134,7 +134,7 @@ def start(stage: Stage, stream: Stream) -> Fleet:
 
 def _enrol(stage: Stage, group: str, address: tuple[str, int]) -> None:
     out = stage.folder / group
-    arguments = ["device", "enrol", group, "--family", MODEL, "--label", f"chain={group}"]
+    arguments = ["device", "add", group, "--family", MODEL, "--label", f"chain={group}"]
     stage.wherry(*arguments, "--listen", f"{address[0]}:{address[1]}", "--out", str(out))
     config = out / "agent.toml"
     config.write_text(config.read_text() + _LIMITS)

@@ -11,14 +11,14 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from wherry.broker import Supervised, find_engine
-from wherry.broker_settings import SERVER, Accounts
+from wherry.broker_settings import SERVER, Accounts, is_loopback
 from wherry.files import write_durably
 from wherry_contract.address import BrokerAddress
 from wherry_contract.errors import RolloutError, SetupError
@@ -32,10 +32,13 @@ from .ingest import Ingest
 from .link import LOG, Link
 from .office import Office, Site, with_credentials
 from .orders import AssignmentSigner
+from .premises import Premises
+from .registrar import Registrar
 from .round_trip import self_test
 from .store import Store
 
 _ENGINES: Final = ("auto", "mosquitto", "nats")
+_PORTS: Final = ("http", "broker", "loopback", "depot", "enrol")
 _DEFAULT_FLEET: Final = "fleet"
 _PORT_PATIENCE_SECONDS: Final = 2.0  # for a broker that is still ending
 _HTTP_STOP_SECONDS: Final = 2
@@ -48,10 +51,14 @@ class Choice:
 
     Attributes:
         data: the data folder.
-        host: where broker and HTTP listen.
-        port: of HTTP; 0 for the one of last time, or a free one.
+        host: where devices come.
+        port: of operators' HTTP; 0 for the one of last time, or a free one.
         broker: ``auto``, ``mosquitto`` or ``nats`` for a broker of our own, or a URL.
         fleet: its name; "" for that of last time.
+        names: more names and addresses by which devices know this server; the first is
+            what they are told.
+        ports: of the devices' depot, enrolment and broker; each as `port`.
+        plain: no TLS and no identities, but passwords: for trying things out alone.
     """
 
     data: Path
@@ -59,6 +66,9 @@ class Choice:
     port: int = 0
     broker: str = "auto"
     fleet: str = ""
+    names: tuple[str, ...] = ()
+    ports: tuple[int, int, int] = (0, 0, 0)
+    plain: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,8 +76,7 @@ class _Kept:
     """What stays the same from start to start, because devices were told."""
 
     fleet: str = ""
-    http_port: int = 0
-    broker_port: int = 0
+    ports: Mapping[str, int] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -79,26 +88,31 @@ class _Kept:
         fields = Fields(document, path.name, SETTINGS)
         return cls(
             fleet=fields.text("fleet", pattern=SLUG),
-            http_port=fields.integer("http_port", 0, high=65_535),
-            broker_port=fields.integer("broker_port", 0, high=65_535),
+            ports={name: fields.integer(f"{name}_port", 0, high=65_535) for name in _PORTS},
             extra=fields.rest(),
         )
 
+    def with_port(self, name: str, port: int) -> _Kept:
+        return replace(self, ports={**self.ports, name: port})
+
     def write(self, path: Path) -> None:
-        document = self.extra | {
-            "fleet": self.fleet,
-            "http_port": self.http_port,
-            "broker_port": self.broker_port,
-        }
-        write_durably(path, json.dumps(document).encode())
+        ports = {f"{name}_port": self.ports.get(name, 0) for name in _PORTS}
+        write_durably(path, json.dumps(self.extra | {"fleet": self.fleet} | ports).encode())
 
 
 @dataclass(frozen=True)
 class Ready:
-    """The server as it runs."""
+    """The server as it runs.
+
+    Attributes:
+        url: of operators' HTTP.
+        broker: where anybody on this machine may listen, or where devices go.
+        devices: where devices go: ``broker``, ``depot``, ``enrol``; "" for what is not there.
+    """
 
     url: str
     broker: str
+    devices: Mapping[str, str]
     fleet: str
     data: Path
 
@@ -190,6 +204,7 @@ class _Server:
         self._data = choice.data
         self._kept = self._keep()
         self._supervised: Supervised | None = None
+        self._premises: Premises | None = None
         self._admitting = threading.Lock()
 
     def _keep(self) -> _Kept:
@@ -211,62 +226,125 @@ class _Server:
             LOG.info("interrupted")
 
     def _run(self, on_ready: Callable[[Ready], None]) -> None:
-        listener = self._listen()
-        port = listener.getsockname()[1]
-        url = f"http://{_name(self._choice.host)}:{port}"
+        listener = self._listen("http", self._own_host, self._choice.port)
+        url = f"http://{_name(self._own_host)}:{listener.getsockname()[1]}"
         store = self._open_store()
         signer = AssignmentSigner(self._data)
+        doors = self._open_premises()
         address = self._start_broker(store)
-        self._kept = replace(self._kept, http_port=port)
         self._kept.write(self._data / "settings.json")
-        self_test(address, self._kept.fleet)
+        context = self._premises.client if self._premises and address.tls else None
+        self_test(address, self._kept.fleet, context=context)
 
         fleet = self._kept.fleet
         driver = Driver(store, signer)
         ingest = Ingest(store, fleet, time.time, driver.news)
-        link = Link(address, fleet, ingest, driver.connected)
+        link = Link(address, fleet, ingest, driver.connected, context)
         self._stack.callback(driver.stop)
         driver.start(Radio(lambda: link.listening_since, link.publish))
         self._stack.callback(link.stop)
         link.start()
 
-        site = Site(url, fleet, self._device_broker, lambda: self._admit(store))
+        depot, enrol = self._places(url, doors)
+        site = Site(
+            depot,
+            fleet,
+            self._device_broker,
+            lambda: self._admit(store),
+            enrol,
+            bool(self._supervised),
+        )
         office = Office(store, site, signer.public, time.time, driver.news)
+        registrar = self._open_doors(office, doors, signer)
         scratch = self._data / "uploads"
         scratch.mkdir(exist_ok=True)
-        app = make_app(office, self._token(), scratch, life=lambda: self._life(link, driver))
-        ready = Ready(url, address.url, fleet, self._data)
+        app = make_app(
+            office, self._token(), scratch, registrar, life=lambda: self._life(link, driver)
+        )
+        told = {"broker": self._device_url(), "depot": f"{depot}/depot", "enrol": enrol}
+        ready = Ready(url, address.url, told, fleet, self._data)
         self._announce(ready)
         on_ready(ready)
         _serve_http(app, listener, self._ending)
 
+    @property
+    def _own_host(self) -> str:
+        """Where operators come: over plain HTTP nowhere but on this machine, unless told so."""
+        host = self._choice.host
+        return host if self._choice.plain or is_loopback(host) else "127.0.0.1"
+
     def _life(self, link: Link, driver: Driver) -> dict[str, bool]:
         found = {"link": link.alive, "driver": driver.alive}
+        found |= {"doors": self._premises.doors.alive} if self._premises else {}
         return found | ({"broker": self._supervised.alive} if self._supervised else {})
 
-    def _listen(self) -> socket.socket:
-        wanted = self._choice.port or self._kept.http_port
-        family = socket.AF_INET6 if ":" in self._choice.host else socket.AF_INET
-        listener = socket.socket(family)
+    def _listen(self, name: str, host: str, port: int) -> socket.socket:
+        wanted = port or self._kept.ports.get(name, 0)
+        listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         self._stack.callback(listener.close)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            listener.bind((self._choice.host, wanted))
+            listener.bind((host, wanted))
         except OSError as error:
-            if self._choice.port or not wanted:
-                raise SetupError(
-                    "H11", f"{self._choice.host}:{wanted}: {error.strerror}"
-                ) from error
-            listener.bind((self._choice.host, 0))
+            if port or not wanted:
+                raise SetupError("H11", f"{host}:{wanted}: {error.strerror}") from error
+            listener.bind((host, 0))
         listener.listen(1024)
+        self._kept = self._kept.with_port(name, listener.getsockname()[1])
         return listener
 
     def _open_store(self) -> Store:
         keys = self._data / "keys"
         keys.mkdir(exist_ok=True)
-        store = Store(Database(self._data / "fleet.sqlite"), Depot(self._data / "depot", keys))
+        self._database = Database(self._data / "fleet.sqlite")
+        store = Store(self._database, Depot(self._data / "depot", keys))
         self._stack.callback(store.close)
         return store
+
+    # --- TLS ----------------------------------------------------------------------------
+
+    def _open_premises(self) -> tuple[socket.socket, socket.socket] | None:
+        if self._choice.plain:
+            return None
+        host = self._choice.host
+        names = {_bare(host), "localhost", "127.0.0.1", *self._choice.names}
+        self._premises = Premises(self._data / "identity", names, self._database)
+        depot, enrol, _ = self._choice.ports
+        return self._listen("depot", host, depot), self._listen("enrol", host, enrol)
+
+    def _places(self, url: str, doors: tuple[socket.socket, socket.socket] | None) -> list[str]:
+        """Base URL of the depot, and URL of enrolment."""
+        if doors is None:
+            return [url, ""]
+        depot, enrol = (f"https://{self._told_host}:{door.getsockname()[1]}" for door in doors)
+        return [depot, f"{enrol}/enrol"]
+
+    @property
+    def _told_host(self) -> str:
+        """What devices are told to connect to."""
+        return _name(self._choice.names[0] if self._choice.names else self._choice.host)
+
+    def _open_doors(
+        self,
+        office: Office,
+        doors: tuple[socket.socket, socket.socket] | None,
+        signer: AssignmentSigner,
+    ) -> Registrar | None:
+        premises = self._premises
+        if premises is None or doors is None:
+            return None
+
+        def changed(device: str) -> None:
+            self._admit(office.store)
+            plain = self._supervised and not self._supervised.inner.tls
+            premises.cut(device, self._inner() if plain else None)
+
+        authority, registry = premises.authority, premises.registry
+        registrar = Registrar(office, registry, authority, time.time, changed)
+        self._stack.callback(premises.doors.stop)
+        depot = office.store.depot
+        premises.open(doors, registrar, depot, lambda nonce: signer.tell_time(nonce, time.time()))
+        return registrar
 
     # --- the broker ---------------------------------------------------------------------
 
@@ -274,22 +352,39 @@ class _Server:
         if self._choice.broker not in _ENGINES:
             return BrokerAddress.from_url(self._choice.broker)
         engine = find_engine(self._choice.broker)
-        port = _pick_port(self._choice.host, self._kept.broker_port)
-        self._kept = replace(self._kept, broker_port=port)
-        broker = Supervised(engine, self._data.absolute() / "broker", self._choice.host, port)
+        host = self._choice.host
+        port = self._pick_port("broker", host, self._choice.ports[2])
+        tls = None
+        if self._premises:
+            tls = self._premises.for_broker(self._pick_port("loopback", "127.0.0.1", 0))
+        broker = Supervised(engine, self._data.absolute() / "broker", host, port, tls)
         self._supervised = broker
         self._admit(store)
         self._stack.callback(broker.stop)
         broker.start()
-        return replace(
-            broker.address, username=SERVER, password=self._accounts([]).password(SERVER)
-        )
+        return self._inner()
+
+    def _pick_port(self, name: str, host: str, port: int) -> int:
+        found = _pick_port(host, port or self._kept.ports.get(name, 0))
+        if port and found != port:
+            raise SetupError("H11", f"{host}:{port}")
+        self._kept = self._kept.with_port(name, found)
+        return found
+
+    def _inner(self) -> BrokerAddress:
+        """The broker as the server itself reaches it: with its account, or its certificate."""
+        assert self._supervised  # noqa: S101 - called for a broker of our own
+        address = self._supervised.inner
+        if address.tls:
+            return address
+        return replace(address, username=SERVER, password=self._accounts([]).password(SERVER))
 
     def _accounts(self, devices: list[str]) -> Accounts:
         path = self._data / "broker.secret"
         if not path.exists():
             write_durably(path, secrets.token_bytes(32), mode=0o600)
-        return Accounts(path.read_bytes(), self._kept.fleet, devices)
+        revoked = self._premises.revocations() if self._premises else ((), b"")
+        return Accounts(path.read_bytes(), self._kept.fleet, devices, *revoked)
 
     def _admit(self, store: Store) -> None:
         if not self._supervised:
@@ -299,10 +394,15 @@ class _Server:
 
     def _device_broker(self, device: str) -> str:
         """The broker's URL for a device; another's accounts are not ours to make."""
+        url = self._device_url()
+        if not self._supervised or self._premises:
+            return url
+        return with_credentials(url, device, self._accounts([]).password(device))
+
+    def _device_url(self) -> str:
         if not self._supervised:
             return BrokerAddress.from_url(self._choice.broker).url
-        address = replace(self._supervised.address, host=_name(self._choice.host))
-        return with_credentials(address.url, device, self._accounts([]).password(device))
+        return replace(self._supervised.address, host=self._told_host).url
 
     # --- what commands look for ---------------------------------------------------------
 
@@ -317,6 +417,7 @@ class _Server:
             "schema": "wherry/server/1",
             "url": ready.url,
             "broker": ready.broker,
+            "devices": dict(ready.devices),
             "fleet": ready.fleet,
             "pid": os.getpid(),
         }
@@ -325,11 +426,15 @@ class _Server:
         write_durably(path, json.dumps(document).encode())
 
 
-def _name(host: str) -> str:
+def _bare(host: str) -> str:
     """What devices connect to: this machine's name where it listens on every address."""
-    if host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
-        return socket.gethostname()
-    return f"[{host}]" if ":" in host else host
+    return socket.gethostname() if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared, not bound
+
+
+def _name(host: str) -> str:
+    """The same as it stands in a URL."""
+    bare = _bare(host)
+    return f"[{bare}]" if ":" in bare else bare
 
 
 def _pick_port(host: str, last: int) -> int:

@@ -35,6 +35,7 @@ class Site:
         broker: gives the broker's URL with a device's own credentials.
         admit: lets newly enrolled devices in at the broker.
         enrol: where devices enrol and renew; "" where they have passwords and no identity.
+        own_broker: whether the broker takes the identities that we give.
     """
 
     url: str
@@ -42,6 +43,7 @@ class Site:
     broker: Callable[[str], str]
     admit: Callable[[], None]
     enrol: str = ""
+    own_broker: bool = True
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,7 @@ class Office:
             "",
             "[broker]",
             f'url = "{broker}"',
+            *([] if self.site.own_broker else ["identity = false"]),
             "",
             "[depot]",
             f'url = "{self.site.url}/depot"',

@@ -7,6 +7,8 @@ from typing import Final
 
 from wherry.keys import generate, load_signer, public_path, read_public, sign_envelope
 from wherry_contract.assignment import PAYLOAD_TYPE, Assignment
+from wherry_contract.told_time import PAYLOAD_TYPE as TIME_TYPE
+from wherry_contract.told_time import ToldTime
 
 VALID_SECONDS: Final = 30 * 86_400.0  # an order; one that is not echoed is signed anew before
 
@@ -32,3 +34,7 @@ class AssignmentSigner:
     def sign(self, order: Assignment) -> bytes:
         """The envelope of an order."""
         return sign_envelope(order.to_bytes(), PAYLOAD_TYPE, [self._signer])
+
+    def tell_time(self, nonce: str, at: float) -> bytes:
+        """The envelope of the time, for who asked with this nonce."""
+        return sign_envelope(ToldTime(nonce, at).to_bytes(), TIME_TYPE, [self._signer])

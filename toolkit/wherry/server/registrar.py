@@ -133,6 +133,7 @@ class Registrar:
             IdentityError: I08.
             RolloutError, TrustError: as `Office.enrol`.
         """
+        check_words(order.device, order.family, order.labels)
         key = requested_key(csr)
         papers = self._office.enrol(
             order.device, order.family, order.labels, listen, state_dir, again=order.again
@@ -181,8 +182,7 @@ class Registrar:
         if self.registry.note(device, issued, self._clock()):
             self._changed(device)
         files = {"device.pem": issued.pem, "fleet-ca.pem": self.authority.pem}
-        found = vars(papers) if papers else {}
-        return Papers(device, files | {_NAMES[name]: text for name, text in found.items() if text})
+        return Papers(device, files | (files_of(papers) if papers else {}))
 
     def nonce(self) -> str:
         """What a device must sign to renew; the server keeps nothing of it."""
@@ -217,3 +217,8 @@ class Registrar:
         made = int(body[:16], 16) / 1000 if re.fullmatch("[0-9a-f]{48}", body) else 0.0
         if not right or not 0 <= self._clock() - made <= _NONCE_SECONDS:
             raise IdentityError("I05", "the nonce is old or not ours", cure="ask for another")
+
+
+def files_of(papers: OfficePapers) -> dict[str, str]:
+    """What an office gives a device, by file name."""
+    return {_NAMES[name]: text for name, text in vars(papers).items() if text}
