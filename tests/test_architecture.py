@@ -38,6 +38,12 @@ HOMES = {
         "toolkit/wherry/server/",
     ),
     "securesystemslib": ("contract/wherry_contract/signature.py", "toolkit/wherry/"),
+    "tuf": (
+        "device_agent/wherry_agent/tuf_flow.py",
+        "device_agent/wherry_agent/tuf_client.py",
+        "device_agent/wherry_agent/tuf_verify.py",
+        "toolkit/wherry/",
+    ),
     "onnx": ("converters/", "toolkit/wherry/"),
     "sklearn": ("converters/",),
     "tflite": ("converters/wherry_convert/tflite_",),

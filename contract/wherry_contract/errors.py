@@ -114,7 +114,11 @@ _ROWS: tuple[tuple[str, str, str], ...] = (
         "the list of released bundles cannot be trusted",
         "check the depot and who can write to it",
     ),
-    ("T14", "it is dated in the future", "check the clocks of the device and of who signed"),
+    (
+        "T14",
+        "it is dated or numbered too far ahead",
+        "check the clocks of the device and of who signed; was the key stolen?",
+    ),
     # Identity: certificates, claim codes
     ("I01", "this is no claim code", "compare it with what `wherry device claim` printed"),
     (

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from wherry_contract.assignment import Assignment
 from wherry_contract.bundle import Bundle, open_bundle
@@ -22,10 +22,12 @@ from wherry_contract.states import Outcome
 from wherry_contract.states import UpdateState as S
 
 from .app import build_core, open_outbox
-from .clock import Clock, SystemClock
+from .clock import Clock, SystemClock, TrustedClock
 from .config import AgentConfig
 from .record import Update
 from .store import BlobStore, folder_lock
+from .tuf_fetch import METADATA_FOLDER
+from .tuf_trust import open_clock
 from .update_io import Updater
 
 _VALID_SECONDS: Final = 3600.0  # so that one that was interrupted does not linger
@@ -36,8 +38,15 @@ _PAUSE_SECONDS: Final = 1.0
 class FileSource:
     """A bundle file in the place of a depot."""
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, folder: Path) -> None:
+        """Take the bundle, and the folder where its file lies."""
         self._bundle = bundle
+        self._folder = folder
+
+    def place(self) -> Mapping[str, Any]:
+        """The file's folder, if `wherry export` has put the metadata there too."""
+        drop = self._folder.absolute()
+        return {"folder": str(drop)} if (drop / METADATA_FOLDER).is_dir() else {}
 
     def blob(self, digest: str, limit: int) -> bytes:
         """The bundle's OCI manifest."""
@@ -88,17 +97,18 @@ def install_file(config: AgentConfig, path: Path, clock: Clock | None = None) ->
             parts = bundle.parts()
             if not bundle.statement:
                 raise TrustError("T02", "the file carries no signatures")
-            state = _install(config, bundle, clock or SystemClock())
+            believed = open_clock(config, clock or SystemClock())
+            state = _install(config, bundle, path.parent, believed)
     except OSError as error:
         raise SetupError("H02", f"{path}: {error.strerror}") from error
     return Installed(bundle.digest, parts.manifest.name, parts.manifest.version, state)
 
 
-def _install(config: AgentConfig, bundle: Bundle, clock: Clock) -> str:
+def _install(config: AgentConfig, bundle: Bundle, folder: Path, clock: TrustedClock) -> str:
     with folder_lock(config.state_dir):
         outbox = open_outbox(config)
         try:
-            core = build_core(config, outbox, clock, FileSource(bundle))
+            core = build_core(config, outbox, clock, FileSource(bundle, folder))
             core.updater.start()
             core.updater.install(_order(config, bundle, clock.now()))
             update = _carry_out(core.updater, bundle.digest)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from wherry_contract.assignment import Assignment
-from wherry_contract.bundle import MANIFEST_FILE, STATEMENT_LIMIT_BYTES, check_size
+from wherry_contract.bundle import MANIFEST_FILE, check_size
 from wherry_contract.errors import LinkError, TrustError, UpdateError
 from wherry_contract.manifest import Manifest, RuntimeNeeds
 from wherry_contract.oci import LIMIT_BYTES as OCI_LIMIT_BYTES
@@ -104,8 +104,7 @@ class Intake:
         listed = self._listed(order)
         for blob in listed.blobs:
             check_size(blob)
-        envelope = self._depot.statement(order.digest, STATEMENT_LIMIT_BYTES)
-        self._trust.statement(envelope, family=order.family, digest=order.digest)
+        self._trust.admit(order, self._depot)
         self._check_disk(listed)
         layer = listed.layer(MANIFEST_FILE)
         if not self._bring(layer, stop):

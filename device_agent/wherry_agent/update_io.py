@@ -210,7 +210,7 @@ class Updater:
         if payload and mark != self._seen:
             try:
                 self._judge(payload)
-            except StoreError as error:
+            except (LinkError, StoreError) as error:
                 self._tell(Fact.of(error), key=f"offer:{mark[:16]}:{error.code}")
                 self._offer_tries += 1
                 if self._offer_tries <= RETRY_BUDGET:
