@@ -89,7 +89,6 @@ class TufRepository:
     order_keys: tuple[str, ...] = ("order",)
     time_keys: tuple[str, ...] = ("time",)
     validity: tuple[float, float] = (LONG_AGO, FAR_AHEAD)
-    dated: bool = True
     versions: dict[str, int] = field(default_factory=dict)
     listed: dict[str, dict[str, TargetFile]] = field(default_factory=dict)
     floors: dict[str, int] = field(default_factory=dict)
@@ -199,15 +198,19 @@ class TufRepository:
         self._sign("snapshot", snapshot, "snapshot")
         self.sign_timestamp()
 
-    def sign_timestamp(self) -> None:
-        """The next timestamp alone, as a server does every few hours."""
+    def sign_timestamp(self, dated: float | None = None) -> None:
+        """The next timestamp alone, as a server does every few hours.
+
+        Args:
+            dated: says that it was signed then, Unix seconds; now if nothing.
+        """
         timestamp = Timestamp(
             version=self._next("timestamp"),
             expires=self._expires("timestamp"),
             snapshot_meta=MetaFile(self.versions["snapshot"]),
         )
-        if self.dated:
-            timestamp.unrecognized_fields["x-wherry"] = {"signed_at": to_text(self.now)}
+        at = self.now if dated is None else dated
+        timestamp.unrecognized_fields["x-wherry"] = {"signed_at": to_text(at)}
         self._put("timestamp", self._bytes(timestamp, self.roles["timestamp"]))
 
     def fleet_keys(self) -> FleetKeys:
