@@ -41,6 +41,7 @@ from .shelf import Shelf
 from .spool import Fact, LoggedSpool, Spool
 from .store import BlobStore, StatePair, as_store_error, durable_write, folder_lock
 from .tls import Tls
+from .trust import Trust
 from .tuf_trust import open_clock, open_trust
 from .update_io import Updater
 
@@ -89,6 +90,7 @@ class Core:
     spool: Spool
     scorer: Scorer
     updater: Updater
+    trust: Trust
 
 
 def build_core(config: AgentConfig, outbox: Outbox, clock: TrustedClock, depot: Source) -> Core:
@@ -116,7 +118,7 @@ def build_core(config: AgentConfig, outbox: Outbox, clock: TrustedClock, depot: 
     )
     board = this_board()
     updater = Updater(config, board, StatePair(config.state_dir), reach)
-    return Core(board, spool, scorer, updater)
+    return Core(board, spool, scorer, updater, reach.trust)
 
 
 def open_outbox(config: AgentConfig) -> Outbox:
@@ -282,11 +284,12 @@ class Agent:
                 pass
 
     def _update(self) -> None:
-        updater = self._core.updater
+        updater, trust = self._core.updater, self._core.trust
         if not self._stop.is_set():
             updater.check_active()
         while not self._stop.is_set():
-            updater.wake.wait(updater.run_once())
+            # without the time no certificate is good, and no order would ever come
+            updater.wake.wait(min(trust.settle(), updater.run_once()))
             updater.wake.clear()
 
     # --- the end ------------------------------------------------------------------------

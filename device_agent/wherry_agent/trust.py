@@ -33,6 +33,10 @@ class Trust(Protocol):
         """The order in a verified envelope, or a `TrustError`."""
         ...
 
+    def settle(self) -> float:
+        """Learn the time if there is doubt; returns seconds after which to ask again."""
+        ...
+
     def admit(self, order: Assignment, source: Source) -> BundleStatement:
         """What the signers say of the bundle that is ordered, or a `TrustError`.
 
@@ -69,6 +73,10 @@ class PinnedTrust:
         """
         envelope = source.statement(order.digest, ENVELOPE_LIMIT_BYTES)
         return self.statement(envelope, family=order.family, digest=order.digest)
+
+    def settle(self) -> float:
+        """Never asks: pinned keys tell no time."""
+        return float("inf")
 
     def statement(self, envelope: bytes, *, family: str, digest: str) -> BundleStatement:
         """What a statement says of a bundle.

@@ -36,6 +36,7 @@ FOLDER: Final = "trust"  # in the state folder
 _SECONDS: Final = 420.0  # the metadata's own deadline, and a minute for signatures
 _ASK_AGAIN_SECONDS: Final = 600.0
 _DATED_AHEAD_SECONDS: Final = 86_400.0
+_PERHAPS_THE_CLOCK: Final = ("T11", "L11")  # a stale list, a certificate out of its dates
 
 _log = logging.getLogger("wherry")
 
@@ -106,6 +107,16 @@ class TufTrust:
         answer = self._ask(request, source)
         return BundleStatement.from_bytes(answer["payload"].encode())
 
+    def settle(self) -> float:
+        """Learn the time if there is doubt about it.
+
+        Returns:
+            Seconds after which to ask again; for ever if there is no doubt, or nobody to ask.
+        """
+        if not self._clock.doubtful or self._identity is None or self._learn_time():
+            return float("inf")
+        return _ASK_AGAIN_SECONDS
+
     def _own_key(self) -> str:
         if self._identity is None:
             return ""
@@ -115,12 +126,11 @@ class TufTrust:
 
     def _ask(self, request: Mapping[str, Any], source: Source) -> dict[str, Any]:
         """Ask the verifier; where the clock may be wrong, ask for the time too."""
-        if self._clock.doubtful:
-            self._learn_time()
+        self.settle()
         try:
             return self._run(request, source)
-        except TrustError as error:
-            if error.code != "T11" or not self._learn_time():
+        except (LinkError, TrustError) as error:
+            if error.code not in _PERHAPS_THE_CLOCK or not self._learn_time():
                 raise
         return self._run(request, source)
 
