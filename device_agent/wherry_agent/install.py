@@ -58,6 +58,8 @@ class FileSource:
         """The bundle's signatures."""
         if digest != self._bundle.digest or len(self._bundle.statement) > limit:
             raise LinkError("L05", f"the file does not hold the signatures of {digest}")
+        if not self._bundle.statement:
+            raise TrustError("T02", "the file carries no signatures")
         return self._bundle.statement
 
     def fetch(self, wanted: Descriptor, store: BlobStore, stop: Callable[[], bool]) -> bool:
@@ -95,8 +97,6 @@ def install_file(config: AgentConfig, path: Path, clock: Clock | None = None) ->
         with path.open("rb") as stream:
             bundle = open_bundle(stream)
             parts = bundle.parts()
-            if not bundle.statement:
-                raise TrustError("T02", "the file carries no signatures")
             believed = open_clock(config, clock or SystemClock())
             state = _install(config, bundle, path.parent, believed)
     except OSError as error:

@@ -14,6 +14,7 @@ from .app import LISTENING_FILE
 from .config import AgentConfig
 from .record import DeviceRecord, Update
 from .store import StatePair
+from .tuf_status import read_trust, trust_lines
 
 SCHEMA = "wherry/agent-status/1"
 
@@ -46,6 +47,7 @@ def read_status(config: AgentConfig) -> dict[str, Any]:
         "denied": [list(item) for item in record.denied],
         "runtime": record.runtime,
         "outbox": _outbox(folder / "outbox.db"),
+        "trust": read_trust(config),
     }
 
 
@@ -106,9 +108,10 @@ def status_lines(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"  serves on   {found['listening']}"
     for name, slot in found["slots"].items():
         mark = "serves" if name == found["active"] else "stands by"
-        what = f"{slot['name']} {slot['version']}, {slot['trust']}, {slot['digest'][:19]}"
+        what = f"{slot['name']} {slot['version']}, {slot['trust']}, {slot['digest']}"
         yield f"  slot {name}      " + (f"{mark}: {what}" if slot["digest"] else "empty")
     yield f"  update      {found['phase']}" + _of(found["update"])
+    yield from trust_lines(found["trust"])
     outbox = found["outbox"]
     yield f"  outbox      {outbox['waiting']} waiting, {outbox['dropped']} dropped so far"
 
