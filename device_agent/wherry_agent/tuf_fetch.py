@@ -149,13 +149,21 @@ class HttpReader:
         return told or LinkError("L04", f"{where}: {path}: {error or repr(error)}")
 
     def _try(self, path: str, limit: int, data: bytearray) -> bytes | None:
-        response = self._ask(path, len(data))
-        if response.status in _ABSENT:
-            response.read(_CHUNK_BYTES)
-            return None
+        with self._ask(path, len(data)) as response:  # it holds the socket on its own
+            if response.status in _ABSENT:
+                response.read(_CHUNK_BYTES)
+                if not response.isclosed():  # a long page: another connection is cheaper
+                    self.close()
+                return None
+            self._take(response, path, limit, data)
+        return bytes(data)
+
+    def _take(
+        self, response: http.client.HTTPResponse, path: str, limit: int, data: bytearray
+    ) -> None:
         _place(response, path, data)
-        if response.length is not None and len(data) + response.length > limit:
-            raise LinkError("L06", f"{path} has more than {limit} bytes")
+        if response.length is not None:
+            _check_size(len(data) + response.length, path, limit)
         began, start = self._clock(), len(data)
         while chunk := response.read1(_CHUNK_BYTES):
             data += chunk
@@ -163,7 +171,6 @@ class HttpReader:
             self._check_pace(path, len(data) - start, self._clock() - began)
         if response.length:
             raise ConnectionError(f"{response.length} bytes are missing")
-        return bytes(data)
 
     def _ask(self, path: str, offset: int) -> http.client.HTTPResponse:
         if self._clock() > self._end:
