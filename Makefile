@@ -4,8 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 # Debian's names for what the tests run beside us
-TOOLS := mosquitto mosquitto_sub skopeo docker-registry strace
-PACKAGES := mosquitto mosquitto-clients skopeo docker-registry strace
+TOOLS := mosquitto mosquitto_sub skopeo docker-registry strace gcc
+PACKAGES := mosquitto mosquitto-clients skopeo docker-registry strace gcc libc6-dev
 # tests of frameworks that are extras; they are skipped where those are absent
 FRAMEWORKS := tests/convert/test_xgboost.py tests/convert/test_lightgbm.py \
   tests/convert/test_boosted_build.py tests/convert/test_boosted_tables.py \
@@ -16,7 +16,7 @@ FRAMEWORKS := tests/convert/test_xgboost.py tests/convert/test_lightgbm.py \
   tests/convert/test_torch.py tests/convert/test_net_build.py
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-frameworks test-tools lint fmt unit docs docs-check wheel bench clean
+.PHONY: help demo test test-long test-frameworks test-tools lint fmt unit docs docs-check wheel bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -41,6 +41,10 @@ demo: $(VENV)/.host  ## run the whole road on this machine
 	@$(BIN)/wherry demo
 
 test: $(VENV)/.frameworks test-tools lint docs-check unit  ## install what tests need, and run them all
+
+test-long: export OMP_NUM_THREADS = 1
+test-long: $(VENV)/.frameworks test-tools  ## the tests that take minutes: kills, failing disks, fuzzing
+	$(BIN)/python -m pytest -m long -n 2 --dist worksteal
 
 test-frameworks: $(VENV)/.frameworks  ## the tests of optional frameworks alone
 	$(BIN)/wherry doctor --install runtimes
