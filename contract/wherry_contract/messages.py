@@ -447,6 +447,20 @@ def wrap_assignment(envelope: bytes) -> bytes:
     return b'{"schema":"wherry/assignment/1+dsse","envelope":' + envelope + b"}"
 
 
+def wrap_command(envelope: bytes) -> bytes:
+    """The payload of the command topic; likewise."""
+    return b'{"schema":"wherry/command/1+dsse","envelope":' + envelope + b"}"
+
+
+def unwrap_command(data: bytes) -> bytes:
+    """The DSSE envelope in a payload of the command topic.
+
+    Raises:
+        MessageError: G01, G02 or G03.
+    """
+    return compact(_open(data, "command").mapping("envelope"))
+
+
 def unwrap_assignment(data: bytes) -> bytes:
     """The DSSE envelope in a payload of the assignment topic.
 

@@ -17,6 +17,7 @@ from wherry_contract.assignment import Assignment, FetchPolicy, MaintenanceWindo
 from wherry_contract.command import Command
 from wherry_contract.errors import TrustError
 from wherry_contract.fleet_keys import FleetKeys
+from wherry_contract.messages import unwrap_command, wrap_command
 from wherry_contract.signature import AssignmentKey, PublicKey
 from wherry_contract.told_time import ToldTime, read_nonce, write_nonce
 from wherry_contract.wire import canonical
@@ -60,6 +61,12 @@ KEYS = FleetKeys(
 def test_reading_back_loses_nothing() -> None:
     more = replace(KEYS, extra={"later": 1})
     assert FleetKeys.from_bytes(more.to_bytes()) == more
+
+
+def test_a_command_s_payload_is_named_like_every_other() -> None:
+    envelope = sign(COMMAND.to_bytes(), command.PAYLOAD_TYPE, 1)
+    found = KEYS.command(unwrap_command(wrap_command(envelope)))
+    assert replace(found, extra={}) == replace(COMMAND, keyid=public(1).keyid)
 
 
 def changed(**fields: Any) -> bytes:
