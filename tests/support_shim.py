@@ -55,11 +55,21 @@ class Page:
     def __init__(self, path: Path, root: Path, *, log: Path | None = None) -> None:
         """Make the page; calls below `root` are seen once `armed` is set."""
         path.write_bytes(bytes(4096))
+        self._map(path, log)
+        self.watch(root)
+
+    def _map(self, path: Path, log: Path | None) -> None:
         self._path = path
         self._log = log
         with path.open("r+b") as stream:
             self._memory = mmap.mmap(stream.fileno(), 4096)
-        self.watch(root)
+
+    @classmethod
+    def of_this_process(cls) -> Page:
+        """The page that this process was started with."""
+        page = cls.__new__(cls)
+        page._map(Path(os.environ["WHERRY_SHIM_PAGE"]), None)
+        return page
 
     def watch(self, root: Path, pattern: bytes = b"") -> None:
         """See what is below a folder; count towards a kill from where a pattern is written."""
