@@ -24,7 +24,7 @@ import pytest
 from support_agent import Depot, Made, keys, order_for, running_depot, signed_order
 from support_crash import NEW, OLD
 from support_device import Device
-from support_shim import Page
+from support_shim import Page, quick_folder
 
 DRIVER = Path(__file__).parent / "failing_disk.py"
 SHORT = 0
@@ -66,9 +66,8 @@ class Bench:
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    folder = tmp_path_factory.mktemp("disk")
-    with running_depot(folder / "depot", OLD, NEW) as depot:
+def bench() -> Iterator[Bench]:
+    with quick_folder() as folder, running_depot(folder / "depot", OLD, NEW) as depot:
         with Device(folder / "base", depot=depot.url) as device:
             device.updater.start()
             device.updater.offer(signed_order(order_for(OLD.digest, 1)))

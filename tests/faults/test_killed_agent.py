@@ -35,7 +35,7 @@ from support_crash import (
     until_quiet,
 )
 from support_medium import WAYS, Medium
-from support_shim import Call
+from support_shim import Call, quick_folder
 
 SEQUENCE = 2
 
@@ -85,10 +85,15 @@ def _contents(folder: Path) -> dict[Path, bytes | None]:
 # --- pulled plugs ---------------------------------------------------------------------------
 
 
-def _replay(
-    recorded: Recorded, scene: Scene, folder: Path, wanted: Callable[[int, str], bool]
-) -> int:
+def _replay(recorded: Recorded, scene: Scene, wanted: Callable[[int, str], bool]) -> int:
     """Look at what a crash after each call leaves; returns how many crashes that were."""
+    with quick_folder() as memory:
+        return _replay_in(memory / "left", recorded, scene, wanted)
+
+
+def _replay_in(
+    folder: Path, recorded: Recorded, scene: Scene, wanted: Callable[[int, str], bool]
+) -> int:
     medium = copy.deepcopy(recorded.before)
     promises = promised(recorded.calls, recorded.root)
     looked = 0
@@ -111,11 +116,9 @@ def _replay(
     return looked
 
 
-def test_what_a_pulled_plug_leaves(recorded: Recorded, scene: Scene, tmp_path: Path) -> None:
+def test_what_a_pulled_plug_leaves(recorded: Recorded, scene: Scene) -> None:
     """Each call in one of the four ways, in turn."""
-    looked = _replay(
-        recorded, scene, tmp_path / "left", lambda place, way: WAYS[place % len(WAYS)] == way
-    )
+    looked = _replay(recorded, scene, lambda place, way: WAYS[place % len(WAYS)] == way)
     assert looked == len(recorded.calls) + 1 > 150
 
 
@@ -123,11 +126,10 @@ def test_what_a_pulled_plug_leaves(recorded: Recorded, scene: Scene, tmp_path: P
 def test_what_a_pulled_plug_leaves_each_call_each_way(
     recorded: Recorded,
     scene: Scene,
-    tmp_path: Path,
     record_property: Callable[[str, object], None],
 ) -> None:
     began = time.monotonic()
-    looked = _replay(recorded, scene, tmp_path / "left", lambda *_: True)
+    looked = _replay(recorded, scene, lambda *_: True)
     took = time.monotonic() - began
     n = len(recorded.calls)
     record_property("figure", f"n = {n} calls, {looked} crashes, 0 failures, {took:.0f} s")
