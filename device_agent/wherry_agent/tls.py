@@ -49,10 +49,16 @@ class _Socket(ssl.SSLSocket):
     """Checks dates after the handshake, and keeps why it was refused."""
 
     def do_handshake(self, block: bool = False) -> None:  # noqa: FBT001, FBT002 - as ssl has it
-        super().do_handshake(block)
-        context = self.context
-        if isinstance(context, FleetContext) and context.now:
-            _check_dates(self.getpeercert() or {}, context.now())
+        try:
+            super().do_handshake(block)
+            context = self.context
+            if isinstance(context, FleetContext) and context.now:
+                _check_dates(self.getpeercert() or {}, context.now())
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except OSError:
+            self.close()  # paho forgets a socket whose handshake failed
+            raise
 
     def read(self, len: int = 1024, buffer: Any = None) -> Any:  # noqa: A002 - as ssl has it
         try:
@@ -143,8 +149,11 @@ def refused(reason: str, where: str) -> LinkError | None:
 class Tls:
     """The context of this device, made when it is first needed, and anew after a renewal."""
 
-    def __init__(self, identity: Identity, now: Callable[[], float]) -> None:
-        """Take who we are, and the clock that dates are held against (Unix seconds)."""
+    def __init__(self, identity: Identity, now: Callable[[], float] | None) -> None:
+        """Take who we are, and the clock that dates are held against (Unix seconds).
+
+        No clock leaves dates out, as `fleet_context` has it.
+        """
         self.identity = identity
         self._now = now
         self._context: FleetContext | None = None
