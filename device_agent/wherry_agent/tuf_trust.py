@@ -1,7 +1,8 @@
 """Trust by TUF: what exists is listed by the repository, who may order by `fleet/keys.json`.
 
 The verifier is a short-lived child, ``python -m wherry_agent.tuf_trust``, which also fetches
-the metadata: whatever a depot serves ends with that process. The design: docs/security.md.
+the metadata: whatever a depot serves ends with that process. The rules:
+contract/SPEC-trust.md.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Attacks, as rows: what a thief of the broker, the depot or a key can make a device do.
 
 Each row is a story told to a device that trusts a TUF root, through the real verifier's
-process: the order as it comes, then the bundle. docs/security.md names the rows.
+process: the order as it comes, then the bundle (contract/SPEC-trust.md).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """TUF's client workflow: what tuf-conformance asks, on small repositories of our own.
 
 The suite itself (github.com/theupdateframework/tuf-conformance) runs `wherry-tuf-client`;
-docs/security.md says how. These rows are its behaviours without its processes.
+CONTRIBUTING.md says how. These rows are its behaviours without its processes.
 """
 
 from __future__ import annotations
