@@ -22,6 +22,7 @@ from wherry.broker_settings import SERVER, Accounts, is_loopback
 from wherry.files import write_durably
 from wherry_contract.address import BrokerAddress
 from wherry_contract.errors import RolloutError, SetupError
+from wherry_contract.messages import Presence
 from wherry_contract.wire import SETTINGS, SLUG, Fields, parse_json
 
 from .api import make_app
@@ -255,7 +256,7 @@ class _Server:
             bool(self._supervised),
         )
         office = Office(store, site, signer.public, time.time, driver.news)
-        registrar = self._open_doors(office, doors, signer)
+        registrar = self._open_doors(office, doors, signer, link)
         scratch = self._data / "uploads"
         scratch.mkdir(exist_ok=True)
         app = make_app(
@@ -329,6 +330,7 @@ class _Server:
         office: Office,
         doors: tuple[socket.socket, socket.socket] | None,
         signer: AssignmentSigner,
+        link: Link,
     ) -> Registrar | None:
         premises = self._premises
         if premises is None or doors is None:
@@ -338,6 +340,9 @@ class _Server:
             self._admit(office.store)
             plain = self._supervised and not self._supervised.inner.tls
             premises.cut(device, self._inner() if plain else None)
+            row = office.store.device(device)
+            if row.online:  # the broker did not take its will, for it may write nothing
+                link.publish(device, "presence", Presence(device, False, row.session).to_bytes())
 
         authority, registry = premises.authority, premises.registry
         registrar = Registrar(office, registry, authority, time.time, changed)

@@ -20,7 +20,7 @@ from typing import Any, Final
 from wherry.endure import Enduring
 from wherry_contract.address import BrokerAddress
 from wherry_contract.errors import LinkError, StoreError, WherryError
-from wherry_contract.topics import UP, Topic, every_device
+from wherry_contract.topics import RETAINED, UP, Topic, every_device
 
 from .ingest import Arrival, Ingest
 from .round_trip import connect, new_client
@@ -76,7 +76,7 @@ class Link:
 
     def publish(self, device: str, channel: str, payload: bytes) -> None:
         """Send to a device; dropped while there is no connection, to be sent again later."""
-        retain = channel == "assignment"
+        retain = channel in RETAINED
         topic = str(Topic(self._fleet, device, channel))
         if self.listening_since is not None:
             self._outgoing.put((topic, payload, int(retain), retain))
