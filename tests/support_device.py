@@ -15,8 +15,9 @@ from support_agent import agent_config, keys
 
 from wherry_agent.fetch import Depot, Source
 from wherry_agent.inference import load_model
-from wherry_agent.intake import Board, Reach
+from wherry_agent.intake import Board
 from wherry_agent.outbox import Outbox
+from wherry_agent.reach import Reach
 from wherry_agent.runtime import installed
 from wherry_agent.scoring import Scorer
 from wherry_agent.shelf import Shelf

@@ -56,6 +56,11 @@ _ROWS: tuple[tuple[str, str, str], ...] = (
     ("B08", "the bundle lacks a part that its manifest names", "copy or download it again"),
     ("B09", "the bundle's OCI manifest is not one of ours", "pack it again with `wherry pack`"),
     ("B10", "the bundle names the same part twice", "do not use it; ask who made it"),
+    (
+        "B11",
+        "the delta does not make what it should",
+        "nothing to do; the whole is fetched instead",
+    ),
     # Manifest: wherry.json and its neighbours
     ("M01", "the document is not valid JSON", "pack it again with `wherry pack`"),
     ("M02", "the document is larger or deeper than the limit", "pack it again; do not edit it"),
@@ -193,6 +198,16 @@ _ROWS: tuple[tuple[str, str, str], ...] = (
         "upgrade the agent, then push again",
     ),
     ("U12", "the assignment's mode is not supported by this agent", "push with mode live"),
+    (
+        "U13",
+        "the update has used up its bytes or its time",
+        "check the network and what stands in between, then push again",
+    ),
+    (
+        "U14",
+        "there is no usable delta, and the order forbids the whole",
+        "publish a delta, or push with another policy",
+    ),
     # Probe
     ("P01", "golden vectors disagree", "do not ship this bundle to this board; check the runtime"),
     ("P02", "the model crashed the probe", "check the runtime and the board's CPU"),

@@ -30,9 +30,10 @@ from . import __version__
 from .clock import Clock, SystemClock, TrustedClock
 from .config import AgentConfig
 from .fetch import Depot, Source
-from .intake import Board, Reach
+from .intake import Board
 from .mqtt import Handlers, Link
 from .outbox import Outbox
+from .reach import Reach
 from .runtime import runtimes
 from .scoring import Scorer
 from .server import Hooks, HttpServer
@@ -205,7 +206,7 @@ class Agent:
         return Outbox(memory, self._config.device, mib=mib, days=limits.outbox_days)
 
     def _open_port(self) -> HttpServer:
-        service = Service(self._config, self._core.scorer, self._session)
+        service = Service(self._config, self._core.scorer, self._session, self._core.updater.hold)
         hooks = Hooks(
             handle=service.handle,
             refused=lambda code: self._core.scorer.refuse(code, 1),

@@ -35,6 +35,10 @@ class Limits:
     probe_seconds: float = 30.0
     probe_mib: int = 256  # over what the runtime needs before the model
     reserve_mib: float = 8.0  # of disk that an update never uses
+    fetch_bytes_per_second: int = _LARGEST  # the most; an order may ask for less
+    fetch_least_bytes_per_second: float = 64.0  # a slower line is given up, and tried again
+    fetch_hours: float = 24.0  # that the transfers of one update may take, waits not counted
+    fetch_share: float = 3.0  # bytes of one update over those of its bundle
     request_bytes: int = 1 << 20
     request_rows: int = 1024
     request_seconds: float = 10.0  # from a request's first byte to its last
@@ -64,6 +68,7 @@ class AgentConfig:
         trust: path of trust.json.
         broker: nothing for an agent that only serves.
         depot: base URL of the blobs.
+        metered: whether the link costs by the byte.
         listen: ``host:port`` or ``unix:/path``; loopback unless the operator says otherwise.
         labels: site, group and the like, for selectors.
         features: what the application declares that it supplies; empty if undeclared.
@@ -84,6 +89,7 @@ class AgentConfig:
     limits: Limits = field(default_factory=Limits)
     identity: Identity | None = None
     broker_identity: bool = False
+    metered: bool = False
 
 
 def load_config(path: Path) -> AgentConfig:
@@ -123,6 +129,7 @@ def _read(fields: Fields, folder: Path) -> AgentConfig:
         features=frozenset(application.texts("features", [])),
         limits=Limits.from_fields(fields.table("limits", {})),
         identity=identity,
+        metered=depot.flag("metered", default=False),
         broker_identity=broker.flag("identity", default=identity is not None),
     )
     for part in (broker, depot, serving, application, fields):

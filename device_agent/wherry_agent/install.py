@@ -24,6 +24,7 @@ from wherry_contract.states import UpdateState as S
 from .app import build_core, open_outbox
 from .clock import Clock, SystemClock, TrustedClock
 from .config import AgentConfig
+from .pace import Pace
 from .record import Update
 from .store import BlobStore, folder_lock
 from .tuf_fetch import METADATA_FOLDER
@@ -62,8 +63,18 @@ class FileSource:
             raise TrustError("T02", "the file carries no signatures")
         return self._bundle.statement
 
-    def fetch(self, wanted: Descriptor, store: BlobStore, stop: Callable[[], bool]) -> bool:
-        """Copy a part into the store."""
+    def deltas(self, digest: str, limit: int) -> bytes:  # noqa: ARG002 - as `Source` has it
+        """None: everything is here."""
+        return b""
+
+    def fetch(
+        self,
+        wanted: Descriptor,
+        store: BlobStore,
+        stop: Callable[[], bool],
+        pace: Pace | None = None,  # noqa: ARG002 - as `Source` has it
+    ) -> bool:
+        """Copy a part into the store; what is here needs no pace."""
         if stop():
             return False
         store.put(wanted.digest, self._bundle.blob(wanted))

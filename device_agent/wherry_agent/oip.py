@@ -38,6 +38,7 @@ _FIXED: Final[Mapping[str, str]] = {
     "/v2": "server",
     "/v2/health/live": "live",
     "/v2/health/ready": "ready",
+    "/wherry/v1/hold": "hold",  # ours, and not the protocol's
 }
 
 
@@ -46,7 +47,8 @@ class Page:
     """What a path names.
 
     Attributes:
-        kind: ``server``, ``live``, ``ready``, ``model``, ``model-ready`` or ``infer``.
+        kind: ``server``, ``live``, ``ready``, ``model``, ``model-ready``, ``infer`` or
+            ``hold``.
         model: the model's name, where the path has one.
         version: likewise; "" for whatever is served.
     """
@@ -79,7 +81,7 @@ def find_page(method: str, path: str) -> Page:
 
 def allowed_methods(page: Page) -> tuple[str, ...]:
     """Methods that a page answers."""
-    return ("POST",) if page.kind == "infer" else ("GET", "HEAD")
+    return ("POST",) if page.kind in ("infer", "hold") else ("GET", "HEAD")
 
 
 def write_answer(

@@ -32,7 +32,7 @@ RETRY_CEILING_SECONDS: Final = 15 * 60
 _DENIED_KEPT: Final = 32
 _MOST_AHEAD: Final = 1_000_000  # orders of one key that a device has not seen
 # signed or listed anew, the same order may be carried out
-_NOT_THE_BUNDLE: Final = frozenset({"T02", "T05", "T11", "T12", "T13"})
+_NOT_THE_BUNDLE: Final = frozenset({"T02", "T05", "T11", "T12", "T13", "U13"})
 
 
 class E(StrEnum):
@@ -50,6 +50,7 @@ TABLE: Final[Mapping[tuple[S, E], S]] = MappingProxyType(
         (S.OFFERED, E.DONE): S.ADMIT,
         (S.OFFERED, E.FAIL): S.DISCARD,
         (S.OFFERED, E.NEWER): S.DISCARD,
+        (S.OFFERED, E.WAIT): S.OFFERED,
         (S.ADMIT, E.DONE): S.FETCH,
         (S.ADMIT, E.FAIL): S.DISCARD,
         (S.ADMIT, E.RETRY): S.ADMIT,
@@ -72,6 +73,7 @@ TABLE: Final[Mapping[tuple[S, E], S]] = MappingProxyType(
         (S.PROBE, E.FAIL): S.DISCARD,
         (S.PROBE, E.RETRY): S.PROBE,
         (S.PROBE, E.NEWER): S.DISCARD,
+        (S.PROBE, E.WAIT): S.PROBE,
         (S.SWITCH, E.DONE): S.SOAK,
         (S.SWITCH, E.FAIL): S.REVERT,
         (S.SWITCH, E.RETRY): S.SWITCH,
@@ -106,6 +108,7 @@ class Result:
     event: E
     code: str = ""
     detail: str = ""
+    wait_seconds: float = 0.0  # that a busy depot asked for
 
 
 def is_new(assignment: Assignment, record: DeviceRecord, device: str) -> bool:
