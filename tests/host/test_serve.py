@@ -28,7 +28,7 @@ from wherry.broker_settings import SERVER
 from wherry.client import Client
 from wherry.identity.authority import make_request
 from wherry.server.api import make_app
-from wherry.server.app import _Ending, _Interrupted
+from wherry.server.ending import Ending, Interrupted
 from wherry.server.office import Office, Site
 from wherry_agent.config import load_config
 from wherry_contract.bundle import LIMIT_BYTES
@@ -437,10 +437,10 @@ def test_a_signal_whose_exception_was_swallowed_is_not_lost() -> None:
     """As in a finalizer, where whatever is thrown goes nowhere."""
     before = {which: signal.getsignal(which) for which in (signal.SIGTERM, signal.SIGINT)}
     try:
-        ending = _Ending()
-        with suppress(_Interrupted):
+        ending = Ending()
+        with suppress(Interrupted):
             ending(signal.SIGTERM, None)
-        with pytest.raises(_Interrupted):
+        with pytest.raises(Interrupted):
             ending.serving(object())
     finally:
         for which, handler in before.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -11,25 +10,26 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from wherry.broker import Supervised, find_engine
 from wherry.broker_settings import SERVER, Accounts, is_loopback
 from wherry.files import write_durably
 from wherry_contract.address import BrokerAddress
-from wherry_contract.errors import RolloutError, SetupError
+from wherry_contract.errors import SetupError
 from wherry_contract.messages import Presence
-from wherry_contract.wire import SETTINGS, SLUG, Fields, parse_json
 
 from .api import make_app
 from .database import Database
 from .depot import Depot
 from .driver import Driver, Radio
+from .ending import SIGNALS, Ending, Interrupted, locked, restore, serve_http
 from .ingest import Ingest
+from .kept import Kept, bare_host, listen, pick_port, url_host
 from .link import LOG, Link
 from .office import Office, Site, with_credentials
 from .orders import AssignmentSigner
@@ -39,11 +39,7 @@ from .round_trip import self_test
 from .store import Store
 
 _ENGINES: Final = ("auto", "mosquitto", "nats")
-_PORTS: Final = ("http", "broker", "loopback", "depot", "enrol")
 _DEFAULT_FLEET: Final = "fleet"
-_PORT_PATIENCE_SECONDS: Final = 2.0  # for a broker that is still ending
-_HTTP_STOP_SECONDS: Final = 2
-_SETTINGS_LIMIT_BYTES: Final = 4096
 
 
 @dataclass(frozen=True)
@@ -70,35 +66,6 @@ class Choice:
     names: tuple[str, ...] = ()
     ports: tuple[int, int, int] = (0, 0, 0)
     plain: bool = False
-
-
-@dataclass(frozen=True)
-class _Kept:
-    """What stays the same from start to start, because devices were told."""
-
-    fleet: str = ""
-    ports: Mapping[str, int] = field(default_factory=dict)
-    extra: dict[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, path: Path) -> _Kept:
-        if not path.exists():
-            return cls()
-        data = path.read_bytes()
-        document = parse_json(data, limit=_SETTINGS_LIMIT_BYTES, what=path.name, domain=SETTINGS)
-        fields = Fields(document, path.name, SETTINGS)
-        return cls(
-            fleet=fields.text("fleet", pattern=SLUG),
-            ports={name: fields.integer(f"{name}_port", 0, high=65_535) for name in _PORTS},
-            extra=fields.rest(),
-        )
-
-    def with_port(self, name: str, port: int) -> _Kept:
-        return replace(self, ports={**self.ports, name: port})
-
-    def write(self, path: Path) -> None:
-        ports = {f"{name}_port": self.ports.get(name, 0) for name in _PORTS}
-        write_durably(path, json.dumps(self.extra | {"fleet": self.fleet} | ports).encode())
 
 
 @dataclass(frozen=True)
@@ -136,69 +103,17 @@ def serve(choice: Choice, on_ready: Callable[[Ready], None]) -> None:
     except OSError as error:
         raise SetupError("H03", f"{choice.data}: {error.strerror}") from error
     with ExitStack() as stack:
-        stack.enter_context(_locked(choice.data / "lock"))
-        ending = _Ending()
-        previous = {which: signal.signal(which, ending) for which in _SIGNALS}
-        stack.callback(_restore, previous)
+        stack.enter_context(locked(choice.data / "lock"))
+        ending = Ending()
+        previous = {which: signal.signal(which, ending) for which in SIGNALS}
+        stack.callback(restore, previous)
         _Server(choice, stack, ending).run(on_ready)
-
-
-_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
-
-
-class _Interrupted(BaseException):  # no error, and nothing that may be caught on the way
-    """A signal came while the server was starting."""
-
-
-class _Ending:
-    """What SIGTERM and SIGINT do: throw while starting, ask politely once HTTP is served.
-
-    What is thrown may be swallowed, as inside a finalizer; so it is looked at again before
-    the server waits for anything else.
-    """
-
-    def __init__(self) -> None:
-        self._asked = False
-        self._server: Any = None
-
-    def __call__(self, _number: int, _frame: object) -> None:
-        self._asked = True
-        if self._server is not None:
-            self._server.should_exit = True
-            return
-        for which in _SIGNALS:  # the end is on its way; once is enough
-            signal.signal(which, signal.SIG_IGN)
-        raise _Interrupted
-
-    def serving(self, server: Any) -> None:
-        """From now on this uvicorn server is told, and nothing is thrown into its event loop."""
-        self._server = server
-        if self._asked:
-            raise _Interrupted
-
-
-def _restore(handlers: dict[signal.Signals, Any]) -> None:
-    for which, handler in handlers.items():
-        signal.signal(which, handler)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RolloutError("R10", str(path.parent)) from error
-        stream.truncate(0)
-        stream.write(str(os.getpid()))  # so that a command can see that we are starting
-        stream.flush()
-        yield
 
 
 class _Server:
     """The parts while they run; each is ended by the stack, the last started first."""
 
-    def __init__(self, choice: Choice, stack: ExitStack, ending: _Ending) -> None:
+    def __init__(self, choice: Choice, stack: ExitStack, ending: Ending) -> None:
         self._choice = choice
         self._ending = ending
         self._stack = stack
@@ -208,8 +123,8 @@ class _Server:
         self._premises: Premises | None = None
         self._admitting = threading.Lock()
 
-    def _keep(self) -> _Kept:
-        kept = _Kept.read(self._data / "settings.json")
+    def _keep(self) -> Kept:
+        kept = Kept.read(self._data / "settings.json")
         wanted = self._choice.fleet or kept.fleet or _DEFAULT_FLEET
         if kept.fleet and wanted != kept.fleet:
             raise SetupError(
@@ -223,12 +138,12 @@ class _Server:
         """Start everything, serve, end everything."""
         try:
             self._run(on_ready)
-        except _Interrupted:
+        except Interrupted:
             LOG.info("interrupted")
 
     def _run(self, on_ready: Callable[[Ready], None]) -> None:
         listener = self._listen("http", self._own_host, self._choice.port)
-        url = f"http://{_name(self._own_host)}:{listener.getsockname()[1]}"
+        url = f"http://{url_host(self._own_host)}:{listener.getsockname()[1]}"
         store = self._open_store()
         signer = AssignmentSigner(self._data)
         doors = self._open_premises()
@@ -266,7 +181,7 @@ class _Server:
         ready = Ready(url, address.url, told, fleet, self._data)
         self._announce(ready)
         on_ready(ready)
-        _serve_http(app, listener, self._ending)
+        serve_http(app, listener, self._ending)
 
     @property
     def _own_host(self) -> str:
@@ -280,17 +195,8 @@ class _Server:
         return found | ({"broker": self._supervised.alive} if self._supervised else {})
 
     def _listen(self, name: str, host: str, port: int) -> socket.socket:
-        wanted = port or self._kept.ports.get(name, 0)
-        listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        listener = listen(host, port, self._kept.ports.get(name, 0))
         self._stack.callback(listener.close)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((host, wanted))
-        except OSError as error:
-            if port or not wanted:
-                raise SetupError("H11", f"{host}:{wanted}: {error.strerror}") from error
-            listener.bind((host, 0))
-        listener.listen(1024)
         self._kept = self._kept.with_port(name, listener.getsockname()[1])
         return listener
 
@@ -308,7 +214,7 @@ class _Server:
         if self._choice.plain:
             return None
         host = self._choice.host
-        names = {_bare(host), "localhost", "127.0.0.1", *self._choice.names}
+        names = {bare_host(host), "localhost", "127.0.0.1", *self._choice.names}
         self._premises = Premises(self._data / "identity", names, self._database)
         depot, enrol, _ = self._choice.ports
         return self._listen("depot", host, depot), self._listen("enrol", host, enrol)
@@ -323,7 +229,7 @@ class _Server:
     @property
     def _told_host(self) -> str:
         """What devices are told to connect to."""
-        return _name(self._choice.names[0] if self._choice.names else self._choice.host)
+        return url_host(self._choice.names[0] if self._choice.names else self._choice.host)
 
     def _open_doors(
         self,
@@ -370,7 +276,7 @@ class _Server:
         return self._inner()
 
     def _pick_port(self, name: str, host: str, port: int) -> int:
-        found = _pick_port(host, port or self._kept.ports.get(name, 0))
+        found = pick_port(host, port or self._kept.ports.get(name, 0))
         if port and found != port:
             raise SetupError("H11", f"{host}:{port}")
         self._kept = self._kept.with_port(name, found)
@@ -429,56 +335,6 @@ class _Server:
         path = self._data / "server.json"
         self._stack.callback(path.unlink, missing_ok=True)  # first: the end may come at once
         write_durably(path, json.dumps(document).encode())
-
-
-def _bare(host: str) -> str:
-    """What devices connect to: this machine's name where it listens on every address."""
-    return socket.gethostname() if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared, not bound
-
-
-def _name(host: str) -> str:
-    """The same as it stands in a URL."""
-    bare = _bare(host)
-    return f"[{bare}]" if ":" in bare else bare
-
-
-def _pick_port(host: str, last: int) -> int:
-    """The port of last time, or a free one if somebody else has it now."""
-    end = time.monotonic() + _PORT_PATIENCE_SECONDS
-    while last and time.monotonic() < end:
-        if found := _try_port(host, last):
-            return found
-        time.sleep(0.05)
-    return _try_port(host, 0)
-
-
-def _try_port(host: str, port: int) -> int:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            if port:
-                return 0
-            raise SetupError("H08", f"{host}: {error.strerror}", cure="check --host") from error
-        return int(probe.getsockname()[1])
-
-
-def _serve_http(app: Any, listener: socket.socket, ending: _Ending) -> None:
-    import uvicorn
-
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        timeout_graceful_shutdown=_HTTP_STOP_SECONDS,
-        server_header=False,
-    )
-    server = uvicorn.Server(config)
-    ending.serving(server)
-    # uvicorn handles both signals while it runs and raises them again when it has ended
-    server.run(sockets=[listener])
 
 
 def set_up_logging(*, verbose: bool) -> None:
