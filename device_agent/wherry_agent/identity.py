@@ -204,6 +204,20 @@ def fingerprint(identity: Identity) -> str:
     return read_certificate(_read(identity.certificate)).fingerprint
 
 
+def check(identity: Identity) -> str:
+    """Look at an identity without a network; returns what was seen.
+
+    Raises:
+        IdentityError: I06.
+        LinkError: L10, the files do not belong together.
+        SetupError: H05, H06 no openssl.
+    """
+    held = read_certificate(_read(identity.certificate))
+    fleet_context(identity.authority, None, identity=identity)
+    openssl.sign(identity.key, b"self-test")
+    return f"good to {to_text(held.not_after)}, key {held.fingerprint[:16]}"
+
+
 def _read(path: Path) -> str:
     try:
         return path.read_text()

@@ -33,6 +33,7 @@ from wherry_contract.wire import canonical
 
 from . import __version__
 from .config import AgentConfig, Limits, load_config
+from .identity import check as check_identity
 from .outbox import Outbox
 from .probe import probe
 from .runtime import KINDS, runtimes
@@ -94,6 +95,9 @@ def self_test(path: Path | None) -> list[Check]:
     if config:
         known = config
         checks.append(_run("trust.json", lambda: _trust_file(known)))
+        if config.identity:
+            who = config.identity
+            checks.append(_run("identity", lambda: check_identity(who)))
     checks.append(_run("clock", _clock))
     try:
         with _work_folder(config) as folder:

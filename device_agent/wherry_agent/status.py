@@ -8,9 +8,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from wherry_contract.errors import StoreError
+from wherry_contract.errors import IdentityError, StoreError
+from wherry_contract.when import to_text
 
 from .app import LISTENING_FILE
+from .certificate import read_certificate
 from .config import AgentConfig
 from .record import DeviceRecord, Update
 from .store import StatePair
@@ -48,7 +50,18 @@ def read_status(config: AgentConfig) -> dict[str, Any]:
         "runtime": record.runtime,
         "outbox": _outbox(folder / "outbox.db"),
         "trust": read_trust(config),
+        "identity": _identity(config),
     }
+
+
+def _identity(config: AgentConfig) -> dict[str, Any] | None:
+    if config.identity is None:
+        return None
+    try:
+        held = read_certificate(config.identity.certificate.read_text())
+    except (OSError, UnicodeDecodeError, IdentityError) as error:
+        return {"error": str(error)}
+    return {"fingerprint": held.fingerprint, "not_after": to_text(held.not_after)}
 
 
 def _update(update: Update | None) -> dict[str, Any] | None:
@@ -112,6 +125,10 @@ def status_lines(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"  slot {name}      " + (f"{mark}: {what}" if slot["digest"] else "empty")
     yield f"  update      {found['phase']}" + _of(found["update"])
     yield from trust_lines(found["trust"])
+    if identity := found["identity"]:
+        known = "error" not in identity
+        good = f"key {identity['fingerprint']}, good to {identity['not_after']}" if known else ""
+        yield f"  identity    {good or identity['error']}"
     outbox = found["outbox"]
     yield f"  outbox      {outbox['waiting']} waiting, {outbox['dropped']} dropped so far"
 

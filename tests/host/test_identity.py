@@ -22,6 +22,8 @@ from wherry_agent.certificate import read_certificate
 from wherry_agent.config import load_config
 from wherry_agent.identity import Enrolment, fingerprint, renew
 from wherry_agent.identity import enrol as enrol_here
+from wherry_agent.selftest import Check, self_test
+from wherry_agent.status import read_status, status_lines
 from wherry_agent.tls import Identity
 from wherry_contract.errors import WherryError
 from wherry_contract.identity import ClaimCode
@@ -123,6 +125,26 @@ def test_a_device_enrols_with_a_code_and_comes(server: Server, tmp_path: Path) -
     listed = server.client.get("claims")["claims"]
     assert {item["used_by"] for item in listed} == {"till-1", ""}
     assert first not in str(listed)
+
+
+def test_self_test_and_status_look_at_the_identity(server: Server, tmp_path: Path) -> None:
+    config = enrol_here(order(server, claim(server), tmp_path / "till", "looked-at"))
+    assert _identity_check(config).well
+    print_ = fingerprint(identity_of(config))
+    assert read_status(load_config(config))["identity"]["fingerprint"] == print_
+    lines = list(status_lines(read_status(load_config(config))))
+    assert [line for line in lines if print_ in line]
+    identity_of(config).key.write_bytes(make_request("x")[0])
+    assert _identity_check(config).code == "L10"
+    identity_of(config).certificate.write_text("nothing")
+    assert _identity_check(config).code == "I06"
+    lines = list(status_lines(read_status(load_config(config))))
+    assert [line for line in lines if "I06" in line]
+
+
+def _identity_check(config: Path) -> Check:
+    (found,) = [check for check in self_test(config) if check.name == "identity"]
+    return found
 
 
 def _row(server: Server, name: str) -> dict[str, Any]:
