@@ -22,6 +22,7 @@ from .child import ChildFailure, child_main, run_child
 
 if TYPE_CHECKING:
     from .fetch import Source
+    from .tls import Identity
 
 _SECONDS: Final = 60.0  # plain Python takes 20 ms a signature on a PC, and a board is slower
 
@@ -50,18 +51,26 @@ class Trust(Protocol):
 class PinnedTrust:
     """Trusts the keys in a `trust.json`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, identity: Identity | None = None) -> None:
+        """Take the file, and who this device is; nothing where it has a password."""
         self._path = path
+        self._identity = identity
 
     def assignment(self, envelope: bytes) -> Assignment:
         """The order in a verified envelope.
 
         Raises:
-            TrustError: T01, T02, T08 to T10.
+            TrustError: T01, T02, T03 it names another device's key, T08 to T10.
             StoreError: D07, the verifier did not do its work.
         """
         answer = self._ask({"envelope": _encode(envelope)})
-        return Assignment.from_bytes(answer["payload"].encode(), answer["keyid"])
+        order = Assignment.from_bytes(answer["payload"].encode(), answer["keyid"])
+        if order.device_key and self._identity:
+            from .identity import fingerprint
+
+            if order.device_key != fingerprint(self._identity):
+                raise TrustError("T03", "it names another device's key")
+        return order
 
     def admit(self, order: Assignment, source: Source) -> BundleStatement:
         """What the signers say of a bundle, by the statement that lies beside it.

@@ -189,7 +189,7 @@ def open_trust(config: AgentConfig, clock: TrustedClock, source: Source) -> Trus
         document = {}  # whoever is asked to trust it says what is wrong with it
     if "signed" in document:
         return TufTrust(config.trust, config.state_dir, clock, source, config.identity)
-    return PinnedTrust(config.trust)
+    return PinnedTrust(config.trust, config.identity)
 
 
 def open_clock(config: AgentConfig, system: Clock) -> TrustedClock:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from support import free_port, wait_for
-from support_agent import DEVICE, Faults, agent_config, running_depot
+from support_agent import DEVICE, Faults, agent_config, order_for, running_depot, signed_order
 from support_device import HandClock, RunningClock
 from support_identity import FLEET, Fleet, interceptor, running_broker
 
@@ -26,7 +26,8 @@ from wherry_agent.mqtt import Handlers, Link
 from wherry_agent.outbox import Outbox
 from wherry_agent.spool import Fact
 from wherry_agent.tls import Identity, Tls, fleet_context
-from wherry_contract.errors import CODES, IdentityError, LinkError, SetupError
+from wherry_agent.trust import PinnedTrust
+from wherry_contract.errors import CODES, IdentityError, LinkError, SetupError, TrustError
 from wherry_contract.messages import Place
 from wherry_contract.wire import compact
 
@@ -258,6 +259,20 @@ def test_files_that_are_missing_or_do_not_belong_together(fleet: Fleet, gone: st
     with pytest.raises(LinkError, match="L10") as caught:
         Tls(identity, time.time).context()
     assert "enroll" in caught.value.cure
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_pinned_keys_too_obey_no_order_for_another_key(
+    fleet: Fleet, tmp_path: Path, *, ours: bool
+) -> None:
+    identity, issued = fleet.device(DEVICE)
+    trust = PinnedTrust(agent_config(tmp_path / "agent").trust, identity)
+    order = order_for(DIGEST, 1, device_key=issued.fingerprint if ours else "1" * 64)
+    if ours:
+        assert trust.assignment(signed_order(order)).device_key == issued.fingerprint
+    else:
+        with pytest.raises(TrustError, match="T03"):
+            trust.assignment(signed_order(order))
 
 
 # --- when to renew --------------------------------------------------------------------------

@@ -153,7 +153,7 @@ class _Server:
         self_test(address, self._kept.fleet, context=context)
 
         fleet = self._kept.fleet
-        driver = Driver(store, signer)
+        driver = Driver(store, signer, key_of=self._key_of)
         ingest = Ingest(store, fleet, time.time, driver.news)
         link = Link(address, fleet, ingest, driver.connected, context)
         self._stack.callback(driver.stop)
@@ -225,6 +225,11 @@ class _Server:
             return [url, ""]
         depot, enrol = (f"https://{self._told_host}:{door.getsockname()[1]}" for door in doors)
         return [depot, f"{enrol}/enrol"]
+
+    def _key_of(self, device: str) -> str:
+        """The fingerprint of a device's key, so that no other device obeys."""
+        held = self._premises.registry.identity(device) if self._premises else None
+        return held.fingerprint if held else ""
 
     @property
     def _told_host(self) -> str:

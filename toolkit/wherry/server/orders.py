@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from pathlib import Path
 from typing import Final
 
 from wherry.keys import generate, load_signer, public_path, read_public, sign_envelope
+from wherry.rows import Order
 from wherry_contract.assignment import PAYLOAD_TYPE, Assignment
 from wherry_contract.told_time import PAYLOAD_TYPE as TIME_TYPE
 from wherry_contract.told_time import ToldTime
@@ -38,3 +41,9 @@ class AssignmentSigner:
     def tell_time(self, nonce: str, at: float) -> bytes:
         """The envelope of the time, for who asked with this nonce."""
         return sign_envelope(ToldTime(nonce, at).to_bytes(), TIME_TYPE, [self._signer])
+
+
+def named_key(order: Order) -> str:
+    """Which device key an order of ours names; "" for any."""
+    payload = base64.b64decode(json.loads(order.envelope)["payload"])
+    return Assignment.from_bytes(payload, order.keyid).device_key
