@@ -125,6 +125,15 @@ def key_taken_back_meanwhile(world: World) -> None:
     world.trust.admit(order, world.source)
 
 
+def key_s_validity_ended_meanwhile(world: World) -> None:
+    """The key is listed still, but to a day before the order."""
+    envelope = sign(world.order().to_bytes(), PAYLOAD_TYPE, signer("order"))
+    order = world.trust.assignment(envelope)
+    world.repository.validity = (START - 99 * DAY, START - DAY)
+    world.repository.publish()
+    world.trust.admit(order, world.source)
+
+
 def replayed(world: World) -> None:
     old = world.order(sequence=1)
     world.obey(old)
@@ -165,6 +174,7 @@ ORDERS: list[tuple[str, Callable[[World], None], str]] = [
     ("a bundle that nobody released", lambda w: _obey(w, digest="sha256:" + "0" * 64), "T12"),
     ("replayed after the key was rotated", after_a_rotation, "T02"),
     ("the key taken back meanwhile", key_taken_back_meanwhile, "T02"),
+    ("the key's validity ended meanwhile", key_s_validity_ended_meanwhile, "T02"),
     ("a revoked key while the depot is cut", by_a_revoked_key_while_the_depot_is_cut, "T02"),
     ("an older order replayed", replayed, "T04"),
     ("another device's order", lambda w: _obey(w, device="shop-2"), "T03"),
@@ -201,6 +211,12 @@ def floor_forgotten(world: World) -> None:
     world.repository.floors.clear()
     world.repository.publish()
     _obey(world, sequence=2)
+
+
+def family_that_nobody_releases(world: World) -> None:
+    world.repository.families = ("churn",)
+    world.repository.publish()
+    _obey(world)
 
 
 def delisted(world: World) -> None:
@@ -302,6 +318,7 @@ def redirected(world: World) -> None:
 LISTS: list[tuple[str, Callable[[World], None], str]] = [
     ("an older bundle, below the floor", below_the_floor, "T07"),
     ("a floor that later metadata forgets", floor_forgotten, "T07"),
+    ("a family that nobody may release", family_that_nobody_releases, "T06"),
     ("a bundle that was taken back", delisted, "T12"),
     ("the whole list rolled back", rolled_back_whole, "T13"),
     ("metadata mixed from two times", mixed, "T13"),

@@ -86,6 +86,7 @@ def test_a_told_time_holds_against_the_board_until_they_agree() -> None:
         (NOW, NOW + 400 * DAY, False),
         (NOW, NOW + 10 * YEARS, True),
     ],
+    ids=["nothing is known", "1970", "400 days in a drawer", "ten years ahead"],
 )
 def test_when_it_is_in_doubt(floor: float, board: float, expected: bool) -> None:  # noqa: FBT001
     assert TrustedClock(HandClock(board), floor).doubtful is expected
