@@ -28,7 +28,7 @@ from wherry_agent.spool import Fact
 from wherry_agent.tls import Identity, Tls, fleet_context
 from wherry_agent.trust import PinnedTrust
 from wherry_contract.errors import CODES, IdentityError, LinkError, SetupError, TrustError
-from wherry_contract.messages import Place
+from wherry_contract.messages import Place, unwrap_assignment
 from wherry_contract.wire import compact
 
 YEAR = 365 * 86_400.0
@@ -269,10 +269,13 @@ def test_pinned_keys_too_obey_no_order_for_another_key(
     trust = PinnedTrust(agent_config(tmp_path / "agent").trust, identity)
     order = order_for(DIGEST, 1, device_key=issued.fingerprint if ours else "1" * 64)
     if ours:
-        assert trust.assignment(signed_order(order)).device_key == issued.fingerprint
+        assert (
+            trust.assignment(unwrap_assignment(signed_order(order))).device_key
+            == issued.fingerprint
+        )
     else:
         with pytest.raises(TrustError, match="T03"):
-            trust.assignment(signed_order(order))
+            trust.assignment(unwrap_assignment(signed_order(order)))
 
 
 # --- when to renew --------------------------------------------------------------------------
