@@ -278,7 +278,10 @@ def _by(seconds: float, connection: http.client.HTTPConnection) -> Iterator[None
     A socket's timeout bounds one read, and a server may send a head byte by byte for ever.
     """
 
+    late = threading.Event()
+
     def cut() -> None:
+        late.set()
         with suppress(OSError):  # it may be gone already
             if connection.sock:
                 connection.sock.shutdown(socket.SHUT_RDWR)
@@ -290,6 +293,8 @@ def _by(seconds: float, connection: http.client.HTTPConnection) -> Iterator[None
         yield
     finally:
         timer.cancel()
+    if late.is_set():  # what is left of a head that was cut reads like a whole one
+        raise TimeoutError("its answer did not begin in time")
 
 
 class _Steps:
