@@ -20,7 +20,7 @@ from .patching import patch
 from .reach import Reach
 from .spool import Fact
 
-SMALL_BYTES: Final = 64 * 1024  # comes whole under every policy: lists, manifests, cards
+SMALL_BYTES: Final = 16 * 1024  # comes whole under every policy: lists, manifests, cards
 _MEDIA_TYPE: Final = "application/octet-stream"
 
 

@@ -277,7 +277,6 @@ def _by(seconds: float, connection: http.client.HTTPConnection) -> Iterator[None
 
     A socket's timeout bounds one read, and a server may send a head byte by byte for ever.
     """
-
     late = threading.Event()
 
     def cut() -> None:

@@ -22,7 +22,7 @@ from wherry_contract.wire import sha256_digest
 
 from .files import write_durably
 
-SMALL_BYTES = 64 * 1024  # below it the whole always comes: a delta saves less than it asks for
+SMALL_BYTES = 16 * 1024  # below it the whole always comes: a delta saves less than it asks for
 
 
 @dataclass(frozen=True)
