@@ -33,6 +33,7 @@ from wherry.server.depot import Depot
 from wherry.server.store import Store
 from wherry_agent.config import load_config
 from wherry_agent.tls import Tls
+from wherry_contract.address import BrokerAddress
 from wherry_contract.assignment import Assignment, open_assignment
 from wherry_contract.errors import WherryError
 from wherry_contract.histograms import LATENCY_BINS, SCORE_BINS
@@ -316,6 +317,12 @@ class Device(threading.Thread):
         client.on_connect = self._on_connect
         client.on_message = self._on_message
         self._client, self._sent = client, {}
+        try:
+            self._talk(client, broker)
+        finally:  # else client and device would hold each other, and its sockets
+            client.on_connect = client.on_message = None
+
+    def _talk(self, client: paho.Client, broker: BrokerAddress) -> None:
         client.connect(broker.host, broker.port, 10)
         while not self._stopped.is_set():
             if client.loop(0.02) != 0:
