@@ -40,6 +40,7 @@ from .runtime import KINDS, runtimes
 from .spool import Fact
 from .store import BlobStore, StatePair, as_store_error, durable_write, make_folder
 from .trust import PinnedTrust
+from .tuf_trust import check_root, is_root
 
 SCHEMA: Final = "wherry/agent-self-test/1"
 _DIGEST: Final = "sha256:" + "0" * 64  # what the signature that travels with us signs
@@ -94,7 +95,7 @@ def self_test(path: Path | None) -> list[Check]:
         config = load_config(path) if checks[-1].well else None
     if config:
         known = config
-        checks.append(_run("trust.json", lambda: _trust_file(known)))
+        checks.append(_run(config.trust.name, lambda: _trust_file(known)))
         if config.identity:
             who = config.identity
             checks.append(_run("identity", lambda: check_identity(who)))
@@ -152,6 +153,8 @@ def _configuration(path: Path) -> str:
 
 
 def _trust_file(config: AgentConfig) -> str:
+    if is_root(config.trust):
+        return check_root(config.trust)
     try:
         root = TrustRoot.from_bytes(config.trust.read_bytes())
     except OSError as error:

@@ -46,15 +46,11 @@ class TufFlow:
     def __init__(
         self, bootstrap: bytes, store: MetadataStore, reader: Reader, *, now: float
     ) -> None:
-        from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
-        from tuf.ngclient.config import EnvelopeType
-
         self._store = store
         self._reader = reader
         self._now = now
         self._done = False
-        with _coded("root"):
-            self._trusted = TrustedMetadataSet(bootstrap, EnvelopeType.METADATA)
+        self._trusted = open_root(bootstrap)
         self._trusted.reference_time = datetime.fromtimestamp(now, UTC)
         self._bootstrap = bootstrap
 
@@ -277,6 +273,20 @@ class TufFlow:
             return target.path
         folder, slash, name = target.path.rpartition("/")
         return f"{folder}{slash}{next(iter(target.hashes.values()))}.{name}"
+
+
+def open_root(data: bytes) -> TrustedMetadataSet:
+    """What a root leads to, after its own signatures were verified.
+
+    Raises:
+        TrustError: T13.
+        LinkError: L06, it is no metadata.
+    """
+    from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
+    from tuf.ngclient.config import EnvelopeType
+
+    with _coded("root"):
+        return TrustedMetadataSet(data, EnvelopeType.METADATA)
 
 
 def keys_mark(trusted: TrustedMetadataSet, role: str) -> str:

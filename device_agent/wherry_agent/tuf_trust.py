@@ -172,6 +172,33 @@ class TufTrust:
         return True
 
 
+def is_root(path: Path) -> bool:
+    """Whether a file is a TUF root, right or wrong, and not a list of pinned keys."""
+    try:
+        with path.open("rb") as stream:
+            document = parse_json(
+                stream.read(ROOT_LIMIT_BYTES), limit=ROOT_LIMIT_BYTES, what="root"
+            )
+    except (OSError, WherryError):
+        return False  # whoever is asked to trust it says what is wrong with it
+    return "signed" in document
+
+
+def check_root(path: Path) -> str:
+    """Let the verifier look at a root; returns what it saw.
+
+    Raises:
+        TrustError: T10 or T13.
+        LinkError: L06.
+        StoreError: D07.
+    """
+    try:
+        found = run_child(__name__, {"task": "root", "root": str(path.absolute())}, seconds=60)
+    except ChildFailure as failure:
+        raise StoreError("D07", f"the verifier: {failure}") from failure
+    return f"root {found['version']}, {found['threshold']} of {found['keys']} keys sign the next"
+
+
 def open_trust(config: AgentConfig, clock: TrustedClock, source: Source) -> Trust:
     """The trust that enrolment has put on this device: its file says which kind it is.
 
@@ -180,14 +207,7 @@ def open_trust(config: AgentConfig, clock: TrustedClock, source: Source) -> Trus
         clock: learns from what is verified.
         source: where metadata comes from when nothing else is said.
     """
-    try:
-        with config.trust.open("rb") as stream:
-            document = parse_json(
-                stream.read(ROOT_LIMIT_BYTES), limit=ROOT_LIMIT_BYTES, what="root"
-            )
-    except (OSError, WherryError):
-        document = {}  # whoever is asked to trust it says what is wrong with it
-    if "signed" in document:
+    if is_root(config.trust):
         return TufTrust(config.trust, config.state_dir, clock, source, config.identity)
     return PinnedTrust(config.trust, config.identity)
 
@@ -208,8 +228,10 @@ def floor_of(folder: Path) -> float:
 
 def _work(request: Mapping[str, Any]) -> Mapping[str, Any]:
     # only the child needs it, and only the child has it
-    from .tuf_verify import Verifier
+    from .tuf_verify import Verifier, look_at_root
 
+    if request["task"] == "root":
+        return look_at_root(request)
     tasks: Mapping[str, Callable[[Verifier, Mapping[str, Any]], Mapping[str, Any]]] = {
         "assignment": Verifier.assignment,
         "admit": Verifier.admit,

@@ -14,7 +14,7 @@ from wherry_contract.wire import TRUST, Fields, sha256_digest
 
 from .tls import Identity, Tls
 from .tuf_fetch import METADATA_FOLDER, Below, FolderReader, HttpReader, NowhereReader, Reader
-from .tuf_flow import FIELD, TufFlow, check_target
+from .tuf_flow import FIELD, TufFlow, check_target, open_root
 from .tuf_store import ROOT_LIMIT_BYTES, MetadataStore
 
 if TYPE_CHECKING:
@@ -49,11 +49,7 @@ class Verifier:
             TrustError: T10, there is no root.
             StoreError: D01 or D06.
         """
-        try:
-            with Path(request["root"]).open("rb") as stream:
-                bootstrap = stream.read(ROOT_LIMIT_BYTES)
-        except OSError as error:
-            raise TrustError("T10", f"{request['root']}: {error.strerror}") from error
+        bootstrap = _read_root(Path(request["root"]))
         store = MetadataStore(Path(request["folder"]))
         return cls(bootstrap, store, _reader(request), now=float(request["now"]))
 
@@ -171,6 +167,30 @@ class Verifier:
         if target.hashes.get("sha256") != digest.partition(":")[2]:
             raise TrustError("T13", f"{path} is listed with another digest")
         return _statement(target, family, digest)
+
+
+def look_at_root(request: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the root says that a device was born with, after its own signatures were verified.
+
+    Raises:
+        TrustError: T10 there is none, T13.
+        LinkError: L06, it is no metadata.
+    """
+    root = open_root(_read_root(Path(request["root"]))).root
+    signers = root.roles["root"]
+    return {
+        "version": root.version,
+        "threshold": signers.threshold,
+        "keys": len(signers.keyids),
+    }
+
+
+def _read_root(path: Path) -> bytes:
+    try:
+        with path.open("rb") as stream:
+            return stream.read(ROOT_LIMIT_BYTES)
+    except OSError as error:
+        raise TrustError("T10", f"{path}: {error.strerror}") from error
 
 
 def _statement(target: TargetFile, family: str, digest: str) -> BundleStatement:

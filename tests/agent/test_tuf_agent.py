@@ -14,6 +14,7 @@ from support_tuf import DAY, START, TufRepository, key_of
 
 from wherry_agent.config import AgentConfig
 from wherry_agent.install import install_file
+from wherry_agent.selftest import self_test
 from wherry_agent.status import read_status, status_lines
 from wherry_contract.errors import WherryError
 
@@ -142,6 +143,17 @@ def test_the_command_prints_it(tmp_path: Path) -> None:
     trust = json.loads(done.stdout)["trust"]
     assert trust["kind"] == "pinned"
     assert set(trust["keys"]) == {FAMILY, "assignment"}
+
+
+def test_the_self_test_looks_at_the_root(stick: Stick) -> None:
+    check = self_test(stick.device / "agent.toml")[2]
+    assert (check.name, check.well) == ("trust.json", True)
+    assert check.detail == "root 1, 2 of 3 keys sign the next"
+    root = json.loads(stick.config.trust.read_bytes())
+    root["signed"]["version"] = 2
+    stick.config.trust.write_text(json.dumps(root))
+    check = self_test(stick.device / "agent.toml")[2]
+    assert (check.well, check.code) == (False, "T13")
 
 
 def test_the_resident_agent_carries_no_verifier() -> None:
