@@ -5,17 +5,30 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
-from support_agent import FAMILY, agent_config, make_bundle, write_agent_config
+from support_agent import (
+    FAMILY,
+    agent_config,
+    make_bundle,
+    order_for,
+    running_depot,
+    signed_order,
+    write_agent_config,
+)
 from support_device import HandClock
-from support_tuf import DAY, START, TufRepository, key_of
+from support_tuf import DAY, START, TufRepository, key_of, signer
 
+from wherry_agent.app import build_core, open_outbox
 from wherry_agent.config import AgentConfig
+from wherry_agent.fetch import Depot
 from wherry_agent.install import install_file
 from wherry_agent.selftest import self_test
 from wherry_agent.status import read_status, status_lines
+from wherry_agent.store import folder_lock
+from wherry_agent.tuf_trust import open_clock
 from wherry_contract.errors import WherryError
 
 ONE, TWO = make_bundle("1.0.0", counter=0), make_bundle("2.0.0", counter=0)
@@ -89,6 +102,32 @@ def test_a_file_alone_is_nothing_to_a_new_device(stick: Stick) -> None:
     (stick.folder / "tuf").rename(stick.folder / "elsewhere")
     with pytest.raises(WherryError):
         stick.install()
+
+
+def test_an_order_that_came_before_the_depot_is_judged_when_that_comes_back(
+    tmp_path: Path,
+) -> None:
+    """A device that never saw a list has no keys to judge by: that is no refusal of the order."""
+    with running_depot(tmp_path / "depot", ONE) as depot:
+        repository = TufRepository(depot.folder)
+        repository.release(ONE, 1)
+        repository.publish()
+        config = agent_config(tmp_path / "device", depot=depot.url)
+        config.trust.write_bytes(repository.root_file())
+        clock = open_clock(config, HandClock(START + 60))
+        with folder_lock(config.state_dir), closing(open_outbox(config)) as outbox:
+            updater = build_core(config, outbox, clock, Depot(depot.url)).updater
+            updater.start()
+            order = order_for(ONE.digest, 1, issued_at=START, expires=START + DAY)
+            updater.offer(signed_order(order, signer("order")))
+            depot.faults.status = 503
+            assert updater.run_once() >= 1
+            assert updater.record.state == "idle"
+            depot.faults.status = 0
+            while updater.record.state != "soak":
+                assert updater.run_once() == 0
+            assert updater.record.serving.digest == ONE.digest
+            assert updater.record.sequences == {key_of("order").keyid: 1}
 
 
 def test_status_tells_digest_keys_versions_and_floors(stick: Stick) -> None:
