@@ -18,6 +18,7 @@ from wherry_contract import (
     encoder,
     fleet_keys,
     golden,
+    identity,
     messages,
     oci,
     profile,
@@ -67,8 +68,14 @@ SNIPPETS = [
 ]
 
 
-def test_there_are_four_and_each_has_examples() -> None:
-    assert set(PAGES) == {"SPEC-bundle.md", "SPEC-drift.md", "SPEC-mqtt.md", "SPEC-trust.md"}
+def test_the_pages_are_known_and_have_examples() -> None:
+    assert set(PAGES) == {
+        "SPEC-bundle.md",
+        "SPEC-drift.md",
+        "SPEC-identity.md",
+        "SPEC-mqtt.md",
+        "SPEC-trust.md",
+    }
     assert set(EXAMPLES) == {*BY_NAME, "config", "envelope"}
     assert len(SNIPPETS) >= 6
 
@@ -148,6 +155,11 @@ def test_limits_are_those_of_the_code() -> None:
         ("SPEC-mqtt.md", command.PAYLOAD_TYPE),
         ("SPEC-trust.md", told_time.PAYLOAD_TYPE),
         ("SPEC-trust.md", f"at most {fleet_keys.LIMIT_BYTES:,} bytes"),
+        ("SPEC-identity.md", f"at most {identity.LIMIT_BYTES:,} bytes"),
+        (
+            "SPEC-identity.md",
+            "`agent.toml`, `root.json`, `trust.json`, `device.pem` and `fleet-ca.pem`",
+        ),
         ("SPEC-mqtt.md", ", ".join(f"`{state}`" for state in UpdateState)),
         ("SPEC-mqtt.md", ", ".join(f"`{trust}`" for trust in SlotTrust)),
         ("SPEC-mqtt.md", " or ".join(", ".join(f"`{o}`" for o in Outcome).rsplit(", ", 1))),
