@@ -126,11 +126,11 @@ def open_store(folder: Path, *devices: str) -> Iterator[Store]:
 
 
 class Server:
-    """`wherry serve` as a process of its own."""
+    """`wherry serve` as a process of its own; its devices pin keys unless it has a repository."""
 
-    def __init__(self, data: Path, *arguments: str) -> None:
+    def __init__(self, data: Path, *arguments: str, pinned: bool = True) -> None:
         self.data = data
-        self._arguments = arguments
+        self._arguments = [*arguments, *(["--pinned"] if pinned else [])]
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:

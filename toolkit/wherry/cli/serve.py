@@ -48,6 +48,9 @@ _PORT: Final = click.IntRange(0, 65_535)
 @click.option(
     "--plain", is_flag=True, help="No TLS and no identities but passwords; to try things alone."
 )
+@click.option(
+    "--pinned", is_flag=True, help="Devices pin keys instead of a root; for a laboratory."
+)
 @click.pass_context
 def serve(
     ctx: click.Context,
@@ -62,11 +65,13 @@ def serve(
     enrol_port: int,
     broker_port: int,
     plain: bool,
+    pinned: bool,
 ) -> None:
     """Run the fleet's server: broker, depot, ingest.
 
-    It keeps everything in one folder and runs until it is told to stop. Public keys in
-    its `keys` folder may sign bundles. Devices come over TLS 1.3 with certificates of the
+    It keeps everything in one folder and runs until it is told to stop. What devices may run
+    is listed by `wherry publish`; the first start makes all keys for it, in the `keys` folder.
+    With --pinned, public keys there may sign bundles by themselves. Devices come over TLS 1.3 with certificates of the
     fleet's own authority, made at the first start; operators only from this machine.
     """
     from wherry.server.app import Choice, Ready, set_up_logging
@@ -80,4 +85,4 @@ def serve(
         say(f"ready: {ready.url}, broker {ready.broker}, fleet {ready.fleet}, data {ready.data}")
 
     ports = (depot_port, enrol_port, broker_port)
-    run(Choice(data or home(), host, port, broker, fleet, names, ports, plain), on_ready)
+    run(Choice(data or home(), host, port, broker, fleet, names, ports, plain, pinned), on_ready)

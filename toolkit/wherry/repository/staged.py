@@ -79,6 +79,11 @@ class Staged:
         return (self.depot / LINK / "timestamp.json").is_file()
 
     @property
+    def stamp(self) -> int:
+        """Changes whenever something was published."""
+        return (self.depot / LINK / "timestamp.json").stat().st_mtime_ns
+
+    @property
     def state(self) -> State:
         """What is published.
 

@@ -19,6 +19,8 @@ from typing import Final
 from wherry.broker import Supervised, find_engine
 from wherry.broker_settings import SERVER, Accounts, is_loopback
 from wherry.files import write_durably
+from wherry.repository.lab import OFFLINE, hold_ceremony
+from wherry.repository.repository import Repository
 from wherry_contract.address import BrokerAddress
 from wherry_contract.errors import SetupError
 from wherry_contract.messages import Presence
@@ -31,8 +33,9 @@ from .ending import SIGNALS, Ending, Interrupted, locked, restore, serve_http
 from .ingest import Ingest
 from .kept import Kept, bare_host, listen, pick_port, url_host
 from .link import LOG, Link
+from .notary import Notary
 from .office import Office, Site, with_credentials
-from .orders import AssignmentSigner
+from .orders import AssignmentSigner, ListedSigner
 from .premises import Premises
 from .registrar import Registrar
 from .round_trip import self_test
@@ -56,6 +59,7 @@ class Choice:
             what they are told.
         ports: of the devices' depot, enrolment and broker; each as `port`.
         plain: no TLS and no identities, but passwords: for trying things out alone.
+        pinned: devices pin keys instead of a TUF root: for a laboratory; stays as it was.
     """
 
     data: Path
@@ -66,6 +70,7 @@ class Choice:
     names: tuple[str, ...] = ()
     ports: tuple[int, int, int] = (0, 0, 0)
     plain: bool = False
+    pinned: bool = False
 
 
 @dataclass(frozen=True)
@@ -132,7 +137,10 @@ class _Server:
                 f"this data folder is of fleet {kept.fleet}",
                 cure="leave --fleet out, or choose another folder with --data",
             )
-        return replace(kept, fleet=wanted)
+        if self._choice.pinned and not kept.pinned and Repository(self._data).exists:
+            cure = "leave --pinned out, or choose another folder with --data"
+            raise SetupError("H08", "the devices of this data folder have a root", cure=cure)
+        return replace(kept, fleet=wanted, pinned=kept.pinned or self._choice.pinned)
 
     def run(self, on_ready: Callable[[Ready], None]) -> None:
         """Start everything, serve, end everything."""
@@ -144,8 +152,9 @@ class _Server:
     def _run(self, on_ready: Callable[[Ready], None]) -> None:
         listener = self._listen("http", self._own_host, self._choice.port)
         url = f"http://{url_host(self._own_host)}:{listener.getsockname()[1]}"
-        store = self._open_store()
-        signer = AssignmentSigner(self._data)
+        repository = self._open_repository()
+        store = self._open_store(repository)
+        signer = self._open_signer(repository)
         doors = self._open_premises()
         address = self._start_broker(store)
         self._kept.write(self._data / "settings.json")
@@ -170,7 +179,8 @@ class _Server:
             enrol,
             bool(self._supervised),
         )
-        office = Office(store, site, signer.public, time.time, driver.news)
+        root = repository.root_file if repository else None
+        office = Office(store, site, signer.public, time.time, driver.news, root)
         registrar = self._open_doors(office, doors, signer, link)
         scratch = self._data / "uploads"
         scratch.mkdir(exist_ok=True)
@@ -200,11 +210,35 @@ class _Server:
         self._kept = self._kept.with_port(name, listener.getsockname()[1])
         return listener
 
-    def _open_store(self) -> Store:
-        keys = self._data / "keys"
-        keys.mkdir(exist_ok=True)
+    @property
+    def _keys(self) -> Path:
+        return self._data / "keys"
+
+    def _open_repository(self) -> Repository | None:
+        """The repository, after a laboratory's ceremony if nobody held one; none with pinned keys."""
+        repository = Repository(self._data)
+        if not repository.exists and self._kept.pinned:
+            return None
+        if not repository.exists:
+            hold_ceremony(repository, self._keys)
+            LOG.warning(
+                "every key of this fleet was made in %s: take %s away before it is more than"
+                " a trial (docs/security.md)",
+                self._keys,
+                ", ".join(OFFLINE),
+            )
+        notary = Notary(repository, self._keys)
+        self._stack.callback(notary.stop)
+        notary.start()
+        return repository
+
+    def _open_signer(self, repository: Repository | None) -> AssignmentSigner:
+        return ListedSigner(self._keys, repository) if repository else AssignmentSigner(self._data)
+
+    def _open_store(self, repository: Repository | None) -> Store:
+        self._keys.mkdir(exist_ok=True)
         self._database = Database(self._data / "fleet.sqlite")
-        store = Store(self._database, Depot(self._data / "depot", keys))
+        store = Store(self._database, Depot(self._data / "depot", self._keys, repository))
         self._stack.callback(store.close)
         return store
 

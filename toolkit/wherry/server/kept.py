@@ -21,10 +21,15 @@ _SETTINGS_LIMIT_BYTES: Final = 4096
 
 @dataclass(frozen=True)
 class Kept:
-    """What stays the same from start to start, because devices were told."""
+    """What stays the same from start to start, because devices were told.
+
+    Attributes:
+        pinned: whether devices pin keys; so they did before there was a repository.
+    """
 
     fleet: str = ""
     ports: Mapping[str, int] = field(default_factory=dict)
+    pinned: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -42,6 +47,7 @@ class Kept:
         return cls(
             fleet=fields.text("fleet", pattern=SLUG),
             ports={name: fields.integer(f"{name}_port", 0, high=65_535) for name in PORTS},
+            pinned=fields.flag("pinned", default=True),
             extra=fields.rest(),
         )
 
@@ -56,7 +62,10 @@ class Kept:
             StoreError: D01 or D06.
         """
         ports = {f"{name}_port": self.ports.get(name, 0) for name in PORTS}
-        write_durably(path, json.dumps(self.extra | {"fleet": self.fleet} | ports).encode())
+        write_durably(
+            path,
+            json.dumps(self.extra | {"fleet": self.fleet, "pinned": self.pinned} | ports).encode(),
+        )
 
 
 def bare_host(host: str) -> str:

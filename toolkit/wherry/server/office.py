@@ -48,10 +48,16 @@ class Site:
 
 @dataclass(frozen=True)
 class Papers:
-    """What an enrolled device is given: two files."""
+    """What an enrolled device is given: its settings, and one file of whom to trust.
+
+    Attributes:
+        root_json: a TUF root; "" where keys are pinned.
+        trust_json: pinned keys, in a laboratory; "" else.
+    """
 
     agent_toml: str
-    trust_json: str
+    trust_json: str = ""
+    root_json: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,20 +73,31 @@ class Plan:
 class Office:
     """Acts on the store for an operator."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - the last is for one kind of fleet alone
         self,
         store: Store,
         site: Site,
         assignment_key: PublicKey,
         clock: Callable[[], float],
         news: Callable[[], None],
+        root: Callable[[], bytes] | None = None,
     ) -> None:
-        """Take the store, the site, the key of orders, the clock, and whom to tell of news."""
+        """Take what it works with.
+
+        Args:
+            store: what is known.
+            site: where devices find us.
+            assignment_key: of orders, for devices with pinned keys.
+            clock: Unix seconds.
+            news: told of news.
+            root: the root that devices are born with; nothing where keys are pinned.
+        """
         self.store = store
         self.site = site
         self._key = assignment_key
         self._clock = clock
         self._news = news
+        self._root = root
 
     def take_bundle(self, stream: BinaryIO) -> BundleRow:
         """Put a bundle file into the depot.
@@ -109,7 +126,7 @@ class Office:
             TrustError: T10, no key that may sign bundles is known yet.
         """
         check_words(device, family, labels)
-        trust = self._trust(family)
+        trust = self._root() if self._root else self._trust(family).to_bytes()
         now = self._clock()
         self.store.enrol(DeviceRow(device, family, labels, now), again=again)
         self.site.admit()
@@ -118,6 +135,7 @@ class Office:
             f'device = "{device}"',
             f'fleet = "{self.site.fleet}"',
             f'family = "{family}"',
+            *(['trust = "root.json"'] if self._root else []),
             *([f"state_dir = {_quoted(state_dir)}"] if state_dir else []),
             "",
             "[broker]",
@@ -131,7 +149,8 @@ class Office:
             *(["", "[labels]"] if labels else []),
             *(f"{_quoted(name)} = {_quoted(value)}" for name, value in sorted(labels.items())),
         ]
-        return Papers("\n".join(lines) + "\n", trust.to_bytes().decode())
+        kind = "root_json" if self._root else "trust_json"
+        return Papers("\n".join(lines) + "\n", **{kind: trust.decode()})
 
     def _trust(self, family: str) -> TrustRoot:
         keys = self.store.depot.trusted()
