@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 from support import wait_for
 from support_fleet import FAMILY, Device, Server, enrol, running_devices, running_server, wherry
-from support_identity import Fleet, context_of
+from support_identity import Client, Fleet, context_of
 
 from wherry.identity.authority import Authority, make_request, requested_key
 from wherry_agent.certificate import read_certificate
@@ -25,6 +26,7 @@ from wherry_agent.identity import enrol as enrol_here
 from wherry_agent.selftest import Check, self_test
 from wherry_agent.status import read_status, status_lines
 from wherry_agent.tls import Identity
+from wherry_contract.address import BrokerAddress
 from wherry_contract.errors import WherryError
 from wherry_contract.identity import ClaimCode
 
@@ -235,6 +237,22 @@ CHANGES: dict[str, Callable[[Server, Path, str], dict[str, Any]]] = {
 
 def _by_hand(name: str, *, again: bool = False) -> dict[str, Any]:
     return {"device": name, "family": FAMILY, "csr": make_request(name)[1], "again": again}
+
+
+def test_of_two_that_want_one_id_at_once_one_gets_it(server: Server, tmp_path: Path) -> None:
+    wanted = [order(server, claim(server), tmp_path / str(at), "wanted-1") for at in range(6)]
+
+    def come(one: Enrolment) -> str:
+        try:
+            return str(enrol_here(one))
+        except WherryError as error:
+            return error.code
+
+    with ThreadPoolExecutor(6) as pool:
+        found = sorted(pool.map(come, wanted))
+    assert found[1:] == ["R08"] * 5 or found[:5] == ["R08"] * 5
+    (winner,) = [one for one in found if one != "R08"]
+    assert fetch(server, Path(winner))[0] == 404
 
 
 def test_a_device_gets_another_key_and_its_old_one_is_worth_nothing(
@@ -471,6 +489,24 @@ def test_the_authority_stays_and_the_servers_names_may_change(tmp_path: Path) ->
         assert Authority(server.data / "identity").pem == before
         assert server.facts["devices"]["depot"].startswith("https://localhost:")
         assert fetch(server, config)[0] == 404
+
+
+def test_beyond_this_machine_there_is_tls_or_nothing(tmp_path: Path) -> None:
+    """On every address: devices come, operators and listeners do not."""
+    names = ("--host", "0.0.0.0", "--name", "127.0.0.1")  # noqa: S104 - that is what is tested
+    with running_server(tmp_path / "data", *names, "--broker", "mosquitto") as server:
+        config = enrol(server, "till-1")
+        assert server.facts["url"].startswith("http://127.0.0.1:")
+        assert fetch(server, config)[0] == 404
+        with running_devices(Device(config)):
+            wait_for(lambda: _row(server, "till-1")["online"], what="the device")
+        plain = BrokerAddress.from_url(server.facts["broker"])
+        assert (plain.host, plain.tls) == ("127.0.0.1", False)
+        ear = Client(plain, ["wherry/#"])
+        try:
+            wait_for(lambda: ear.refused, what="a refusal")
+        finally:
+            ear.close()
 
 
 def test_an_encrypted_authority_wants_its_passphrase(tmp_path: Path) -> None:

@@ -124,8 +124,7 @@ class Registry:
                 return claim
             if now > claim.expires:
                 raise IdentityError("I02", "it has expired")
-            known = sa.select(db.device.c.id).where(db.device.c.id == name)
-            if not claim.again and connection.scalar(known):
+            if not claim.again and _is_taken(connection, name):
                 raise RolloutError("R08", name, cure="choose another id, or claim it with --again")
             values = {"used_by": name, "fingerprint": fingerprint}
             connection.execute(sa.update(db.claim).where(which).values(**values))
@@ -226,6 +225,13 @@ def _name(claim: Claim, device: str) -> str:
         cure = "say --device ID"
         raise IdentityError("I02", "neither the claim nor the device says an id", cure=cure)
     return name
+
+
+def _is_taken(connection: Any, name: str) -> bool:
+    """Whether a device is enrolled, or another claim is being used for its id right now."""
+    known = sa.select(db.device.c.id).where(db.device.c.id == name)
+    used = sa.select(db.claim.c.digest).where(db.claim.c.used_by == name)
+    return bool(connection.scalar(known) or connection.scalar(used))
 
 
 def _count(connection: Any) -> None:
