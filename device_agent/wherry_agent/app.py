@@ -229,15 +229,22 @@ class Agent:
         if self._config.broker is None:
             _log.warning("no broker is configured: nothing is reported")
             return None
-        updater, spool = self._core.updater, self._core.spool
+        updater = self._core.updater
         handlers = Handlers(
             assignment=updater.offer,
-            tell=lambda fact, key: spool.tell(fact, key=key),
+            tell=self._tell,
             state=self._state,
         )
         link = Link(self._config, self._session, self._outbox, self._clock, handlers, tls=self._tls)
         updater.changed = link.changed
         return link
+
+    def _tell(self, fact: Fact, key: str | None) -> None:
+        """Take a fact of the link's; a certificate out of its dates may be a clock that is wrong."""
+        self._core.spool.tell(fact, key=key)
+        if fact.code == "L11":
+            self._clock.question()
+            self._core.updater.wake.set()
 
     # --- threads ------------------------------------------------------------------------
 

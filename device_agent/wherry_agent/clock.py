@@ -48,6 +48,7 @@ class TrustedClock:
         self._system = system
         self._floor = self._told = (floor, system.monotonic())
         self._is_told = False
+        self._questioned = False
 
     def now(self) -> float:
         """Unix seconds."""
@@ -66,6 +67,8 @@ class TrustedClock:
     @property
     def doubtful(self) -> bool:
         """Whether the board's clock contradicts what is known, or nothing is."""
+        if self._questioned:
+            return True
         if self._is_told:
             return abs(self._system.now() - self._since(self._told)) > _AGREES
         ahead = self._system.now() - self._since(self._floor)
@@ -76,6 +79,10 @@ class TrustedClock:
         if moment > self._floor[0]:
             self._floor = (moment, self._system.monotonic())
 
+    def question(self) -> None:
+        """Note that something looks out of date, until the time is told: it may be the clock."""
+        self._questioned = True
+
     def tell(self, moment: float, asked: float) -> None:
         """Take what a time key has told.
 
@@ -83,7 +90,7 @@ class TrustedClock:
             moment: Unix seconds.
             asked: `monotonic` when it was asked: the answer can have been delayed since.
         """
-        self._told, self._is_told = (moment, asked), True
+        self._told, self._is_told, self._questioned = (moment, asked), True, False
         self.raise_floor(moment)
 
     def _since(self, known: tuple[float, float]) -> float:

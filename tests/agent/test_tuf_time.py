@@ -78,6 +78,16 @@ def test_a_told_time_holds_against_the_board_until_they_agree() -> None:
     assert clock.now() == NOW + 15
 
 
+def test_what_looks_out_of_date_puts_the_clock_in_doubt_until_it_is_told() -> None:
+    board = HandClock(NOW + 1)
+    clock = TrustedClock(board, NOW)
+    assert not clock.doubtful
+    clock.question()
+    assert clock.doubtful
+    clock.tell(NOW + 1, board.steady)
+    assert not clock.doubtful
+
+
 @pytest.mark.parametrize(
     ("floor", "board", "expected"),
     [
