@@ -41,6 +41,7 @@ from .service import Service
 from .shelf import Shelf
 from .spool import Fact, LoggedSpool, Spool
 from .store import BlobStore, StatePair, as_store_error, durable_write, folder_lock
+from .thrift import give_back
 from .tls import Tls
 from .trust import Trust
 from .tuf_trust import open_clock, open_trust
@@ -177,6 +178,7 @@ class Agent:
             stack.callback(self._say_where, "")
             self._link = self._new_link()
             self._start_threads()
+            give_back()
             while not self._is_asked():
                 self._core.scorer.tick()
             self._stop.set()
