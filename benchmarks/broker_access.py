@@ -101,7 +101,7 @@ def bed(folder: Path, devices: int) -> Iterator[Bed]:
     folder.mkdir()
     authority = Authority(folder / "identity")
     server = authority.serve_as(["127.0.0.1"], time.time())
-    key, csr = make_request(DEVICE)
+    key, csr = make_request()
     issued = authority.issue(requested_key(csr), DEVICE, time.time(), 86_400.0)
     (folder / "key").write_bytes(key)
     (folder / "pem").write_text(issued.pem)

@@ -452,7 +452,7 @@ class Device(threading.Thread):
 
 def enrol(server: Server, name: str, **labels: str) -> Path:
     """Enrol a device, as `wherry device add` does; returns its agent.toml."""
-    key, csr = make_request(name)
+    key, csr = make_request()
     order = {"device": name, "family": FAMILY, "labels": labels, "csr": csr}
     files = server.client.post("devices", order)["files"]
     folder = server.data.parent / f"device-{name}"

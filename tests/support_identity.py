@@ -40,7 +40,7 @@ class Fleet:
         self, name: str, *, now: float | None = None, seconds: float = YEAR
     ) -> tuple[Identity, Issued]:
         """A device's folder as enrolment leaves it, certified at `now` for `seconds`."""
-        key, csr = make_request(name)
+        key, csr = make_request()
         at = time.time() if now is None else now
         issued = self.authority.issue(requested_key(csr), name, at, seconds)
         folder = self.folder / f"{name}-{issued.serial[:6]}"

@@ -100,7 +100,7 @@ def enrol(order: Enrolment) -> Path:
     fresh = key.with_name(f"{KEY_FILE}.new") if order.again else key
     if not fresh.exists():
         durable_write(fresh, openssl.make_key())  # which only its owner can read
-    csr = openssl.make_request(fresh, order.device or "device").decode()
+    csr = openssl.make_request(fresh).decode()
     request = EnrolRequest(order.claim, order.device, csr, order.listen)
     trusted = order.folder / ".fleet-ca.pem"
     durable_write(trusted, authority.encode())

@@ -28,13 +28,13 @@ def make_key() -> bytes:
     return _run(["genpkey", "-algorithm", "EC", *curve])
 
 
-def make_request(key: Path, name: str) -> bytes:
-    """A certificate request for a key, PEM (PKCS #10); `name` becomes its common name.
+def make_request(key: Path) -> bytes:
+    """A certificate request for a key, PEM (PKCS #10); who somebody is the claim code says.
 
     Raises:
         SetupError: H05, H06.
     """
-    settings = ["-config", "/dev/stdin", "-subj", f"/CN={name}"]
+    settings = ["-config", "/dev/stdin", "-subj", "/CN=device"]
     return _run(["req", "-new", "-sha256", "-key", str(key), *settings], _SETTINGS)
 
 

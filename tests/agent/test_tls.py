@@ -364,7 +364,7 @@ def test_openssl_needs_no_settings_of_the_board(
 ) -> None:
     monkeypatch.setenv("OPENSSL_CONF", str(tmp_path / "none"))
     (tmp_path / "key").write_bytes(openssl.make_key())
-    assert b"CERTIFICATE REQUEST" in openssl.make_request(tmp_path / "key", "till-1")
+    assert b"CERTIFICATE REQUEST" in openssl.make_request(tmp_path / "key")
 
 
 def test_codes_of_tls_say_what_to_do() -> None:

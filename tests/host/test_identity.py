@@ -136,7 +136,7 @@ def test_self_test_and_status_look_at_the_identity(server: Server, tmp_path: Pat
     assert read_status(load_config(config))["identity"]["fingerprint"] == print_
     lines = list(status_lines(read_status(load_config(config))))
     assert [line for line in lines if print_ in line]
-    identity_of(config).key.write_bytes(make_request("x")[0])
+    identity_of(config).key.write_bytes(make_request()[0])
     assert _identity_check(config).code == "L10"
     identity_of(config).certificate.write_text("nothing")
     assert _identity_check(config).code == "I06"
@@ -236,7 +236,7 @@ CHANGES: dict[str, Callable[[Server, Path, str], dict[str, Any]]] = {
 
 
 def _by_hand(name: str, *, again: bool = False) -> dict[str, Any]:
-    return {"device": name, "family": FAMILY, "csr": make_request(name)[1], "again": again}
+    return {"device": name, "family": FAMILY, "csr": make_request()[1], "again": again}
 
 
 def test_of_two_that_want_one_id_at_once_one_gets_it(server: Server, tmp_path: Path) -> None:
@@ -345,7 +345,7 @@ def test_who_does_not_get_another_certificate(
     if row == "revoked":
         wherry(server.data, "device", "revoke", name, "--yes")
     elif row in ("another device's key", "a certificate made for another key"):
-        identity.key.write_bytes(make_request(name)[0])
+        identity.key.write_bytes(make_request()[0])
     elif row == "another name":
         asked = "till-1"
     elif row == "a certificate of another authority":
@@ -369,7 +369,7 @@ def test_a_nonce_that_is_made_up_or_old_proves_nothing(server: Server, tmp_path:
     authority = Authority(tmp_path / "ca")
     now = [1_000_000.0]
     registrar = Registrar(None, None, authority, lambda: now[0], lambda _: None)  # type: ignore[arg-type]
-    key, csr = make_request("till-1")
+    key, csr = make_request()
     (tmp_path / "key").write_bytes(key)
     pem = authority.issue(requested_key(csr), "till-1", now[0], DAY).pem
 

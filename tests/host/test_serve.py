@@ -192,7 +192,7 @@ TWO = {"family": "f", "device": "a", "count": 2}
                 "device": "a",
                 "family": "f",
                 "state_dir": 'x"\n[broker]',
-                "csr": make_request("a")[1],
+                "csr": make_request()[1],
             },
             400,
             "R06",

@@ -102,7 +102,7 @@ def device_add(
     from wherry.identity.authority import make_request
 
     client = find_client(server, token_file)
-    key, csr = make_request(name)
+    key, csr = make_request()
     order = {
         "device": name,
         "family": family,

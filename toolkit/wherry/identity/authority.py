@@ -253,10 +253,11 @@ def requested_key(csr: str) -> ec.EllipticCurvePublicKey:
     return key
 
 
-def make_request(device: str) -> tuple[bytes, str]:
+def make_request() -> tuple[bytes, str]:
     """A key (PEM) and its certificate request, for a device on this very machine."""
     key = ec.generate_private_key(ec.SECP256R1())
-    request = x509.CertificateSigningRequestBuilder().subject_name(_named(device)).sign(key, _HASH)
+    nobody = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    request = nobody.sign(key, _HASH)
     return _private(key, ""), request.public_bytes(_PEM).decode()
 
 
