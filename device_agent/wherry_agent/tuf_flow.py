@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from wherry_contract.errors import LinkError, TrustError, WherryError
-from wherry_contract.when import to_seconds
+from wherry_contract.when import to_seconds, to_text
 
 from .tuf_fetch import Reader
 from .tuf_store import ROOT_LIMIT_BYTES, MetadataStore
@@ -122,6 +122,7 @@ class TufFlow:
         self._store.save_floors(self._store.floors.seen({"timestamp": version}, keys))
         if data is not None and newer:
             self._store.write("timestamp", data)
+        self._judge_from(self._signed_at())
 
     def _is_newer(self, data: bytes) -> bool:
         from tuf.api.exceptions import EqualVersionNumberError
@@ -201,6 +202,8 @@ class TufFlow:
 
     def _absent(self, role: str) -> WherryError:
         """Nothing new is to be had, and what is here does not do: say why it does not."""
+        if self._trusted.root.is_expired(self._trusted.reference_time):
+            return TrustError("T11", "root has expired")
         with _coded(role):
             if "timestamp" in self._trusted:
                 self._trusted._check_final_timestamp()  # noqa: SLF001 - its own words
@@ -219,20 +222,35 @@ class TufFlow:
     def _keys(self, role: str) -> str:
         return keys_mark(self._trusted, role)
 
-    def _note_time(self) -> None:
-        """The floor of the clock, never beyond what offline keys have signed for."""
+    def _signed_at(self) -> float | None:
+        """When the timestamp says that it was signed, Unix seconds."""
         said = self._trusted.timestamp.unrecognized_fields.get(FIELD)
         text = said.get("signed_at") if isinstance(said, dict) else None
-        floors = self._store.floors
-        if text is not None:
-            try:
-                moment = to_seconds(str(text))
-            except ValueError as error:
-                raise TrustError("T13", f"timestamp: signed_at: {error}") from error
-            signed = (self._trusted.root, self._trusted.targets, self._trusted.timestamp)
-            if moment > min(role.expires.timestamp() for role in signed):
-                raise TrustError("T13", f"timestamp: signed at {text}, after it expires")
-            floors = floors.signed_at(moment, self._keys("timestamp"))
+        if text is None:
+            return None
+        try:
+            return to_seconds(str(text))
+        except ValueError as error:
+            raise TrustError("T13", f"timestamp: signed_at: {error}") from error
+
+    def _judge_from(self, moment: float | None) -> None:
+        """Judge what follows by the timestamp's own date, if the clock is behind that."""
+        if moment is None:
+            return
+        if moment > self._trusted.timestamp.expires.timestamp():
+            raise TrustError("T13", f"timestamp: signed at {to_text(moment)}, after its end")
+        if moment > self._now:
+            self._trusted.reference_time = datetime.fromtimestamp(moment, UTC)
+
+    def _note_time(self) -> None:
+        """The floor of the clock, never beyond what offline keys have signed for."""
+        moment = self._signed_at()
+        if moment is None:
+            return
+        signed = (self._trusted.root, self._trusted.targets, self._trusted.timestamp)
+        if moment > min(role.expires.timestamp() for role in signed):
+            raise TrustError("T13", f"timestamp: signed at {to_text(moment)}, after an end")
+        floors = self._store.floors.signed_at(moment, self._keys("timestamp"))
         self._store.save_floors(floors)
 
     # --- targets ------------------------------------------------------------------------

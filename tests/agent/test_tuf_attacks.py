@@ -294,6 +294,35 @@ def dated_beyond_its_end(world: World) -> None:
     _obey(world)
 
 
+def expired_family_in_1970(world: World) -> None:
+    """A board without the time judges by the timestamp's: this family's list ended before it."""
+    world.repository.now -= 400 * DAY
+    world.repository.sign_models(FAMILY)
+    world.repository.now += 400 * DAY
+    world.repository.sign_online()
+    world.board.wall = 17.0
+    world.start()
+    _obey(world)
+
+
+def another_digest_at_its_path(world: World) -> None:
+    target = world.repository.listed[FAMILY][world.repository.path_of(ONE)]
+    target.hashes["sha256"] = TWO.digest.partition(":")[2]
+    world.repository.publish()
+    _obey(world)
+
+
+def other_fleet_keys(world: World) -> None:
+    """The depot serves keys of its own under the listed name, of the very same size."""
+    ours = world.repository.fleet_keys().to_bytes()
+    world.repository.order_keys = ("thief",)
+    theirs = world.repository.fleet_keys().to_bytes()
+    assert len(ours) == len(theirs)
+    for path in (world.depot.folder / "targets" / "fleet").iterdir():
+        path.write_bytes(theirs)
+    _obey(world, "thief")
+
+
 def endless(world: World) -> None:
     world.repository.file("timestamp").write_bytes(b" " * 300_000)
     _obey(world)
@@ -329,6 +358,9 @@ LISTS: list[tuple[str, Callable[[World], None], str]] = [
     ("targets signed by one of two", signed_by_thieves("targets", "targets-1"), "T13"),
     ("a list signed by a revoked key", by_a_revoked_model_key, "T13"),
     ("a timestamp dated beyond its end", dated_beyond_its_end, "T13"),
+    ("an expired family and a clock at 1970", expired_family_in_1970, "T11"),
+    ("another digest at a bundle's path", another_digest_at_its_path, "T13"),
+    ("the fleet's keys exchanged for a thief's", other_fleet_keys, "L06"),
     ("endless data for a timestamp", endless, "L06"),
     ("endless data for the fleet's keys", endless_fleet_keys, "L06"),
     ("a captive portal", portal, "L06"),

@@ -337,6 +337,15 @@ def test_a_newer_root_is_kept_whatever_comes_after_it(client: Client) -> None:
     assert client.version("root") == 2
 
 
+def test_a_root_that_has_ended_is_named_where_nothing_new_is_to_be_had(client: Client) -> None:
+    client.refresh()
+    client.repository.now += 1000 * DAY
+    for path in client.repository.folder.rglob("*.json"):
+        path.unlink()
+    with pytest.raises(WherryError, match=r"T11.*root has expired"):
+        client.refresh()
+
+
 def test_without_its_roots_a_device_cannot_be_led_back_to_the_embedded_one(client: Client) -> None:
     old = client.repository.keep("old")
     # with other keys above them, floors of the other roles say nothing of the old state
