@@ -493,6 +493,33 @@ def test_a_device_that_knows_nothing_yet_waits_for_the_depot(world: World) -> No
     world.obey()
 
 
+def test_an_order_that_looks_early_waits_where_the_time_may_be_ours_to_blame(world: World) -> None:
+    """With the depot away nothing says what time it is: no refusal, which would be for good."""
+    world.obey()
+    world.board.wall = 17.0
+    world.start()
+    world.depot.faults.status = 503
+    late = world.order(sequence=2, issued_at=START + 3 * DAY)
+    with pytest.raises(WherryError, match="L04"):
+        world.obey(late)
+    world.depot.faults.status = 0
+    world.repository.now += 3 * DAY
+    world.repository.sign_online()
+    world.obey(late)
+
+
+def test_kept_fleet_keys_are_held_against_what_was_verified(world: World) -> None:
+    world.obey()
+    world.repository.order_keys = ("thief",)
+    kept = world.folder / FOLDER / "fleet-keys"
+    kept.write_bytes(world.repository.fleet_keys().to_bytes())
+    world.depot.faults.status = 503
+    with pytest.raises(WherryError, match="L05"):
+        world.obey(world.order(sequence=2), "thief")
+    world.depot.faults.status = 0
+    world.obey(world.order(sequence=2))
+
+
 def test_an_expired_list_refuses_installs_and_still_brings_the_newer_root(world: World) -> None:
     world.obey()
     world.repository.sign_root()
