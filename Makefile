@@ -4,8 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 # Debian's names for what the tests run beside us
-TOOLS := mosquitto mosquitto_sub openssl skopeo docker-registry strace gcc
-PACKAGES := mosquitto mosquitto-clients openssl skopeo docker-registry strace gcc libc6-dev
+TOOLS := mosquitto mosquitto_sub openssl skopeo docker-registry strace gcc softhsm2-util
+PACKAGES := mosquitto mosquitto-clients openssl skopeo docker-registry strace gcc libc6-dev softhsm2
 # tests of frameworks that are extras; they are skipped where those are absent
 FRAMEWORKS := tests/convert/test_xgboost.py tests/convert/test_lightgbm.py \
   tests/convert/test_boosted_build.py tests/convert/test_boosted_tables.py \

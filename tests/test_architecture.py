@@ -34,6 +34,7 @@ HOMES = {
     "onnxruntime": ("device_agent/wherry_agent/runtime_onnx.py", "converters/", "toolkit/wherry/"),
     "cryptography": (
         "toolkit/wherry/keys.py",
+        "toolkit/wherry/signers.py",
         "toolkit/wherry/identity/",
         "toolkit/wherry/server/",
     ),
@@ -44,6 +45,8 @@ HOMES = {
         "device_agent/wherry_agent/tuf_verify.py",
         "toolkit/wherry/",
     ),
+    "bsdiff4": ("toolkit/wherry/deltas.py",),
+    "PyKCS11": ("toolkit/wherry/signers.py",),
     "onnx": ("converters/", "toolkit/wherry/"),
     "sklearn": ("converters/",),
     "tflite": ("converters/wherry_convert/tflite_",),

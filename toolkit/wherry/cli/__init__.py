@@ -36,7 +36,8 @@ SECTIONS: Final[Mapping[str, Mapping[str, Entry]]] = {
         "quantize": Entry("convert:quantize", "Make a model smaller, and show what it costs"),
         "check": Entry("build:check", "Compare decisions with the source model"),
         "pack": Entry("build:pack", "Put model, profile and golden vectors into a bundle"),
-        "sign": Entry("bundle:sign", "Sign a bundle"),
+        "sign": Entry("bundle:sign", "Sign a bundle, or what waits to be published"),
+        "publish": Entry("release:publish", "Release bundles, and take them back"),
         "push": Entry("fleet:push", "Roll a bundle out to devices, wave by wave"),
     },
     "Run a fleet": {
@@ -48,7 +49,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, Entry]]] = {
     },
     "Look inside": {
         "bundle": Entry("bundle:bundle", "Inspect, verify and compare bundles"),
-        "key": Entry("bundle:key", "Make and list signing keys"),
+        "key": Entry("bundle:key", "Make, list, exchange and revoke signing keys"),
         "doctor": Entry("doctor:doctor", "Check what is installed here and what is missing"),
     },
     "Try it": {

@@ -19,7 +19,7 @@ from .ceremony import Ceremony
 from .repository import Repository
 
 if TYPE_CHECKING:
-    from securesystemslib.signer import CryptoSigner
+    from securesystemslib.signer import CryptoSigner, Signer
 
 OFFLINE: Final = ("root-1", "root-2", "root-3", "targets-1", "targets-2", "models-1", "models-2")
 ONLINE: Final = ("online", "assignment", "time")
@@ -60,7 +60,7 @@ def hold_ceremony(repository: Repository, keys: Path, families: Iterable[str] = 
         repository.finish(online_signers(keys))
 
 
-def sign_all(repository: Repository, role: str, signers: Iterable[CryptoSigner]) -> int:
+def sign_all(repository: Repository, role: str, signers: Iterable[Signer]) -> int:
     """Sign a staged document with each key that may, and still lacks; returns how many did."""
     signed = 0
     for signer in signers:

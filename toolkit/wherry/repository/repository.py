@@ -340,7 +340,9 @@ class Repository(Staged):
             names = ", ".join(keyid[:12] for keyid in held.keyids)
             raise TrustError("T10", f"{role} is signed by {names}, which is not here")
         for signer in able[: held.threshold]:
-            document.sign(signer, append=True)
+            # not by its own `sign`, which hides what went wrong
+            keyid = signer.public_key.keyid
+            document.signatures[keyid] = signer.sign(document.signed_bytes)
 
 
 def _target(path: str, data: bytes, says: Mapping[str, Any] | None) -> TargetFile:

@@ -133,7 +133,8 @@ class Staged:
             raise TrustError("T09", detail, cure="another person must sign with another key")
         if keyid not in waiting.may:
             raise TrustError("T02", f"key {keyid[:12]} has no part in {role}")
-        document.sign(signer, append=True)
+        # not by its own `sign`, which hides what went wrong
+        document.signatures[keyid] = signer.sign(document.signed_bytes)
         self.disk.put(self._file(role), to_bytes(document))
         return self.waiting(role, document)
 
