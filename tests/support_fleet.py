@@ -189,9 +189,9 @@ class Server:
 
 
 @contextmanager
-def running_server(data: Path, *arguments: str) -> Iterator[Server]:
+def running_server(data: Path, *arguments: str, pinned: bool = True) -> Iterator[Server]:
     """A server for the length of a block."""
-    server = Server(data, *arguments)
+    server = Server(data, *arguments, pinned=pinned)
     server.start()
     try:
         yield server

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import socket
 import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 from support import wait_for
@@ -148,6 +153,23 @@ def accounts(
 def context_of(identity: Identity) -> ssl.SSLContext:
     """TLS of a device, or of whoever has its files."""
     return fleet_context(identity.authority, time.time, identity=identity)
+
+
+@cache
+def clock_shim() -> Path:
+    """What, preloaded, moves a program's clock by CLOCK_SHIFT seconds."""
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    assert compiler, "no C compiler is here; `make test-tools` installs gcc"
+    built = Path(mkdtemp(prefix="wherry-clock-")) / "clock.so"
+    source = Path(__file__).parent / "faults" / "clock.c"
+    flags = ["-shared", "-fPIC", "-O2", "-Wall", "-Wextra", "-Werror"]
+    subprocess.run([compiler, *flags, "-o", str(built), str(source), "-ldl"], check=True)
+    return built
+
+
+def with_clock(shift: float) -> dict[str, str]:
+    """The environment of a program whose clock is wrong by so many seconds."""
+    return os.environ | {"LD_PRELOAD": str(clock_shim()), "CLOCK_SHIFT": str(round(shift))}
 
 
 @contextmanager

@@ -16,19 +16,22 @@ from typing import Any
 import pytest
 from support import wait_for
 from support_fleet import FAMILY, Device, Server, enrol, running_devices, running_server, wherry
-from support_identity import Client, Fleet, context_of
+from support_identity import Client, Fleet, context_of, with_clock
 
 from wherry.identity.authority import Authority, make_request, requested_key
 from wherry_agent.certificate import read_certificate
 from wherry_agent.config import load_config
-from wherry_agent.identity import Enrolment, fingerprint, renew
+from wherry_agent.identity import Enrolment, ask_time, fingerprint, renew
 from wherry_agent.identity import enrol as enrol_here
 from wherry_agent.selftest import Check, self_test
 from wherry_agent.status import read_status, status_lines
 from wherry_agent.tls import Identity
 from wherry_contract.address import BrokerAddress
 from wherry_contract.errors import WherryError
+from wherry_contract.fleet_keys import FleetKeys
 from wherry_contract.identity import ClaimCode
+from wherry_contract.told_time import write_nonce
+from wherry_contract.when import to_seconds
 
 DAY = 86_400.0
 
@@ -37,6 +40,14 @@ DAY = 86_400.0
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("identity")
     with running_server(folder / "data", "--broker", "mosquitto") as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def rooted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server whose devices have a TUF root, and so can be told the time."""
+    folder = tmp_path_factory.mktemp("rooted")
+    with running_server(folder / "data", "--broker", "mosquitto", pinned=False) as found:
         yield found
 
 
@@ -307,6 +318,61 @@ def test_a_terminal_that_was_off_for_400_days_comes_back_by_itself(
     finally:
         agent.terminate()
         agent.wait(20)
+
+
+CLOCKS = {
+    "1970": 5000.0 - time.time(),
+    "400 days behind": -400 * DAY,
+    "ten years ahead": 3652 * DAY,
+}
+
+
+@pytest.mark.parametrize("row", CLOCKS)
+def test_a_board_whose_clock_is_wrong_enrols_and_comes(
+    rooted: Server, tmp_path: Path, row: str
+) -> None:
+    """The real agent with the board's clock moved under it, and under its OpenSSL."""
+    server = rooted
+    name, folder = f"clock-{row.replace(' ', '-')}", tmp_path / "till"
+    environment = with_clock(CLOCKS[row])
+    code, url = claim(server), server.facts["devices"]["enrol"]
+    words = ["enroll", "--url", url, "--claim", code, "--device", name, "--into", str(folder)]
+    agent = [sys.executable, "-m", "wherry_agent"]
+    looked = [sys.executable, "-c", "import time; print(time.time())"]
+    shown = subprocess.run(looked, env=environment, check=True, capture_output=True).stdout
+    assert abs(float(shown) - time.time() - CLOCKS[row]) < 60
+    subprocess.run([*agent, *words], env=environment, check=True, timeout=60)
+    config = folder / "agent.toml"
+    config.write_text(config.read_text() + "\n[limits]\nheartbeat_seconds = 1.0\n")
+    with (tmp_path / "log").open("wb") as log:
+        run = [*agent, "run", "--config", str(config)]
+        process = subprocess.Popen(run, env=environment, stdout=log, stderr=log)
+    try:
+        wait_for(
+            lambda: _row(server, name)["online"],
+            seconds=40,
+            what=lambda: (tmp_path / "log").read_text()[-2000:],
+        )
+        wait_for(lambda: _is_right(_row(server, name)["state"]), what="a report with the hour")
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def _is_right(state: dict[str, Any] | None) -> bool:
+    """Whether a device reports with the right hour, whatever its board says."""
+    return bool(state) and abs(to_seconds(state["reported_at"]) - time.time()) < 3600
+
+
+def test_the_server_tells_the_time_to_who_asks(rooted: Server, tmp_path: Path) -> None:
+    server = rooted
+    config = enrol_here(order(server, claim(server), tmp_path / "till", "what-time"))
+    (listed,) = (server.data / "depot" / "targets" / "fleet").glob("*.keys.json")
+    keys = FleetKeys.from_bytes(listed.read_bytes())
+    nonce = "5" * 32
+    answer = ask_time(identity_of(config), write_nonce(nonce))
+    assert abs(keys.time(answer, nonce).at - time.time()) < 60
+    assert code_of(keys.time, answer, "6" * 32) == "T03"
 
 
 def _codes(server: Server, name: str, codes: set[str]) -> bool:
