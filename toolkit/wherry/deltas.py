@@ -22,6 +22,7 @@ from wherry_contract.wire import sha256_digest
 
 from .files import write_durably
 
+LARGE_BYTES = 64 << 20  # beyond it bsdiff takes a GiB of memory and minutes
 SMALL_BYTES = 16 * 1024  # below it the whole always comes: a delta saves less than it asks for
 
 
@@ -110,7 +111,11 @@ def offer_deltas(depot: Path, digest: str, running: Iterable[str]) -> list[Delta
         old = {item.file_name: item for item in _parts(depot, source)}
         for part in new:
             before = old.get(part.file_name)
-            if before is None or before.digest == part.digest or part.size <= SMALL_BYTES:
+            if (
+                before is None
+                or before.digest == part.digest
+                or not SMALL_BYTES < part.size <= LARGE_BYTES
+            ):
                 continue
             verdict, delta = _judge(depot, source, before, part)
             verdicts.append(verdict)

@@ -26,7 +26,9 @@ from wherry_contract.profile import ReferenceProfile
 from wherry_contract.signature import FamilyTrust, PublicKey, TrustRoot
 from wherry_contract.wire import TRUST, Fields, parse_json, sha256_digest
 
-_SERVED: Final = re.compile(r"blobs/sha256/[0-9a-f]{64}|statements/[0-9a-f]{64}\.dsse\.json")
+_SERVED: Final = re.compile(
+    r"blobs/sha256/[0-9a-f]{64}|statements/[0-9a-f]{64}\.dsse\.json|deltas/[0-9a-f]{64}\.json"
+)
 _KEY_LIMIT_BYTES: Final = 4096
 
 
