@@ -30,13 +30,13 @@ def test_a_bundle_that_is_taken_gets_deltas_from_what_the_fleet_runs(tmp_path: P
         store.add(Batch(1.8e9, states=reported))
         office.take_bundle(io.BytesIO(NEW.to_tar()))
         depot = store.depot
-        listed = depot._put(f"deltas/{NEW.digest[7:]}.json")
+        listed = depot.served(f"deltas/{NEW.digest[7:]}.json")
         assert listed is not None
         (delta,) = read_deltas(listed.read_bytes())
-        packed = depot._put(f"blobs/sha256/{delta.digest[7:]}")
+        packed = depot.served(f"blobs/sha256/{delta.digest[7:]}")
         assert packed is not None
         new = NEW.layout.blobs[delta.result]
         made = apply_delta(OLD.layout.blobs[delta.source], packed.read_bytes(), len(new))
         assert made == new
         assert delta.size == packed.stat().st_size < 0.1 * len(new)
-        assert depot._put(f"deltas/{OLD.digest[7:]}.json") is None  # nobody ran anything then
+        assert depot.served(f"deltas/{OLD.digest[7:]}.json") is None  # nobody ran anything then
