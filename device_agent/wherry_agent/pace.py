@@ -13,7 +13,7 @@ from wherry_contract.assignment import Assignment, MaintenanceWindow
 from wherry_contract.errors import LinkError, UpdateError
 
 _CHUNK_BYTES: Final = 64 * 1024
-_ROOM_BYTES: Final = 1 << 20
+_ROOM_BYTES: Final = 256 * 1024
 _SLOW_SECONDS: Final = 30.0  # for which a line may be slower than the least
 _MINUTES: Final = 24 * 60
 
@@ -62,7 +62,13 @@ class Meter:
     """Measures one transfer against its pace."""
 
     def __init__(self, pace: Pace, now: float) -> None:
-        """Begin, at a monotonic time in seconds."""
+        """Begin, at a monotonic time in seconds.
+
+        Raises:
+            StoreError: D01, the disk has no room.
+        """
+        if pace.room:
+            pace.room()
         self._pace = pace
         self._began = self._looked = self._last = now
         self._bytes = self._bytes_looked = self._bytes_stored = 0

@@ -102,13 +102,19 @@ def test_a_transfer_ends(pace: Pace, error: type[WherryError]) -> None:
 
 
 def test_the_room_is_looked_at_now_and_then() -> None:
-    def full() -> None:
-        raise StoreError("D01")
+    looks = []
 
-    meter = Meter(Pace(room=full), 0.0)
-    meter.took(1 << 20, 0.1)
+    def room() -> None:
+        looks.append(None)
+        if len(looks) > 2:
+            raise StoreError("D01")
+
+    meter = Meter(Pace(room=room), 0.0)
+    meter.took(200_000, 0.1)
+    meter.took(100_000, 0.2)
+    assert len(looks) == 2
     with pytest.raises(StoreError):
-        meter.took(1, 0.2)
+        meter.took(300_000, 0.3)
 
 
 def test_what_was_spent_adds_up_over_transfers() -> None:
