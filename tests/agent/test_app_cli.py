@@ -332,7 +332,7 @@ def _table(heading: str) -> dict[str, list[str]]:
 
 def test_the_page_has_every_setting() -> None:
     settings = {item.name for item in fields(AgentConfig)}
-    tables = {"broker", "depot", "listen", "labels", "features", "limits", "identity"}
+    tables = {"metered", "broker", "depot", "listen", "labels", "features", "limits", "identity"}
     told = {name.strip("` ") for row in _table("agent.toml") for name in row.split(",")}
     assert told == settings - tables - {"broker_identity"} | {
         "broker.url",
@@ -342,6 +342,7 @@ def test_the_page_has_every_setting() -> None:
         "identity.authority",
         "identity.enrol",
         "depot.url",
+        "depot.metered",
         "serving.listen",
         "application.features",
         "labels",

@@ -156,9 +156,11 @@ def _kill_and_go_on(scene: Scene, agent: AgentProcess, sequence: int, **page: in
     shared = shim_page(scene, agent, **page)
     agent.start(environment=shared.environment(), ready=False)
     if carry_out(agent, NEW):
-        wait_for(lambda: scene.reports(f"r{sequence}"))
-        agent.stop()
-        return False
+        process = agent.process
+        assert process
+        wait_for(lambda: scene.reports(f"r{sequence}") or process.poll() is not None)
+        if agent.stop() == 0:
+            return False
     agent.kill()
     promise = max(promised(calls_of(scene), agent.state_dir))
     assert generation(agent.state_dir) >= promise
