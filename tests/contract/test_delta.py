@@ -6,11 +6,13 @@ import bz2
 import random
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 
 import bsdiff4
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support import ROOT
 
 from wherry_contract.delta import Delta, apply_delta, read_deltas, write_deltas
 from wherry_contract.errors import BundleError, ManifestError
@@ -107,3 +109,10 @@ def test_the_list_survives() -> None:
 def test_a_list_that_is_none(text: bytes) -> None:
     with pytest.raises(ManifestError):
         read_deltas(text)
+
+
+def test_the_specs_example() -> None:
+    text = (ROOT / "contract" / "SPEC-delta.md").read_text()
+    example = text.split("```json\n")[1].split("```")[0]
+    (found,) = read_deltas(example.encode())
+    assert (found, found.size) == (replace(ROW, size=17215), 17215)
