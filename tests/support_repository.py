@@ -82,7 +82,7 @@ def ceremony(**thresholds: int) -> Ceremony:
         public("online"),
         public("order"),
         public("time"),
-        {"root": 2, "targets": 2, "models": 2} | thresholds,
+        thresholds={"root": 2, "targets": 2, "models": 2} | thresholds,
     )
 
 

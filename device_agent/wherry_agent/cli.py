@@ -59,10 +59,12 @@ def _parser() -> argparse.ArgumentParser:
         commands,
         "install",
         _install,
-        "Install a signed bundle file; stop the agent first.",
+        "Install a bundle file, or the order on a stick; stop the agent first.",
         config=True,
     )
-    install.add_argument("file", type=Path, metavar="FILE", help="the bundle, as fraud.wherry")
+    install.add_argument(
+        "file", type=Path, metavar="FILE|DIR", help="the bundle, or what `wherry export` wrote"
+    )
     _add(
         commands,
         "status",
@@ -152,10 +154,11 @@ def _self_test(options: argparse.Namespace) -> int:
 
 
 def _install(options: argparse.Namespace) -> int:
-    from .install import install_file
+    from .install import install_file, install_folder
 
     _log_to_stderr()
-    done = install_file(load_config(options.config), options.file)
+    install = install_folder if options.file.is_dir() else install_file
+    done = install(load_config(options.config), options.file)
     after = "it is committed already" if done.state == "idle" else "it soaks when the agent runs"
     sys.stdout.write(f"installed {done.name} {done.version} ({done.digest}); {after}\n")
     return 0

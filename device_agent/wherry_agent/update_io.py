@@ -246,7 +246,7 @@ class Updater:
         mark = hashlib.sha256(payload).hexdigest()
         if payload and mark != self._seen:
             try:
-                self._judge(payload)
+                self.judge(payload)
             except (LinkError, StoreError) as error:
                 self._tell(Fact.of(error), key=f"offer:{mark[:16]}:{error.code}")
                 self._offer_tries += 1
@@ -265,10 +265,22 @@ class Updater:
                 self._offers.popleft()
         return True
 
-    def _judge(self, payload: bytes) -> None:
+    def judge(self, payload: bytes) -> bool:
+        """Take the order in a payload, if it is signed for this device and newer than the last.
+
+        Returns:
+            Whether it was.
+
+        Raises:
+            TrustError: it is not trusted.
+            MessageError: G01 to G03, it is no order.
+            LinkError, StoreError: that cannot be told now.
+        """
         assignment = self._reach.trust.assignment(unwrap_assignment(payload))
-        if is_new(assignment, self.record, self._config.device):
+        new = is_new(assignment, self.record, self._config.device)
+        if new:
             self._save(accept(self.record, assignment))
+        return new
 
     # --- the record ---------------------------------------------------------------------
 

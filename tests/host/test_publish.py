@@ -125,7 +125,9 @@ def test_an_online_key_is_exchanged_by_the_offline_keys(lab: Path, role: str) ->
     wherry("key", "rotate", role, "--old", role, "--new", f"{role}-2", *signers)
     listed = getattr(Repository(lab).fleet_keys(), f"{role}_keys")
     public = json.loads((lab / "keys" / f"{role}-2.pub.json").read_text())
-    assert [key.keyid for key in listed] == [public["keyid"]]
+    drop = json.loads((lab / "keys" / "drop.pub.json").read_text())
+    wanted = [*([drop["keyid"]] if role == "assignment" else []), public["keyid"]]
+    assert [key.keyid for key in listed] == wanted
 
 
 def test_a_real_ceremony_with_keys_of_people_who_are_elsewhere(
@@ -152,6 +154,7 @@ def test_a_real_ceremony_with_keys_of_people_who_are_elsewhere(
     wherry("publish")
     assert sorted(path.stem for path in (server / "keys").glob("*.key")) == [
         "assignment",
+        "drop",
         "online",
         "time",
     ]

@@ -98,7 +98,7 @@ class Releases:
             TrustError: T10, too few keys.
         """
         public = {role: tuple(map(read_public, files)) for role, files in people.items()}
-        made = {name: self._online(name) for name in ("online", "assignment", "time")}
+        made = {name: self._online(name) for name in ("online", "assignment", "time", "drop")}
         models = dict.fromkeys(families, public["models"])
         ceremony = Ceremony(public[ROOT], public[TARGETS], models, **made, thresholds=thresholds)
         with self.repository.locked():

@@ -38,6 +38,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, Entry]]] = {
         "pack": Entry("build:pack", "Put model, profile and golden vectors into a bundle"),
         "sign": Entry("bundle:sign", "Sign a bundle, or what waits to be published"),
         "publish": Entry("release:publish", "Release bundles, and take them back"),
+        "export": Entry("release:export", "Write a folder for a USB stick"),
         "push": Entry("fleet:push", "Roll a bundle out to devices, wave by wave"),
     },
     "Run a fleet": {

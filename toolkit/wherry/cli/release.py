@@ -1,4 +1,4 @@
-"""`wherry publish`: what devices may run, by whose signatures."""
+"""`wherry publish` and `wherry export`: what devices may run, by whose signatures."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from .options import select_option
 from .output import json_option, say, show
 
 _file = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -95,3 +96,37 @@ def _wanted(family: str) -> str:
     if not family:
         raise click.UsageError("--floor wants --family")
     return family
+
+
+@click.command(epilog="Example: wherry export stick fraud-1.4.0.wherry --select site=paris")
+@click.argument("folder", type=_folder)
+@click.argument("bundle", type=_file)
+@click.option("--device", "devices", multiple=True, help="For this device; else for all of them.")
+@select_option
+@click.option(
+    "--days", type=click.FloatRange(1, 365), default=90, show_default=True, help="It stays fresh."
+)
+@data_option
+@json_option
+def export(
+    *,
+    folder: Path,
+    bundle: Path,
+    devices: tuple[str, ...],
+    select: tuple[tuple[str, str], ...],
+    days: float,
+    data: Path | None,
+    as_json: bool,
+) -> None:
+    """Write a folder for a USB stick.
+
+    It holds the list of releases, the bundle's file and an order for each device. On the device, with its agent stopped: wherry-agent install FOLDER. The bundle must be
+    released; its file is copied byte by byte.
+    """
+    from wherry.client import home
+    from wherry.server.drop import export as write
+
+    found = write(data or home(), folder, bundle, devices, dict(select), days=days)
+    answer = {"digest": found.digest, "devices": list(found.devices)}
+    line = f"{folder}: {found.digest[:19]} for {len(found.devices)} devices"
+    show("wherry/export/1", answer, [line], as_json=as_json)

@@ -32,6 +32,8 @@ class Ceremony:
         online: signs snapshot and timestamp.
         assignment: signs orders.
         time: tells the time.
+        drop: signs orders that travel on a stick; a key of its own, since sequences belong to
+            keys and the server does not know when a stick arrives.
         thresholds: how many must sign: of ``root``, ``targets`` and ``models``.
     """
 
@@ -41,6 +43,7 @@ class Ceremony:
     online: PublicKey
     assignment: PublicKey
     time: PublicKey
+    drop: PublicKey | None = None
     thresholds: Mapping[str, int] = field(
         default_factory=lambda: {ROOT: 2, TARGETS: 2, "models": 2}
     )

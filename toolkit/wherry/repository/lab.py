@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from securesystemslib.signer import CryptoSigner, Signer
 
 OFFLINE: Final = ("root-1", "root-2", "root-3", "targets-1", "targets-2", "models-1", "models-2")
-ONLINE: Final = ("online", "assignment", "time")
+ONLINE: Final = ("online", "assignment", "time", "drop")
 
 
 def hold_ceremony(repository: Repository, keys: Path, families: Iterable[str] = ()) -> None:
@@ -49,6 +49,7 @@ def hold_ceremony(repository: Repository, keys: Path, families: Iterable[str] = 
         online=public["online"],
         assignment=public["assignment"],
         time=public["time"],
+        drop=public["drop"],
     )
     with repository.locked():
         if repository.exists:

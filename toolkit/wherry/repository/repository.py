@@ -66,9 +66,10 @@ class Repository(Staged):
         now = self.clock()
         targets = first_targets(ceremony, now)
         valid = validity(now)
+        orders = [ceremony.assignment, *([ceremony.drop] if ceremony.drop else [])]
         keys = FleetKeys(
-            {key.keyid: key for key in (ceremony.assignment, ceremony.time)},
-            (AssignmentKey(ceremony.assignment.keyid, *valid),),
+            {key.keyid: key for key in (*orders, ceremony.time)},
+            tuple(AssignmentKey(key.keyid, *valid) for key in orders),
             (AssignmentKey(ceremony.time.keyid, *valid),),
         )
         self._list_keys(targets.signed, keys)
@@ -295,20 +296,32 @@ class Repository(Staged):
         publish(self.disk, self.depot, documents)
         return tuple(documents)
 
-    def long_lived(self, online: Sequence[Signer], days: float) -> Metadata[Any]:
-        """The present timestamp for a stick: the same version and content, a longer life.
+    def list_for_stick(self, online: Sequence[Signer], days: float) -> dict[str, Metadata[Any]]:
+        """Snapshot and timestamp with longer lives; the depot's get later versions at once.
+
+        A client that met either first goes on to the other: equal versions would be one.
+
+        Returns:
+            Both by role, the snapshot first.
 
         Raises:
             TrustError: T10.
+            StoreError: D01 or D06.
         """
-        document = copy.deepcopy(self.state.timestamp)
-        document.signed.expires = expires(TIMESTAMP, self.clock(), days)
-        document.signatures.clear()
-        self._sign_online(TIMESTAMP, document, online, self.state.root)
-        return document
+        fresh = self._online(online, snapshot=True, published=True, step=2)
+        publish(self.disk, self.depot, fresh)
+        found = copy.deepcopy(fresh)
+        for role, document in found.items():
+            document.signed.version -= 1
+            document.signed.expires = expires(role, self.clock(), days)
+            document.signatures.clear()
+            if role == TIMESTAMP:
+                document.signed.snapshot_meta.version -= 1
+            self._sign_online(role, document, online, self.state.root)
+        return found
 
     def _online(
-        self, signers: Sequence[Signer], *, snapshot: bool, published: bool = False
+        self, signers: Sequence[Signer], *, snapshot: bool, published: bool = False, step: int = 1
     ) -> dict[str, Metadata[Any]]:
         from tuf.api.metadata import Metadata, MetaFile, Snapshot, Timestamp
 
@@ -317,7 +330,7 @@ class Repository(Staged):
         found: dict[str, Metadata[Any]] = {}
         number = state.snapshot.signed.version if state else 0
         if snapshot:
-            number += 1
+            number += step
             pick = state.document if published and state else self.must
             meta = {
                 f"{r}.json": MetaFile(pick(r).signed.version)
@@ -325,7 +338,7 @@ class Repository(Staged):
             }
             found[SNAPSHOT] = Metadata(Snapshot(number, None, expires(SNAPSHOT, now), meta))
             self._sign_online(SNAPSHOT, found[SNAPSHOT], signers, root)
-        version = state.timestamp.signed.version + 1 if state else 1
+        version = state.timestamp.signed.version + step if state else 1
         stamp = Metadata(Timestamp(version, None, expires(TIMESTAMP, now), MetaFile(number)))
         mark(stamp.signed)["signed_at"] = to_text(now)
         self._sign_online(TIMESTAMP, stamp, signers, root)

@@ -68,9 +68,20 @@ class ListedSigner(AssignmentSigner):
     """
 
     def __init__(
-        self, keys: Path, repository: Repository, clock: Callable[[], float] = time.time
+        self,
+        keys: Path,
+        repository: Repository,
+        clock: Callable[[], float] = time.time,
+        *,
+        drop: bool = False,
     ) -> None:
-        """Take the folder of keys, who lists them, and Unix seconds.
+        """Take the folder of keys, and who lists them.
+
+        Args:
+            keys: the folder.
+            repository: lists them.
+            clock: Unix seconds.
+            drop: for a stick: keys whose names begin with ``drop``, and no others.
 
         Raises:
             TrustError: T10, none that is listed and valid is here.
@@ -78,6 +89,7 @@ class ListedSigner(AssignmentSigner):
         self._keys = keys
         self._repository = repository
         self._clock = clock
+        self._drop = drop
         self._seen = 0
         self._signers: dict[str, CryptoSigner] = {}
         self._signer("assignment")
@@ -96,7 +108,12 @@ class ListedSigner(AssignmentSigner):
     def _pick(self, use: str, listed: tuple[AssignmentKey, ...], now: float) -> CryptoSigner:
         valid = [key for key in listed if key.not_before <= now <= key.not_after]
         names = {item.public.keyid: item.name for item in list_keys(self._keys)}
-        here = [key for key in valid if (self._keys / f"{names.get(key.keyid)}.key").is_file()]
+        here = [
+            key
+            for key in valid
+            if (self._keys / f"{names.get(key.keyid)}.key").is_file()
+            and (use != "assignment" or names[key.keyid].startswith("drop") == self._drop)
+        ]
         if not here:
             cure = f"list a new one: `wherry key rotate {use} --new NAME`"
             raise TrustError("T10", f"no key for {use} that is listed and valid is here", cure=cure)
