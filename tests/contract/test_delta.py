@@ -113,6 +113,6 @@ def test_a_list_that_is_none(text: bytes) -> None:
 
 def test_the_specs_example() -> None:
     text = (ROOT / "contract" / "SPEC-delta.md").read_text()
-    example = text.split("```json\n")[1].split("```")[0]
+    example = text.split("```json deltas\n")[1].split("```")[0]
     (found,) = read_deltas(example.encode())
     assert (found, found.size) == (replace(ROW, size=17215), 17215)

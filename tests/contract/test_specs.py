@@ -71,12 +71,13 @@ SNIPPETS = [
 def test_the_pages_are_known_and_have_examples() -> None:
     assert set(PAGES) == {
         "SPEC-bundle.md",
+        "SPEC-delta.md",
         "SPEC-drift.md",
         "SPEC-identity.md",
         "SPEC-mqtt.md",
         "SPEC-trust.md",
     }
-    assert set(EXAMPLES) == {*BY_NAME, "config", "envelope"}
+    assert set(EXAMPLES) == {*BY_NAME, "config", "envelope", "deltas"}
     assert len(SNIPPETS) >= 6
 
 
