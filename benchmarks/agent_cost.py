@@ -11,6 +11,7 @@ default one.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import socket
@@ -111,10 +112,22 @@ class Children(threading.Thread):
         command = (path / "cmdline").read_bytes().split(b"\0")
         if len(command) < 3 or not command[2].startswith(b"wherry_agent."):
             return
+        if not _descends(int(path.name)):
+            return
         found = re.search(r"VmHWM:\s+(\d+) kB", (path / "status").read_text())
         if found:
             name = command[2].decode()
             self.peaks[name] = max(self.peaks.get(name, 0.0), int(found[1]) / 1024)
+
+
+def _descends(process: int) -> bool:
+    """Whether a process is ours: others on this machine may run the same modules."""
+    while process > 1:
+        if process == os.getpid():
+            return True
+        text = Path(f"/proc/{process}/stat").read_text()
+        process = int(text.rpartition(")")[2].split()[1])
+    return False
 
 
 def judge(name: str, found: float, most: float) -> bool:
