@@ -4,8 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 # Debian's names for what the tests run beside us
-TOOLS := mosquitto mosquitto_sub skopeo docker-registry strace
-PACKAGES := mosquitto mosquitto-clients skopeo docker-registry strace
+TOOLS := mosquitto mosquitto_sub openssl skopeo docker-registry strace gcc softhsm2-util
+PACKAGES := mosquitto mosquitto-clients openssl skopeo docker-registry strace gcc libc6-dev softhsm2
 # heavy frameworks and runtime versions, each in an environment that the user's cache folder keeps
 # under a name made of its pins
 ENVIRONMENTS := torch tensorflow runtimes
@@ -21,7 +21,7 @@ FRAMEWORKS := tests/convert/test_xgboost.py tests/convert/test_lightgbm.py \
   tests/convert/test_source_table.py tests/convert/test_random_families.py
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-frameworks environments test-tools lint fmt unit docs docs-check wheel bench clean
+.PHONY: help demo test test-long test-frameworks environments test-tools lint fmt unit docs docs-check wheel bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -47,6 +47,10 @@ demo: $(VENV)/.host  ## run the whole road on this machine
 
 test: export WHERRY_FRAMEWORKS = required
 test: $(VENV)/.frameworks test-tools environments lint docs-check unit  ## install what tests need, and run them all
+
+test-long: export OMP_NUM_THREADS = 1
+test-long: $(VENV)/.frameworks test-tools  ## the tests that take minutes: kills, failing disks, fuzzing
+	$(BIN)/python -m pytest -m long -n 2 --dist worksteal
 
 test-frameworks: export WHERRY_FRAMEWORKS = required
 test-frameworks: $(VENV)/.frameworks environments  ## the tests of frameworks alone

@@ -18,6 +18,14 @@ settings.register_profile("wherry", deadline=None)
 settings.load_profile("wherry")
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests recorded as ``figure``; it comes through from workers, too."""
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            if name == "figure":
+                terminalreporter.write_line(f"{report.nodeid}: {value}")
+
+
 @pytest.fixture
 def shared() -> Path:
     """The shared data; it is absent on a user's machine."""

@@ -179,6 +179,7 @@ def make_bundle(
     wants: str = ">=1.20,<2",
     architectures: tuple[str, ...] = (),
     threads: int = 1,
+    card: bytes = b"# A model for tests\n",
 ) -> Made:
     """A small real bundle: a logistic regression, its profile, golden vectors and signatures.
 
@@ -197,6 +198,7 @@ def make_bundle(
         wants: the range of runtime versions.
         architectures: of the boards that it is for; none means any.
         threads: for one inference.
+        card: the model card; a long one makes a bundle of any size.
     """
     inputs = contract(features, category=category)
     weights = [*WEIGHTS, *([0.01] * features)][:features] + [0.5] * category
@@ -227,7 +229,7 @@ def make_bundle(
         b"no model" if flaw == "unloadable" else _onnx(weights, bias, flaw),
         build_profile(inputs, raw, scores, THRESHOLD),
         _golden(inputs, raw[:20], scores[:20], flaw),
-        {"model-card.md": b"# A model for tests\n"},
+        {"model-card.md": card},
     )
     layout = assemble(parts)
     return Made(layout, parts, statement_of(layout, manifest, counter, signer))
@@ -403,6 +405,8 @@ class Faults:
         redirect: answer 302 to somewhere else.
         portal: answer 200 with a captive portal's page.
         status: answer with this status instead.
+        retry_after: and with this header.
+        slow_head: send the head byte by byte, so many seconds apart.
         wait_seconds: before each piece of a body.
         piece_bytes: how much is sent at once.
         chunked: no Content-Length, chunked transfer.
@@ -419,6 +423,8 @@ class Faults:
     redirect: bool = False
     portal: bool = False
     status: int = 0
+    retry_after: str = ""
+    slow_head: float = 0.0
     wait_seconds: float = 0.0
     piece_bytes: int = 4096
     chunked: bool = False
@@ -514,10 +520,23 @@ class _DepotHandler(BaseHTTPRequestHandler):
         elif faults.portal:
             self._head(200, len(PORTAL_PAGE))
             self.wfile.write(PORTAL_PAGE)
+        elif faults.slow_head:
+            self._drip(faults.slow_head)
         elif faults.status:
-            self._head(faults.status, 0)
+            later = {"Retry-After": faults.retry_after} if faults.retry_after else {}
+            self._head(faults.status, 0, **later)
         else:
             self._file(asked, faults)
+
+    def _drip(self, seconds: float) -> None:
+        try:
+            for byte in b"HTTP/1.1 200 OK\r\n" + b"X-Pad: 1\r\n" * 1000:
+                self.wfile.write(bytes([byte]))
+                self.wfile.flush()
+                if self.served.released.wait(seconds):
+                    return
+        except OSError:
+            self.close_connection = True  # the client has had enough
 
     def _file(self, asked: str, faults: Faults) -> None:
         path = self.served.folder / self.path.removeprefix("/depot/")

@@ -13,10 +13,11 @@ from typing import Any, Self
 import numpy as np
 from support_agent import agent_config, keys
 
-from wherry_agent.fetch import Depot
+from wherry_agent.fetch import Depot, Source
 from wherry_agent.inference import load_model
-from wherry_agent.intake import Board, Reach
+from wherry_agent.intake import Board
 from wherry_agent.outbox import Outbox
+from wherry_agent.reach import Reach
 from wherry_agent.runtime import installed
 from wherry_agent.scoring import Scorer
 from wherry_agent.shelf import Shelf
@@ -26,7 +27,7 @@ from wherry_agent.trust import PinnedTrust
 from wherry_agent.update_io import Updater
 from wherry_contract.assignment import Assignment, open_assignment
 from wherry_contract.messages import Event
-from wherry_contract.signature import BundleStatement, TrustRoot
+from wherry_contract.signature import ENVELOPE_LIMIT_BYTES, BundleStatement, TrustRoot
 
 
 class HandClock:
@@ -130,9 +131,14 @@ class HereTrust:
         """As `Trust` has it."""
         return open_assignment(envelope, self._root)
 
-    def statement(self, envelope: bytes, *, family: str, digest: str) -> BundleStatement:
+    def settle(self) -> float:
         """As `Trust` has it."""
-        return self._root.open_bundle_statement(envelope, family=family, digest=digest)
+        return float("inf")
+
+    def admit(self, order: Assignment, source: Source) -> BundleStatement:
+        """As `Trust` has it."""
+        envelope = source.statement(order.digest, ENVELOPE_LIMIT_BYTES)
+        return self._root.open_bundle_statement(envelope, family=order.family, digest=order.digest)
 
 
 class HereShelf(Shelf):

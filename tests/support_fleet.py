@@ -26,11 +26,14 @@ from support import wait_for
 from support_agent import keys, public_key
 
 from wherry.client import Client
+from wherry.identity.authority import make_request
 from wherry.rows import DeviceRow
 from wherry.server.database import Database
 from wherry.server.depot import Depot
 from wherry.server.store import Store
 from wherry_agent.config import load_config
+from wherry_agent.tls import Tls
+from wherry_contract.address import BrokerAddress
 from wherry_contract.assignment import Assignment, open_assignment
 from wherry_contract.errors import WherryError
 from wherry_contract.histograms import LATENCY_BINS, SCORE_BINS
@@ -123,11 +126,11 @@ def open_store(folder: Path, *devices: str) -> Iterator[Store]:
 
 
 class Server:
-    """`wherry serve` as a process of its own."""
+    """`wherry serve` as a process of its own; its devices pin keys unless it has a repository."""
 
-    def __init__(self, data: Path, *arguments: str) -> None:
+    def __init__(self, data: Path, *arguments: str, pinned: bool = True) -> None:
         self.data = data
-        self._arguments = arguments
+        self._arguments = [*arguments, *(["--pinned"] if pinned else [])]
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -186,9 +189,9 @@ class Server:
 
 
 @contextmanager
-def running_server(data: Path, *arguments: str) -> Iterator[Server]:
+def running_server(data: Path, *arguments: str, pinned: bool = True) -> Iterator[Server]:
     """A server for the length of a block."""
-    server = Server(data, *arguments)
+    server = Server(data, *arguments, pinned=pinned)
     server.start()
     try:
         yield server
@@ -308,10 +311,18 @@ class Device(threading.Thread):
         client = paho.Client(CallbackAPIVersion.VERSION2, client_id=name, clean_session=True)
         if broker.username:
             client.username_pw_set(broker.username, broker.password)
+        if self.config.identity and self.config.broker_identity:
+            client.tls_set_context(Tls(self.config.identity, time.time).context())
         client.will_set(self._topic("presence"), self._presence(online=False), 1, retain=True)
         client.on_connect = self._on_connect
         client.on_message = self._on_message
         self._client, self._sent = client, {}
+        try:
+            self._talk(client, broker)
+        finally:  # else client and device would hold each other, and its sockets
+            client.on_connect = client.on_message = None
+
+    def _talk(self, client: paho.Client, broker: BrokerAddress) -> None:
         client.connect(broker.host, broker.port, 10)
         while not self._stopped.is_set():
             if client.loop(0.02) != 0:
@@ -440,13 +451,15 @@ class Device(threading.Thread):
 
 
 def enrol(server: Server, name: str, **labels: str) -> Path:
-    """Enrol a device, as `wherry device enrol` does; returns its agent.toml."""
-    order = {"device": name, "family": FAMILY, "labels": labels}
-    papers = server.client.post("devices", order)
+    """Enrol a device, as `wherry device add` does; returns its agent.toml."""
+    key, csr = make_request()
+    order = {"device": name, "family": FAMILY, "labels": labels, "csr": csr}
+    files = server.client.post("devices", order)["files"]
     folder = server.data.parent / f"device-{name}"
     folder.mkdir()
-    (folder / "trust.json").write_text(papers["trust_json"])
-    (folder / "agent.toml").write_text(papers["agent_toml"])
+    (folder / "device.key").write_bytes(key)
+    for file, text in files.items():
+        (folder / file).write_text(text)
     return folder / "agent.toml"
 
 

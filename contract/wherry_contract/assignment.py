@@ -2,21 +2,106 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from .errors import TrustError
-from .manifest import SLUG
 from .oci import DIGEST
-from .signature import PublicKey, TrustRoot, check_understood, open_envelope
+from .signature import (
+    KEY_ID,
+    AssignmentKey,
+    PublicKey,
+    TrustRoot,
+    check_understood,
+    open_envelope,
+)
 from .when import to_seconds, to_text
-from .wire import TRUST, Fields, canonical, parse_json
+from .wire import SLUG, TRUST, Fields, canonical, parse_json
 
 PAYLOAD_TYPE: Final = "application/vnd.wherry.assignment.v1+json"
 SCHEMA: Final = "wherry/assignment"
 LIMIT_BYTES: Final = 16 * 1024
-_KNOWN: Final = ("mode", "soak_rows", "soak_seconds")
+_KNOWN: Final = (
+    "mode",
+    "soak_rows",
+    "soak_seconds",
+    "device_key",
+    "window",
+    "deadline",
+    "policy",
+)
+_TIME_OF_DAY: Final = r"(?:[01][0-9]|2[0-3]):[0-5][0-9]"
+
+
+@dataclass(frozen=True)
+class MaintenanceWindow:
+    """When an install may go on: from one local time of day until another, across midnight too.
+
+    Attributes:
+        start: as ``02:00``.
+        end: as ``05:00``; not in the window any more.
+        offset_minutes: of the device's local time from UTC.
+    """
+
+    start: str
+    end: str
+    offset_minutes: int = 0
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> MaintenanceWindow:
+        """Read a window.
+
+        Raises:
+            TrustError: T09.
+        """
+        return cls(
+            start=fields.text("from", pattern=_TIME_OF_DAY),
+            end=fields.text("to", pattern=_TIME_OF_DAY),
+            offset_minutes=fields.integer("offset_minutes", 0, low=-14 * 60, high=14 * 60),
+            extra=fields.rest(),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        document = {"from": self.start, "to": self.end, "offset_minutes": self.offset_minutes}
+        return document | dict(self.extra)
+
+
+@dataclass(frozen=True)
+class FetchPolicy:
+    """How the bytes may come.
+
+    Attributes:
+        delta: ``prefer`` a delta and fall back to the whole, ``never`` one, or ``only`` one:
+            rather fail than fetch the whole.
+        bytes_per_second: the most; 0 for no limit.
+        meter: ``any`` link, or only one that is ``free`` of charge.
+    """
+
+    delta: str = "prefer"
+    bytes_per_second: int = 0
+    meter: str = "any"
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> FetchPolicy:
+        """Read a policy.
+
+        Raises:
+            TrustError: T09.
+        """
+        return cls(
+            delta=fields.choice("delta", ("prefer", "never", "only"), "prefer"),
+            bytes_per_second=fields.integer("bytes_per_second", 0),
+            meter=fields.choice("meter", ("any", "free"), "any"),
+            extra=fields.rest(),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        document: dict[str, Any] = {"delta": self.delta, "meter": self.meter}
+        return document | {"bytes_per_second": self.bytes_per_second} | dict(self.extra)
 
 
 @dataclass(frozen=True)
@@ -36,6 +121,11 @@ class Assignment:
         mode: ``live``.
         soak_rows: replaces the bundle's own soak if not negative.
         soak_seconds: likewise.
+        device_key: sha256 of the device certificate's public key (SubjectPublicKeyInfo, DER)
+            in hexadecimal; "" for a device without one.
+        window: when the install may go on; nothing for always.
+        deadline: Unix seconds, when the window binds no more; nothing for never.
+        policy: how the bytes may come.
         keyid: which key signed it; filled in by `open_assignment`.
     """
 
@@ -50,6 +140,10 @@ class Assignment:
     mode: str = "live"
     soak_rows: int = -1
     soak_seconds: int = -1
+    device_key: str = ""
+    window: MaintenanceWindow | None = None
+    deadline: float | None = None
+    policy: FetchPolicy = FetchPolicy()
     keyid: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
 
@@ -64,6 +158,8 @@ class Assignment:
         fields = Fields(document, "assignment", TRUST)
         fields.schema(SCHEMA)
         check_understood(fields, _KNOWN)
+        window = fields.mapping("window", {})
+        late = fields.text("deadline", "", limit=40)
         return cls(
             device=fields.text("device", pattern=SLUG),
             rollout=fields.text("rollout", pattern=SLUG),
@@ -76,6 +172,12 @@ class Assignment:
             mode=fields.text("mode", "live", limit=16),
             soak_rows=fields.integer("soak_rows", -1, low=-1),
             soak_seconds=fields.integer("soak_seconds", -1, low=-1),
+            device_key=fields.text("device_key", "", pattern=KEY_ID),
+            window=MaintenanceWindow.from_fields(Fields(window, "assignment.window", TRUST))
+            if window
+            else None,
+            deadline=_seconds(fields, "deadline", late) if late else None,
+            policy=FetchPolicy.from_fields(fields.table("policy", {})),
             keyid=keyid,
             extra=fields.rest(),
         )
@@ -93,17 +195,35 @@ class Assignment:
             "issued_at": to_text(self.issued_at),
             "expires": to_text(self.expires),
             "mode": self.mode,
-            "must_understand": ["mode"],
         }
         for name in ("soak_rows", "soak_seconds"):
             if getattr(self, name) >= 0:
                 document[name] = getattr(self, name)
-        return canonical(document | dict(self.extra))
+        binding = self._binding()
+        understand = {"must_understand": ["mode", *binding]}
+        return canonical(document | binding | understand | dict(self.extra))
+
+    def _binding(self) -> dict[str, Any]:
+        """What is there only if it says something, and then must be understood."""
+        found: dict[str, Any] = {}
+        if self.device_key:
+            found["device_key"] = self.device_key
+        if self.window:
+            found["window"] = self.window.to_dict()
+        if self.deadline is not None:
+            found["deadline"] = to_text(self.deadline)
+        if self.policy != FetchPolicy():
+            found["policy"] = self.policy.to_dict()
+        return found
 
 
 def _moment(fields: Fields, name: str) -> float:
+    return _seconds(fields, name, fields.text(name, limit=40))
+
+
+def _seconds(fields: Fields, name: str, text: str) -> float:
     try:
-        return to_seconds(fields.text(name, limit=40))
+        return to_seconds(text)
     except ValueError as error:
         raise fields.error(name, "a time like 2026-11-24T07:54:29Z") from error
 
@@ -117,11 +237,25 @@ def open_assignment(envelope: bytes, root: TrustRoot) -> Assignment:
     Raises:
         TrustError: T01, T02, T08 or T09.
     """
-    valid = {key.keyid: key for key in root.assignment_keys}
-    keys: dict[str, PublicKey] = {keyid: root.keys[keyid] for keyid in valid if keyid in root.keys}
-    payload, signers = open_envelope(envelope, PAYLOAD_TYPE, keys)
+    return open_order(envelope, root.keys, root.assignment_keys)
+
+
+def open_order(
+    envelope: bytes, keys: Mapping[str, PublicKey], listed: Iterable[AssignmentKey]
+) -> Assignment:
+    """Verify an assignment against keys and the validity that each is listed with.
+
+    Args:
+        envelope: the DSSE envelope.
+        keys: public keys by key id.
+        listed: which of them may sign assignments, and from when to when.
+
+    Raises:
+        TrustError: T01, T02, T08 or T09.
+    """
+    valid = {key.keyid: key for key in listed if key.keyid in keys}
+    known = {keyid: keys[keyid] for keyid in valid}
+    payload, signers = open_envelope(envelope, PAYLOAD_TYPE, known)
     assignment = Assignment.from_bytes(payload, signers[0])
-    key = valid[assignment.keyid]
-    if not key.not_before <= assignment.issued_at <= key.not_after:
-        raise TrustError("T02", f"key {key.keyid[:12]} was not valid when it was issued")
+    valid[assignment.keyid].check(assignment.issued_at)
     return assignment

@@ -10,6 +10,7 @@ codes travel in events from devices, so that a fleet can be searched by them.
     ├── ManifestError    M..   the bundle's description is wrong or too new
     ├── InputError       C..   rows do not fit the input contract
     ├── TrustError       T..   exit 1: not signed by whom it should be
+    ├── IdentityError    I..   exit 1: who a device is could not be shown
     ├── MessageError     G..   an MQTT payload is malformed, foreign or replayed
     ├── UpdateError      U..   an update could not go on, on the device
     ├── ProbeError       P..   exit 1: the model does not do here what it did there
@@ -55,6 +56,11 @@ _ROWS: tuple[tuple[str, str, str], ...] = (
     ("B08", "the bundle lacks a part that its manifest names", "copy or download it again"),
     ("B09", "the bundle's OCI manifest is not one of ours", "pack it again with `wherry pack`"),
     ("B10", "the bundle names the same part twice", "do not use it; ask who made it"),
+    (
+        "B11",
+        "the delta does not make what it should",
+        "nothing to do; the whole is fetched instead",
+    ),
     # Manifest: wherry.json and its neighbours
     ("M01", "the document is not valid JSON", "pack it again with `wherry pack`"),
     ("M02", "the document is larger or deeper than the limit", "pack it again; do not edit it"),
@@ -102,6 +108,51 @@ _ROWS: tuple[tuple[str, str, str], ...] = (
     ("T08", "it needs a newer agent to be understood", "upgrade the agent, then try again"),
     ("T09", "the signed document is malformed", "sign it again with this Wherry"),
     ("T10", "there is no key", "make one with `wherry key generate`"),
+    (
+        "T11",
+        "the list of released bundles is stale",
+        "let the host sign it anew, and check the device's clock; the running model goes on",
+    ),
+    ("T12", "the bundle is not listed as released", "publish it, or push one that is listed"),
+    (
+        "T13",
+        "the list of released bundles cannot be trusted",
+        "check the depot and who can write to it",
+    ),
+    (
+        "T14",
+        "it is dated or numbered too far ahead",
+        "check the clocks of the device and of who signed; was the key stolen?",
+    ),
+    # Identity: certificates, claim codes
+    ("I01", "this is no claim code", "compare it with what `wherry device claim` printed"),
+    (
+        "I02",
+        "the claim code is unknown, used or expired",
+        "ask for another: `wherry device claim`",
+    ),
+    (
+        "I03",
+        "the server is not the one that the claim code names",
+        "nothing was sent; check the address, and for a proxy that opens TLS",
+    ),
+    (
+        "I04",
+        "the device's identity was revoked",
+        "if the device is yours, enrol it again with a new claim code",
+    ),
+    ("I05", "the proof of possession is wrong", "enrol the device again with a new claim code"),
+    (
+        "I06",
+        "the identity's files are missing or do not belong together",
+        "enrol the device again with a new claim code",
+    ),
+    (
+        "I07",
+        "a certificate of this fleet is needed here",
+        "enrol the device: `wherry-agent enroll`",
+    ),
+    ("I08", "the certificate request is malformed", "make it with `wherry-agent enroll`"),
     # Messages
     ("G01", "the message is malformed", "compare with contract/SPEC-mqtt.md"),
     ("G02", "the message is larger than the limit", "compare with contract/SPEC-mqtt.md"),
@@ -147,6 +198,16 @@ _ROWS: tuple[tuple[str, str, str], ...] = (
         "upgrade the agent, then push again",
     ),
     ("U12", "the assignment's mode is not supported by this agent", "push with mode live"),
+    (
+        "U13",
+        "the update has used up its bytes or its time",
+        "check the network and what stands in between, then push again",
+    ),
+    (
+        "U14",
+        "there is no usable delta, and the order forbids the whole",
+        "publish a delta, or push with another policy",
+    ),
     # Probe
     ("P01", "golden vectors disagree", "do not ship this bundle to this board; check the runtime"),
     ("P02", "the model crashed the probe", "check the runtime and the board's CPU"),
@@ -175,6 +236,21 @@ _ROWS: tuple[tuple[str, str, str], ...] = (
     ),
     ("L07", "the server answered with an error", "see the server's log"),
     ("L08", "the server cannot be reached", "check that `wherry serve` runs there"),
+    (
+        "L09",
+        "the other side is not a server of this fleet",
+        "nothing was sent or lost; check the address, and for a proxy that opens TLS",
+    ),
+    (
+        "L10",
+        "the server refused this device's certificate",
+        "an expired one is renewed by itself; `wherry device list` shows a revoked one",
+    ),
+    (
+        "L11",
+        "a certificate is not valid at this hour",
+        "check the clock; the agent asks the server for the time",
+    ),
     # Disk and state
     ("D01", "the disk is full", "free some space; the running model goes on"),
     (
@@ -300,6 +376,12 @@ class TrustError(WherryError):
     exit_code = 1
 
 
+class IdentityError(WherryError):
+    """Who a device is could not be shown."""
+
+    exit_code = 1
+
+
 class MessageError(WherryError):
     """An MQTT payload is malformed, foreign or replayed."""
 
@@ -350,6 +432,7 @@ _LEAVES: Mapping[str, type[WherryError]] = MappingProxyType(
         "M": ManifestError,
         "C": InputError,
         "T": TrustError,
+        "I": IdentityError,
         "G": MessageError,
         "U": UpdateError,
         "P": ProbeError,

@@ -22,11 +22,10 @@ from .histograms import SCORE_BINS, score_bins, value_bins
 from .operators import forbidden
 from .rule import Rule
 from .versions import in_range
-from .wire import Fields, canonical, parse_json
+from .wire import SLUG, Fields, canonical, parse_json
 
 SCHEMA: Final = "wherry/manifest"
 LIMIT_BYTES: Final = 4 * 2**20
-SLUG: Final = r"[a-z0-9][a-z0-9-]{0,62}"
 KINDS: Final = ("onnxruntime", "tflite")
 VERSION: Final = r"[0-9A-Za-z][0-9A-Za-z.+_-]{0,63}"
 MAX_CLASSES: Final = 1024

@@ -14,11 +14,11 @@ from typing import Any, Final
 
 from .features import NAME
 from .histograms import LATENCY_BINS, SCORE_BINS
-from .manifest import MAX_CLASSES, SLUG
+from .manifest import MAX_CLASSES
 from .oci import DIGEST
 from .profile import FeatureCounts
 from .when import to_seconds, to_text
-from .wire import MESSAGE, Fields, compact, parse_json
+from .wire import MESSAGE, SLUG, Fields, compact, parse_json
 
 LIMIT_BYTES: Final = 256 * 1024
 SPOOL: Final = r"[0-9a-f]{16}"
@@ -454,6 +454,20 @@ def ranges(sequences: Iterable[int]) -> tuple[tuple[int, int], ...]:
 def wrap_assignment(envelope: bytes) -> bytes:
     """The payload of the assignment topic: a DSSE envelope, named like every other payload."""
     return b'{"schema":"wherry/assignment/1+dsse","envelope":' + envelope + b"}"
+
+
+def wrap_command(envelope: bytes) -> bytes:
+    """The payload of the command topic; likewise."""
+    return b'{"schema":"wherry/command/1+dsse","envelope":' + envelope + b"}"
+
+
+def unwrap_command(data: bytes) -> bytes:
+    """The DSSE envelope in a payload of the command topic.
+
+    Raises:
+        MessageError: G01, G02 or G03.
+    """
+    return compact(_open(data, "command").mapping("envelope"))
 
 
 def unwrap_assignment(data: bytes) -> bytes:

@@ -68,6 +68,20 @@ class PublicKey:
         )
 
 
+def read_keys(fields: Fields) -> dict[str, PublicKey]:
+    """The public keys in a document's `keys`, by key id.
+
+    Raises:
+        TrustError: T09, malformed or a key stands there twice.
+    """
+    keys = [PublicKey.from_fields(item) for item in fields.tables("keys", limit=256)]
+    by_id = {key.keyid: key for key in keys}
+    if len(by_id) != len(keys) or len({key.public for key in keys}) != len(keys):
+        # one key under two ids would count as two signers
+        raise fields.error("keys", "a list without repeats")
+    return by_id
+
+
 def open_envelope(
     data: bytes, payload_type: str, keys: Mapping[str, PublicKey], threshold: int = 1
 ) -> tuple[bytes, tuple[str, ...]]:
@@ -210,6 +224,38 @@ class AssignmentKey:
     not_after: float
     extra: Mapping[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def from_fields(cls, fields: Fields) -> AssignmentKey:
+        """Read a key's validity.
+
+        Raises:
+            TrustError: T09.
+        """
+        return cls(
+            fields.text("keyid", pattern=KEY_ID),
+            fields.number("not_before"),
+            fields.number("not_after"),
+            fields.rest(),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        document = {
+            "keyid": self.keyid,
+            "not_before": self.not_before,
+            "not_after": self.not_after,
+        }
+        return document | dict(self.extra)
+
+    def check(self, moment: float) -> None:
+        """Refuse what was signed when the key was not valid.
+
+        Raises:
+            TrustError: T02.
+        """
+        if not self.not_before <= moment <= self.not_after:
+            raise TrustError("T02", f"key {self.keyid[:12]} was not valid when it was issued")
+
 
 @dataclass(frozen=True)
 class TrustRoot:
@@ -239,26 +285,16 @@ class TrustRoot:
         document = parse_json(data, limit=cls.LIMIT_BYTES, what="trust.json", domain=TRUST)
         fields = Fields(document, "trust.json", TRUST)
         fields.schema(cls.SCHEMA)
-        keys = [PublicKey.from_fields(item) for item in fields.tables("keys", limit=256)]
-        if len({key.keyid for key in keys}) != len(keys) or len(
-            {key.public for key in keys}
-        ) != len(keys):
-            # one key under two ids would count as two signers
-            raise fields.error("keys", "a list without repeats")
+        keys = read_keys(fields)
         families = fields.mapping("families")
         return cls(
-            keys={key.keyid: key for key in keys},
+            keys=keys,
             families={
                 name: _read_family(Fields(families, "families", TRUST).table(name))
                 for name in families
             },
             assignment_keys=tuple(
-                AssignmentKey(
-                    item.text("keyid", pattern=KEY_ID),
-                    item.number("not_before"),
-                    item.number("not_after"),
-                    item.rest(),
-                )
+                AssignmentKey.from_fields(item)
                 for item in fields.tables("assignment_keys", limit=64)
             ),
             extra=fields.rest(),
@@ -275,17 +311,12 @@ class TrustRoot:
             | dict(family.extra)
             for name, family in self.families.items()
         }
-        assignment_keys = [
-            {"keyid": key.keyid, "not_before": key.not_before, "not_after": key.not_after}
-            | dict(key.extra)
-            for key in self.assignment_keys
-        ]
         return canonical(
             {
                 "schema": f"{self.SCHEMA}/1",
                 "keys": [key.to_dict() for key in self.keys.values()],
                 "families": families,
-                "assignment_keys": assignment_keys,
+                "assignment_keys": [key.to_dict() for key in self.assignment_keys],
             }
             | dict(self.extra)
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from .errors import MessageError
-from .manifest import SLUG
+from .wire import SLUG
 
 UP: Final = ("state", "presence", "window", "event")
 DOWN: Final = ("assignment", "ack", "command")

@@ -19,6 +19,7 @@ from typing import Any, Final, NoReturn
 
 from .errors import ManifestError, MessageError, SetupError, TrustError, WherryError
 
+SLUG: Final = r"[a-z0-9][a-z0-9-]{0,62}"  # ids of devices, families, rollouts
 MAX_DEPTH: Final = 24  # levels of nesting; our deepest own document has 7
 # possessive, so that a string which never ends costs one pass and no more
 _DEPTH_SCAN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[{]|[\]}]', re.DOTALL)

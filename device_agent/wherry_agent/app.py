@@ -27,12 +27,13 @@ from wherry_contract.errors import StoreError
 from wherry_contract.messages import State
 
 from . import __version__
-from .clock import Clock, SystemClock
+from .clock import Clock, SystemClock, TrustedClock
 from .config import AgentConfig
 from .fetch import Depot, Source
-from .intake import Board, Reach
+from .intake import Board
 from .mqtt import Handlers, Link
 from .outbox import Outbox
+from .reach import Reach
 from .runtime import runtimes
 from .scoring import Scorer
 from .server import Hooks, HttpServer
@@ -40,7 +41,10 @@ from .service import Service
 from .shelf import Shelf
 from .spool import Fact, LoggedSpool, Spool
 from .store import BlobStore, StatePair, as_store_error, durable_write, folder_lock
-from .trust import PinnedTrust
+from .thrift import give_back
+from .tls import Tls
+from .trust import Trust
+from .tuf_trust import open_clock, open_trust
 from .update_io import Updater
 
 LISTENING_FILE: Final = "listening"  # where the serving port was found; for `status` and tests
@@ -88,9 +92,10 @@ class Core:
     spool: Spool
     scorer: Scorer
     updater: Updater
+    trust: Trust
 
 
-def build_core(config: AgentConfig, outbox: Outbox, clock: Clock, depot: Source) -> Core:
+def build_core(config: AgentConfig, outbox: Outbox, clock: TrustedClock, depot: Source) -> Core:
     """Put the deciding parts together; the caller holds the folder's lock.
 
     Raises:
@@ -107,7 +112,7 @@ def build_core(config: AgentConfig, outbox: Outbox, clock: Clock, depot: Source)
     reach = Reach(
         blobs=blobs,
         shelf=Shelf(config.state_dir, blobs, config.limits),
-        trust=PinnedTrust(config.trust),
+        trust=open_trust(config, clock, depot),
         depot=depot,
         scorer=scorer,
         spool=spool,
@@ -115,7 +120,7 @@ def build_core(config: AgentConfig, outbox: Outbox, clock: Clock, depot: Source)
     )
     board = this_board()
     updater = Updater(config, board, StatePair(config.state_dir), reach)
-    return Core(board, spool, scorer, updater)
+    return Core(board, spool, scorer, updater, reach.trust)
 
 
 def open_outbox(config: AgentConfig) -> Outbox:
@@ -138,7 +143,7 @@ class Agent:
 
     def __init__(self, config: AgentConfig, clock: Clock | None = None) -> None:
         self._config = config
-        self._clock = clock or SystemClock()
+        self._clock = open_clock(config, clock or SystemClock())
         self._asked: SimpleQueue[None] = SimpleQueue()
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -162,7 +167,9 @@ class Agent:
         with ExitStack() as stack:
             stack.enter_context(folder_lock(self._config.state_dir))
             self._outbox = self._open_outbox(stack)
-            depot = Depot(self._config.depot)
+            identity = self._config.identity
+            self._tls = Tls(identity, self._clock.now) if identity else None
+            depot = Depot(self._config.depot, tls=self._tls)
             self._core = build_core(self._config, self._outbox, self._clock, depot)
             for fact in self._unspoken:
                 self._core.spool.tell(fact)
@@ -171,6 +178,7 @@ class Agent:
             stack.callback(self._say_where, "")
             self._link = self._new_link()
             self._start_threads()
+            give_back()
             while not self._is_asked():
                 self._core.scorer.tick()
             self._stop.set()
@@ -200,7 +208,7 @@ class Agent:
         return Outbox(memory, self._config.device, mib=mib, days=limits.outbox_days)
 
     def _open_port(self) -> HttpServer:
-        service = Service(self._config, self._core.scorer, self._session)
+        service = Service(self._config, self._core.scorer, self._session, self._core.updater.hold)
         hooks = Hooks(
             handle=service.handle,
             refused=lambda code: self._core.scorer.refuse(code, 1),
@@ -223,15 +231,22 @@ class Agent:
         if self._config.broker is None:
             _log.warning("no broker is configured: nothing is reported")
             return None
-        updater, spool = self._core.updater, self._core.spool
+        updater = self._core.updater
         handlers = Handlers(
             assignment=updater.offer,
-            tell=lambda fact, key: spool.tell(fact, key=key),
+            tell=self._tell,
             state=self._state,
         )
-        link = Link(self._config, self._session, self._outbox, self._clock, handlers)
+        link = Link(self._config, self._session, self._outbox, self._clock, handlers, tls=self._tls)
         updater.changed = link.changed
         return link
+
+    def _tell(self, fact: Fact, key: str | None) -> None:
+        """Take a fact of the link's; a certificate out of its dates may be a clock that is wrong."""
+        self._core.spool.tell(fact, key=key)
+        if fact.code == "L11":
+            self._clock.question()
+            self._core.updater.wake.set()
 
     # --- threads ------------------------------------------------------------------------
 
@@ -279,11 +294,12 @@ class Agent:
                 pass
 
     def _update(self) -> None:
-        updater = self._core.updater
+        updater, trust = self._core.updater, self._core.trust
         if not self._stop.is_set():
             updater.check_active()
         while not self._stop.is_set():
-            updater.wake.wait(updater.run_once())
+            # without the time no certificate is good, and no order would ever come
+            updater.wake.wait(min(trust.settle(), updater.run_once()))
             updater.wake.clear()
 
     # --- the end ------------------------------------------------------------------------

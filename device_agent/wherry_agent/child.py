@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
 import os
+import resource
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 from wherry_contract.errors import CODES, StoreError, WherryError, coded_error
@@ -116,6 +119,20 @@ def child_main(work: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> int:
     sys.stdout.write(json.dumps(answer))
     sys.stdout.flush()
     return 0
+
+
+def cap_memory(mib: int) -> None:
+    """Cap what this process may write to, over what it has: what is only reserved is free."""
+    pages = int(Path("/proc/self/statm").read_text().split()[5])
+    limit = pages * resource.getpagesize() + mib * 2**20
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
+def cap_processor(seconds: float) -> None:
+    """Cap the processor time of this process and its threads; and no core file is left."""
+    limit = math.ceil(seconds * max(1, os.cpu_count() or 1))
+    resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 1))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def die_with_parent() -> None:

@@ -1,4 +1,4 @@
-"""`wherry-agent`: run, self-test, install and status; argparse, so that a board needs no more."""
+"""`wherry-agent`: run, enroll, self-test, install and status; argparse, so that a board needs no more."""
 
 from __future__ import annotations
 
@@ -46,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"wherry {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add(commands, "run", _run, "Serve until SIGTERM or Ctrl-C.", config=True)
+    _add_enroll(commands)
     _add(
         commands,
         "self-test",
@@ -58,10 +59,12 @@ def _parser() -> argparse.ArgumentParser:
         commands,
         "install",
         _install,
-        "Install a signed bundle file; stop the agent first.",
+        "Install a bundle file, or the order on a stick; stop the agent first.",
         config=True,
     )
-    install.add_argument("file", type=Path, metavar="FILE", help="the bundle, as fraud.wherry")
+    install.add_argument(
+        "file", type=Path, metavar="FILE|DIR", help="the bundle, or what `wherry export` wrote"
+    )
     _add(
         commands,
         "status",
@@ -96,6 +99,23 @@ def _add(
     return parser
 
 
+def _add_enroll(commands: Any) -> None:
+    text = "Make a key here, and let the fleet certify it with a claim code."
+    example = "wherry-agent enroll --url https://fleet.example:8444/enrol --claim CODE --into DIR"
+    parser = commands.add_parser(
+        "enroll", help=text, description=text, epilog=f"Example: {example}"
+    )
+    parser.set_defaults(work=_enroll)
+    parser.add_argument("--url", required=True, help="where the fleet's server enrols")
+    parser.add_argument("--claim", required=True, help="the code of `wherry device claim`")
+    parser.add_argument("--device", default="", help="this device's id, if the code names none")
+    parser.add_argument("--listen", default="", help="serving port, as 127.0.0.1:8600")
+    parser.add_argument(
+        "--into", type=Path, default=Path(), metavar="DIR", help="folder for agent.toml and keys"
+    )
+    parser.add_argument("--again", action="store_true", help="a new identity in place of one")
+
+
 def _say(lines: Iterable[str], document: Mapping[str, Any], *, as_json: bool) -> None:
     text = json.dumps(document, indent=2) if as_json else "\n".join(lines)
     sys.stdout.write(text + "\n")
@@ -114,6 +134,16 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _enroll(options: argparse.Namespace) -> int:
+    from .identity import Enrolment, enrol
+
+    device, listen = options.device, options.listen
+    order = Enrolment(options.url, options.claim, device, listen, options.into, options.again)
+    config = enrol(order)
+    sys.stdout.write(f"enrolled; go on with: wherry-agent run --config {config}\n")
+    return 0
+
+
 def _self_test(options: argparse.Namespace) -> int:
     from .selftest import self_test, self_test_lines, to_document
 
@@ -124,10 +154,11 @@ def _self_test(options: argparse.Namespace) -> int:
 
 
 def _install(options: argparse.Namespace) -> int:
-    from .install import install_file
+    from .install import install_file, install_folder
 
     _log_to_stderr()
-    done = install_file(load_config(options.config), options.file)
+    install = install_folder if options.file.is_dir() else install_file
+    done = install(load_config(options.config), options.file)
     after = "it is committed already" if done.state == "idle" else "it soaks when the agent runs"
     sys.stdout.write(f"installed {done.name} {done.version} ({done.digest}); {after}\n")
     return 0

@@ -12,8 +12,9 @@ from urllib.parse import urlsplit
 
 from wherry_contract.address import BrokerAddress
 from wherry_contract.errors import SetupError
-from wherry_contract.manifest import SLUG
-from wherry_contract.wire import SETTINGS, Fields
+from wherry_contract.wire import SETTINGS, SLUG, Fields
+
+from .tls import Identity
 
 _LIMIT_BYTES: Final = 64 * 1024
 _LARGEST: Final = 2**31
@@ -34,6 +35,10 @@ class Limits:
     probe_seconds: float = 30.0
     probe_mib: int = 256  # over what the runtime needs before the model
     reserve_mib: float = 8.0  # of disk that an update never uses
+    fetch_bytes_per_second: int = _LARGEST  # the most; an order may ask for less
+    fetch_least_bytes_per_second: float = 64.0  # a slower line is given up, and tried again
+    fetch_hours: float = 24.0  # that the transfers of one update may take, waits not counted
+    fetch_share: float = 3.0  # bytes of one update over those of its bundle
     request_bytes: int = 1 << 20
     request_rows: int = 1024
     request_seconds: float = 10.0  # from a request's first byte to its last
@@ -63,9 +68,12 @@ class AgentConfig:
         trust: path of trust.json.
         broker: nothing for an agent that only serves.
         depot: base URL of the blobs.
+        metered: whether the link costs by the byte.
         listen: ``host:port`` or ``unix:/path``; loopback unless the operator says otherwise.
         labels: site, group and the like, for selectors.
         features: what the application declares that it supplies; empty if undeclared.
+        identity: who it is, for TLS; nothing where it has a password, or none of this.
+        broker_identity: whether the broker is our fleet's own, and takes that identity.
     """
 
     device: str
@@ -79,6 +87,9 @@ class AgentConfig:
     labels: Mapping[str, str] = field(default_factory=dict)
     features: frozenset[str] = frozenset()
     limits: Limits = field(default_factory=Limits)
+    identity: Identity | None = None
+    broker_identity: bool = False
+    metered: bool = False
 
 
 def load_config(path: Path) -> AgentConfig:
@@ -104,6 +115,7 @@ def _read(fields: Fields, folder: Path) -> AgentConfig:
     broker, depot = fields.table("broker", {}), fields.table("depot", {})
     serving, application = fields.table("serving", {}), fields.table("application", {})
     url = broker.text("url", "")
+    identity = _identity(fields.table("identity", {}), folder)
     config = AgentConfig(
         device=fields.text("device", pattern=SLUG),
         fleet=fields.text("fleet", pattern=SLUG),
@@ -116,10 +128,31 @@ def _read(fields: Fields, folder: Path) -> AgentConfig:
         labels=_labels(fields),
         features=frozenset(application.texts("features", [])),
         limits=Limits.from_fields(fields.table("limits", {})),
+        identity=identity,
+        metered=depot.flag("metered", default=False),
+        broker_identity=broker.flag("identity", default=identity is not None),
     )
     for part in (broker, depot, serving, application, fields):
         _refuse_unknown(part)
     return config
+
+
+def _identity(fields: Fields, folder: Path) -> Identity | None:
+    """Who we are; either all of it is there or nothing."""
+    enrol = fields.text("enrol", "")
+    if not enrol:
+        _refuse_unknown(fields)
+        return None
+    if urlsplit(enrol).scheme != "https":
+        raise fields.error("enrol", "like https://host:8444/enrol")
+    identity = Identity(
+        key=folder / fields.text("key"),
+        certificate=folder / fields.text("certificate"),
+        authority=folder / fields.text("authority"),
+        enrol=enrol,
+    )
+    _refuse_unknown(fields)
+    return identity
 
 
 def _refuse_unknown(fields: Fields) -> None:

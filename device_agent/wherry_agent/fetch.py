@@ -9,22 +9,41 @@ from __future__ import annotations
 
 import http.client
 import re
+import socket
+import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
 from wherry_contract.errors import LinkError
 from wherry_contract.oci import Descriptor, blob_path
 
+from .pace import Meter, Pace
 from .store import BlobStore, as_store_error
+from .tls import Tls, tls_error
 
 _CHUNK_BYTES: Final = 64 * 1024
 _SECONDS: Final = 20.0  # without a byte
+_PAUSE_SECONDS: Final = 0.2
+_LONGEST_WAIT_SECONDS: Final = 3600.0
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,15})-(\d{1,15})/(\d{1,15}|\*)")
+
+
+class Later(LinkError):  # noqa: N818 - a request, and no fault
+    """The depot asks to come again later: it is busy, and neither side has failed.
+
+    Attributes:
+        wait_seconds: how much later.
+    """
+
+    def __init__(self, detail: str, wait_seconds: float) -> None:
+        super().__init__("L04", detail)
+        self.wait_seconds = wait_seconds
 
 
 class Source(Protocol):
@@ -38,18 +57,37 @@ class Source(Protocol):
         """The signatures of a bundle."""
         ...
 
-    def fetch(self, wanted: Descriptor, store: BlobStore, stop: Callable[[], bool]) -> bool:
+    def deltas(self, digest: str, limit: int) -> bytes:
+        """The list of deltas that lead to a bundle; nothing if there is none."""
+        ...
+
+    def fetch(
+        self,
+        wanted: Descriptor,
+        store: BlobStore,
+        stop: Callable[[], bool],
+        pace: Pace | None = None,
+    ) -> bool:
         """Bring a blob into the store; false if it was told to stop."""
+        ...
+
+    def place(self) -> Mapping[str, Any]:
+        """Where the metadata lies, for the verifier's process: ``url`` or ``folder``, or nothing."""
         ...
 
 
 class Depot:
     """Reads from one depot."""
 
-    def __init__(self, url: str, *, seconds: float = _SECONDS) -> None:
-        """Take the base URL, ``http://`` or ``https://``."""
+    def __init__(self, url: str, *, seconds: float = _SECONDS, tls: Tls | None = None) -> None:
+        """Take the base URL, ``http://`` or ``https://``, and who we are."""
         self._parts = urlsplit(url)
         self._seconds = seconds
+        self._tls = tls
+
+    def place(self) -> Mapping[str, Any]:
+        """Our own base."""
+        return {"url": self._parts.geturl()}
 
     def blob(self, digest: str, limit: int) -> bytes:
         """A small blob; the caller checks its digest.
@@ -62,6 +100,19 @@ class Depot:
     def statement(self, digest: str, limit: int) -> bytes:
         """The signatures of a bundle; likewise."""
         return self._small(f"statements/{digest.partition(':')[2]}.dsse.json", limit)
+
+    def deltas(self, digest: str, limit: int) -> bytes:
+        """The list of deltas that lead to a bundle; nothing if the depot has none.
+
+        Raises:
+            LinkError: L04 or L06.
+        """
+        try:
+            return self._small(f"deltas/{digest.partition(':')[2]}.json", limit)
+        except LinkError as error:
+            if error.code == "L05":
+                return b""
+            raise
 
     def _small(self, path: str, limit: int) -> bytes:
         data, end = b"", time.monotonic() + 3 * self._seconds
@@ -76,19 +127,27 @@ class Depot:
                 raise LinkError("L04", f"{path} was cut off, {response.length} bytes are missing")
         return data
 
-    def fetch(self, wanted: Descriptor, store: BlobStore, stop: Callable[[], bool]) -> bool:
+    def fetch(
+        self,
+        wanted: Descriptor,
+        store: BlobStore,
+        stop: Callable[[], bool],
+        pace: Pace | None = None,
+    ) -> bool:
         """Bring a blob into the store, going on where an earlier try was cut off.
 
         Args:
             wanted: what, with its size.
             store: keeps the part between tries.
             stop: asked after every chunk.
+            pace: its bounds.
 
         Returns:
             False if it was told to stop; the part is kept.
 
         Raises:
-            LinkError: L04 cut off, L05 refused, L06 other bytes than wanted.
+            LinkError: L04 cut off or too slow, L05 refused, L06 other bytes than wanted.
+            UpdateError: U13, the pace's bytes or seconds are used up.
             StoreError: D01 or D06.
         """
         part = store.part(wanted.digest)
@@ -101,26 +160,28 @@ class Depot:
                 part.touch()
         except OSError as error:
             raise as_store_error(error, part.name) from error
-        if done < wanted.size and not self._append(wanted, part, done, stop):
+        if done < wanted.size and not self._append(
+            wanted, part, done, _Steps(stop, pace or Pace())
+        ):
             return False
         if not store.adopt(wanted.digest):
             raise LinkError("L06", f"{wanted.file_name or wanted.digest} has other content")
         return True
 
-    def _append(self, wanted: Descriptor, part: Path, done: int, stop: Callable[[], bool]) -> bool:
+    def _append(self, wanted: Descriptor, part: Path, done: int, steps: _Steps) -> bool:
         with self._open(blob_path(wanted.digest), done) as response:
             start = _start(response, done, wanted.size)
             try:
                 stream = part.open("ab")
                 with stream, _told(f"cut off after {start} bytes"):
                     stream.truncate(start)
-                    for chunk in _chunks(response):
+                    for chunk in _chunks(response, steps.chunk_bytes):
                         start += len(chunk)
                         if start > wanted.size:
                             stream.truncate(0)
                             raise LinkError("L06", f"more than the {wanted.size} bytes wanted")
                         stream.write(chunk)
-                        if stop():
+                        if not steps.go_on(len(chunk)):
                             return False
             except OSError as error:
                 raise as_store_error(error, part.name) from error
@@ -136,10 +197,13 @@ class Depot:
             headers["Range"] = f"bytes={offset}-"
         try:
             try:
-                connection.request("GET", f"{self._parts.path}/{path}", headers=headers)
-                response = connection.getresponse()
+                with _by(3 * self._seconds, connection):
+                    connection.request("GET", f"{self._parts.path}/{path}", headers=headers)
+                    response = connection.getresponse()
             except (OSError, http.client.HTTPException) as error:
-                raise LinkError("L04", f"{self._parts.netloc}: {error or repr(error)}") from error
+                where = self._parts.netloc
+                told = tls_error(error, where) or (self._tls and self._tls.lost(where))
+                raise told or LinkError("L04", f"{where}: {error or repr(error)}") from error
             with response:  # it holds the socket on its own when the server closes
                 _check_status(response, path)
                 yield response
@@ -147,14 +211,13 @@ class Depot:
             connection.close()
 
     def _connection(self) -> http.client.HTTPConnection:
-        kinds: dict[str, type[http.client.HTTPConnection]] = {
-            "http": http.client.HTTPConnection,
-            "https": http.client.HTTPSConnection,
-        }
-        kind = kinds.get(self._parts.scheme)
-        if kind is None or not self._parts.hostname:
-            raise LinkError("L04", "no depot is configured", cure="set [depot] url in agent.toml")
-        return kind(self._parts.hostname, self._parts.port, timeout=self._seconds)
+        host, port = self._parts.hostname, self._parts.port
+        if host and self._parts.scheme == "https":
+            context = self._tls.context() if self._tls else None
+            return http.client.HTTPSConnection(host, port, timeout=self._seconds, context=context)
+        if host and self._parts.scheme == "http":
+            return http.client.HTTPConnection(host, port, timeout=self._seconds)
+        raise LinkError("L04", "no depot is configured", cure="set [depot] url in agent.toml")
 
 
 def _check_status(response: http.client.HTTPResponse, path: str) -> None:
@@ -163,7 +226,27 @@ def _check_status(response: http.client.HTTPResponse, path: str) -> None:
         return
     if 300 <= status < 400:
         raise LinkError("L06", f"{path}: a redirect ({status}), which is not followed")
+    wait = retry_after(response)
+    if wait and status in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS):
+        raise Later(f"{path}: HTTP {status}, come again in {wait:.0f} s", wait)
     raise LinkError("L05", f"{path}: HTTP {status}")
+
+
+def retry_after(response: http.client.HTTPResponse) -> float:
+    """Seconds that a server asks to wait; 0 if it asks for nothing, an hour at most.
+
+    A date is taken against the server's own, since the board's clock may be wrong.
+    """
+    asked = response.getheader("Retry-After", "").strip()
+    if asked.isascii() and asked.isdigit():
+        seconds = float(asked[:9])
+    else:
+        try:
+            then = parsedate_to_datetime(asked)
+            seconds = (then - parsedate_to_datetime(response.getheader("Date", ""))).total_seconds()
+        except (TypeError, ValueError):  # neither a number nor two dates that compare
+            return 0.0
+    return min(max(seconds, 0.0), _LONGEST_WAIT_SECONDS)
 
 
 def _start(response: http.client.HTTPResponse, done: int, size: int) -> int:
@@ -182,10 +265,54 @@ def _start(response: http.client.HTTPResponse, done: int, size: int) -> int:
     return done
 
 
-def _chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
+def _chunks(response: http.client.HTTPResponse, size: int = _CHUNK_BYTES) -> Iterator[bytes]:
     """What has arrived, piece by piece, so that a slow line can be stopped in between."""
-    while chunk := response.read1(_CHUNK_BYTES):
+    while chunk := response.read1(size):
         yield chunk
+
+
+@contextmanager
+def _by(seconds: float, connection: http.client.HTTPConnection) -> Iterator[None]:
+    """Cut a connection off whose answer has not begun in time.
+
+    A socket's timeout bounds one read, and a server may send a head byte by byte for ever.
+    """
+    late = threading.Event()
+
+    def cut() -> None:
+        late.set()
+        with suppress(OSError):  # it may be gone already
+            if connection.sock:
+                connection.sock.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(seconds, cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+    if late.is_set():  # what is left of a head that was cut reads like a whole one
+        raise TimeoutError("its answer did not begin in time")
+
+
+class _Steps:
+    """What happens between the chunks of a transfer: measuring, pausing, stopping."""
+
+    def __init__(self, stop: Callable[[], bool], pace: Pace) -> None:
+        self._stop = stop
+        self._meter = Meter(pace, time.monotonic())
+        self.chunk_bytes = pace.chunk_bytes
+
+    def go_on(self, count: int) -> bool:
+        """Count a chunk and pause as its pace asks; false if told to stop."""
+        pause = self._meter.took(count, time.monotonic())
+        while not self._stop():
+            if pause <= 0:
+                return True
+            time.sleep(min(pause, _PAUSE_SECONDS))
+            pause -= _PAUSE_SECONDS
+        return False
 
 
 @contextmanager

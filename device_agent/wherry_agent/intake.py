@@ -7,27 +7,27 @@ parts, resumable, and only those that are missing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from wherry_contract.assignment import Assignment
-from wherry_contract.bundle import MANIFEST_FILE, STATEMENT_LIMIT_BYTES, check_size
-from wherry_contract.errors import LinkError, TrustError, UpdateError
+from wherry_contract.bundle import MANIFEST_FILE, check_size
+from wherry_contract.errors import LinkError, StoreError, TrustError, UpdateError
 from wherry_contract.manifest import Manifest, RuntimeNeeds
 from wherry_contract.oci import LIMIT_BYTES as OCI_LIMIT_BYTES
 from wherry_contract.oci import Descriptor, OciManifest
 from wherry_contract.wire import sha256_digest
 
-from .clock import Clock
 from .config import AgentConfig
-from .fetch import Source
+from .deltas import Deltas
+from .pace import Pace, Spent, left_over
+from .reach import Reach
 from .record import DeviceRecord
-from .scoring import Scorer
-from .shelf import Shelf
-from .spool import Spool
-from .store import BlobStore
-from .trust import Trust
 from .updater import judge_offer
+
+_SPARE_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -60,19 +60,6 @@ class Board:
         return self.runtime, self.runtime_version
 
 
-@dataclass(frozen=True)
-class Reach:
-    """What an update works with."""
-
-    blobs: BlobStore
-    shelf: Shelf
-    trust: Trust
-    depot: Source
-    scorer: Scorer
-    spool: Spool
-    clock: Clock
-
-
 class Intake:
     """Judges orders and brings the bundles in."""
 
@@ -83,6 +70,8 @@ class Intake:
         self._depot = reach.depot
         self._trust = reach.trust
         self._clock = reach.clock
+        self.spent = Spent()
+        self._deltas = Deltas(config, reach)
 
     def check(self, order: Assignment, record: DeviceRecord) -> None:
         """Refuse an order that must not be carried out, now.
@@ -104,11 +93,10 @@ class Intake:
         listed = self._listed(order)
         for blob in listed.blobs:
             check_size(blob)
-        envelope = self._depot.statement(order.digest, STATEMENT_LIMIT_BYTES)
-        self._trust.statement(envelope, family=order.family, digest=order.digest)
+        self._trust.admit(order, self._depot)
         self._check_disk(listed)
         layer = listed.layer(MANIFEST_FILE)
-        if not self._bring(layer, stop):
+        if not self._bring(layer, order, record, stop):
             return False
         self._check_manifest(Manifest.from_bytes(self._blobs.read_whole(layer.digest)), order)
         return True
@@ -118,15 +106,55 @@ class Intake:
 
         Raises:
             TrustError: T05, it expired meanwhile.
+            UpdateError: U13 or U14, the order's policy or our limits forbid more.
             LinkError, StoreError: a part cannot be had now.
         """
         self.check(order, record)
-        return all(self._bring(blob, stop) for blob in self._listed(order).blobs)
+        listed = self._listed(order)
+        missing = [blob for blob in listed.blobs if not self._blobs.is_whole(blob.digest)]
+        pace = self.pace(order, record)
+        if not self._deltas.bring(order, missing, pace, stop):
+            return False
+        return all(self._bring(blob, order, record, stop) for blob in missing)
 
-    def _bring(self, blob: Descriptor, stop: Callable[[], bool]) -> bool:
+    def pace(self, order: Assignment, record: DeviceRecord) -> Pace:
+        """How an order's bytes may come now.
+
+        Raises:
+            UpdateError: U13, it has had all that it may.
+        """
+        limits, update = self._config.limits, record.update
+        total = sum(blob.size for blob in self._listed(order).blobs)
+        count, seconds = left_over(
+            int(limits.fetch_share * total) + _SPARE_BYTES,
+            limits.fetch_hours,
+            (update.fetched if update else 0) + self.spent.count,
+            (update.fetch_seconds if update else 0.0) + self.spent.seconds,
+        )
+        return Pace(
+            most=min(limits.fetch_bytes_per_second, order.policy.bytes_per_second or math.inf),
+            least=min(
+                limits.fetch_least_bytes_per_second, order.policy.bytes_per_second or math.inf
+            ),
+            most_bytes=count,
+            seconds=seconds,
+            spent=self.spent,
+            room=self._check_room,
+        )
+
+    def _check_room(self) -> None:
+        """Whoever else fills the disk: the reserve is never ours."""
+        reserve = int(self._config.limits.reserve_mib * 2**20)
+        free = self._blobs.free_bytes()
+        if free < reserve:
+            raise StoreError("D01", f"{free} bytes free, {reserve} are kept in reserve")
+
+    def _bring(
+        self, blob: Descriptor, order: Assignment, record: DeviceRecord, stop: Callable[[], bool]
+    ) -> bool:
         if self._blobs.is_whole(blob.digest):
             return True
-        return self._depot.fetch(blob, self._blobs, stop)
+        return self._depot.fetch(blob, self._blobs, stop, self.pace(order, record))
 
     def _listed(self, order: Assignment) -> OciManifest:
         if not self._blobs.is_whole(order.digest):

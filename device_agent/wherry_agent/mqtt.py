@@ -25,8 +25,10 @@ from wherry_contract.topics import Topic
 
 from .clock import Clock
 from .config import AgentConfig
+from .identity import Keeper
 from .outbox import Message, Outbox
 from .spool import Fact
+from .tls import Tls, tls_error
 
 IN_FLIGHT: Final = 20
 PATIENCE: Final = 5  # sent so often, a message no longer holds up the next
@@ -69,9 +71,18 @@ class Link:
     """Keeps the device in touch; lives in one thread."""
 
     def __init__(
-        self, config: AgentConfig, session: str, outbox: Outbox, clock: Clock, handlers: Handlers
+        self,
+        config: AgentConfig,
+        session: str,
+        outbox: Outbox,
+        clock: Clock,
+        handlers: Handlers,
+        *,
+        tls: Tls | None = None,
     ) -> None:
         self._config = config
+        self._tls = tls if config.broker_identity else None
+        self._keeper = Keeper(tls, config.device, clock, handlers.tell) if tls else None
         self._session = session
         self._outbox = outbox
         self._clock = clock
@@ -85,6 +96,7 @@ class Link:
         self._unsubscribed = 0.0  # when to subscribe again; 0 if nothing was refused
         self._heartbeat = 0.0
         self._twin = ""  # whom we parted from
+        self._former: str | None = None  # the session before ours, as the broker kept it
         self._held = 0.0  # when this connection will have lasted
         self.connected = False
 
@@ -100,10 +112,14 @@ class Link:
         """Connect, and connect again, until told to stop."""
         while not self._stop.is_set():
             try:
+                self._keep_identity()
                 self._session_with(broker)
             except LinkError as error:
+                self._note_refusal(error)
                 hour = int(self._clock.now() // 3600)
                 self._handlers.tell(Fact.of(error), f"link:{error.code}:{hour}")
+            if self.connected and self._former is None:
+                self._former = ""  # there was nobody before us
             self.connected = False
             self._attempts += 1
             self._stop.wait(self.pause(self._attempts, random.random()))  # noqa: S311 - jitter
@@ -112,6 +128,24 @@ class Link:
         """Seconds before the next try: full jitter, 1 s to the configured ceiling."""
         ceiling: float = min(self._config.limits.reconnect_seconds, 1 << min(attempts, 20))
         return max(1.0, chance * ceiling)
+
+    # --- who we are ---------------------------------------------------------------------
+
+    def _keep_identity(self) -> None:
+        if self._keeper:
+            self._keeper.keep()
+
+    def _note_refusal(self, error: LinkError) -> None:
+        if self._keeper and error.code == "L10":
+            self._keeper.refused(silently=False)
+
+    def _hung_up(self, broker: BrokerAddress) -> None:
+        """Find out whether the broker left because of our certificate."""
+        if self._tls is None or self._keeper is None or self.connected:
+            return
+        if told := self._tls.lost(f"{broker.host}:{broker.port}"):
+            raise told
+        self._keeper.refused(silently=True)
 
     # --- one connection -----------------------------------------------------------------
 
@@ -123,12 +157,14 @@ class Link:
             client.connect(broker.host, broker.port, _KEEPALIVE_SECONDS)
             while not self._stop.is_set():
                 if client.loop(_LOOP_SECONDS) != paho.MQTT_ERR_SUCCESS:
+                    self._hung_up(broker)
                     return
                 if self.connected:
                     self._attend()
             self._farewell(client)
         except (OSError, ValueError) as error:
-            raise LinkError("L01", f"{broker.host}:{broker.port}: {error}") from error
+            where = f"{broker.host}:{broker.port}"
+            raise tls_error(error, where) or LinkError("L01", f"{where}: {error}") from error
         finally:
             client.disconnect()  # closes what a refusal or an error left open
 
@@ -141,7 +177,9 @@ class Link:
         client.connect_timeout = _CONNECT_SECONDS
         if broker.username:
             client.username_pw_set(broker.username, broker.password)
-        if broker.tls:
+        if broker.tls and self._tls:
+            client.tls_set_context(self._tls.context())
+        elif broker.tls:
             client.tls_set()
         client.will_set(self._topic("presence"), self._presence(online=False), 1, retain=True)
         client.on_connect = self._on_connect
@@ -168,6 +206,7 @@ class Link:
 
     def _publish_state(self, now: float) -> None:
         self._changed.clear()
+        self._keep_identity()
         self._publish("state", self._handlers.state(), retain=True)
         beat = self._config.limits.heartbeat_seconds
         self._heartbeat = now + beat * (0.8 + 0.4 * random.random())  # noqa: S311 - jitter
@@ -228,6 +267,8 @@ class Link:
         self.connected = True
         self._held = self._clock.monotonic() + _HELD_SECONDS
         self._heartbeat = 0.0
+        if self._keeper:
+            self._keeper.accepted()
         self._subscribe()
         client.publish(self._topic("presence"), self._presence(online=True), 1, retain=True)
 
@@ -269,12 +310,24 @@ class Link:
     def _on_presence(self, seen: Presence, *, retained: bool) -> None:
         if seen.session == self._session:
             return
-        if not seen.online:  # the will of our former session came late: we are here
-            self._publish("presence", self._presence(online=True), retain=True)
-        elif not retained:
+        if self._former is None and retained:
+            self._former = seen.session
+        if self._is_twin(seen, retained=retained):
             fact = Fact("G07", f"session {seen.session} is online too", "error")
             self._handlers.tell(fact, f"twin:{seen.session}")
             self._part_from(seen.session)
+        if not seen.online:  # the will of another session came late: we are here
+            self._publish("presence", self._presence(online=True), retain=True)
+
+    def _is_twin(self, seen: Presence, *, retained: bool) -> bool:
+        """Whether another agent has our id.
+
+        Where an identity has but one connection, twins push each other out and never meet:
+        each finds the other's farewell when it comes back.
+        """
+        if seen.online and not retained:
+            return True
+        return self._tls is not None and seen.session != self._former
 
     def _part_from(self, twin: str) -> None:
         """Take another spool, in case the twin's whole machine was copied from ours."""

@@ -39,6 +39,7 @@ _FIXED: Final[Mapping[str, str]] = {
     "/v2": "server",
     "/v2/health/live": "live",
     "/v2/health/ready": "ready",
+    "/wherry/v1/hold": "hold",  # ours, and not the protocol's
 }
 
 
@@ -47,7 +48,8 @@ class Page:
     """What a path names.
 
     Attributes:
-        kind: ``server``, ``live``, ``ready``, ``model``, ``model-ready`` or ``infer``.
+        kind: ``server``, ``live``, ``ready``, ``model``, ``model-ready``, ``infer`` or
+            ``hold``.
         model: the model's name, where the path has one.
         version: likewise; "" for whatever is served.
     """
@@ -80,7 +82,7 @@ def find_page(method: str, path: str) -> Page:
 
 def allowed_methods(page: Page) -> tuple[str, ...]:
     """Methods that a page answers."""
-    return ("POST",) if page.kind == "infer" else ("GET", "HEAD")
+    return ("POST",) if page.kind in ("infer", "hold") else ("GET", "HEAD")
 
 
 def outputs_of(manifest: Manifest) -> Mapping[str, str]:

@@ -18,7 +18,7 @@ import numpy as np
 from wherry_contract.bundle import Parts, load_parts
 from wherry_contract.errors import ProbeError
 
-from .child import ChildFailure, child_main, run_child
+from .child import ChildFailure, cap_memory, cap_processor, child_main, run_child
 from .inference import Model, load_model
 from .runtime import preload
 from .store import BlobStore
@@ -44,7 +44,7 @@ def probe(store: Path, digest: str, *, seconds: float, mib: int) -> dict[str, An
         BundleError, ManifestError: what is in the store is no good bundle.
         StoreError: D06 or D07; the bundle is not to blame.
     """
-    request = {"store": str(store.absolute()), "digest": digest, "mib": mib}
+    request = {"store": str(store.absolute()), "digest": digest, "mib": mib, "seconds": seconds}
     try:
         return run_child(__name__, request, seconds=seconds)
     except ChildFailure as failure:
@@ -54,7 +54,8 @@ def probe(store: Path, digest: str, *, seconds: float, mib: int) -> dict[str, An
 
 def _work(request: Mapping[str, Any]) -> Mapping[str, Any]:
     preload()  # its memory is not the model's: before the cap
-    _cap_memory(request["mib"])
+    cap_memory(request["mib"])
+    cap_processor(request["seconds"])
     blobs = BlobStore(Path(request["store"]))
     try:
         parts = load_parts(
@@ -67,13 +68,6 @@ def _work(request: Mapping[str, Any]) -> Mapping[str, Any]:
         raise ProbeError("P05", f"more than {request['mib']} MiB") from error
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {"largest_gap": gap, "p50_us": median, "p95_us": slow, "peak_mib": round(peak, 1)}
-
-
-def _cap_memory(mib: int) -> None:
-    """Cap what may be written to: address space that is only reserved costs nothing."""
-    pages = int(Path("/proc/self/statm").read_text().split()[5])
-    limit = pages * resource.getpagesize() + mib * 2**20
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 
 def _load(digest: str, parts: Parts) -> Model:

@@ -59,6 +59,8 @@ class Update:
         transitions: steps taken, to stop what moves in circles.
         retries: of the present step.
         boots: starts of the agent since the switch, to stop a crash loop.
+        fetched: bytes that came over the network for it.
+        fetch_seconds: that they took.
         undecided: whether an undecided soak was reported.
         outcome: how it ended, an `Outcome`, or "".
         code: why, if it did not end well.
@@ -70,6 +72,8 @@ class Update:
     transitions: int = 0
     retries: int = 0
     boots: int = 0
+    fetched: int = 0
+    fetch_seconds: float = 0.0
     undecided: bool = False
     outcome: str = ""
     code: str = ""
@@ -84,6 +88,8 @@ class Update:
             transitions=fields.integer("transitions", 0),
             retries=fields.integer("retries", 0),
             boots=fields.integer("boots", 0),
+            fetched=fields.integer("fetched", 0),
+            fetch_seconds=fields.number("fetch_seconds", 0.0),
             undecided=fields.flag("undecided", default=False),
             outcome=fields.text("outcome", ""),
             code=fields.text("code", ""),
@@ -98,6 +104,8 @@ class Update:
             "transitions": self.transitions,
             "retries": self.retries,
             "boots": self.boots,
+            "fetched": self.fetched,
+            "fetch_seconds": self.fetch_seconds,
             "undecided": self.undecided,
             "outcome": self.outcome,
             "code": self.code,

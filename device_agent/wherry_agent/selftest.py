@@ -33,12 +33,14 @@ from wherry_contract.wire import canonical
 
 from . import __version__
 from .config import AgentConfig, Limits, load_config
+from .identity import check as check_identity
 from .outbox import Outbox
 from .probe import probe
 from .runtime import KINDS, runtimes
 from .spool import Fact
 from .store import BlobStore, StatePair, as_store_error, durable_write, make_folder
 from .trust import PinnedTrust
+from .tuf_trust import check_root, is_root
 
 SCHEMA: Final = "wherry/agent-self-test/1"
 _DIGEST: Final = "sha256:" + "0" * 64  # what the signature that travels with us signs
@@ -93,7 +95,10 @@ def self_test(path: Path | None) -> list[Check]:
         config = load_config(path) if checks[-1].well else None
     if config:
         known = config
-        checks.append(_run("trust.json", lambda: _trust_file(known)))
+        checks.append(_run(config.trust.name, lambda: _trust_file(known)))
+        if config.identity:
+            who = config.identity
+            checks.append(_run("identity", lambda: check_identity(who)))
     checks.append(_run("clock", _clock))
     try:
         with _work_folder(config) as folder:
@@ -148,6 +153,8 @@ def _configuration(path: Path) -> str:
 
 
 def _trust_file(config: AgentConfig) -> str:
+    if is_root(config.trust):
+        return check_root(config.trust)
     try:
         root = TrustRoot.from_bytes(config.trust.read_bytes())
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -15,6 +16,7 @@ from .config import AgentConfig
 from .oip_request import read_infer
 from .scoring import Scorer, Served
 
+_HOLD_LIMIT_BYTES: Final = 1024
 _JSON: Final = "application/json"
 _BINARY: Final = "application/octet-stream"
 _JSON_LENGTH: Final = "Inference-Header-Content-Length"
@@ -57,8 +59,22 @@ def refusal(error: WherryError) -> Reply:
 class Service:
     """Answers calls; safe to use from threads."""
 
-    def __init__(self, config: AgentConfig, scorer: Scorer, session: str) -> None:
-        """Take what is served from; `session` begins the ids of requests that bring none."""
+    def __init__(
+        self,
+        config: AgentConfig,
+        scorer: Scorer,
+        session: str,
+        hold: Callable[[float], float] = lambda _: 0.0,
+    ) -> None:
+        """Take what is served from.
+
+        Args:
+            config: limits and features.
+            scorer: answers.
+            session: begins the ids of requests that bring none.
+            hold: keeps updates back for so many seconds; returns for how many it did.
+        """
+        self._hold = hold
         self._also = config.features
         self._most_rows = config.limits.request_rows
         self._scorer = scorer
@@ -79,6 +95,8 @@ class Service:
             page = oip.find_page(call.method, unquote(path) if "%" in path else path)
             if page.kind == "infer":
                 return self._infer(call, page)
+            if page.kind == "hold":
+                return self._keep_back(call)
             return self._pages[page.kind](page)
         except ServingError as error:
             allow = "POST" if call.method in ("GET", "HEAD") else "GET, HEAD"
@@ -112,6 +130,18 @@ class Service:
             asked = f"{page.model} {page.version}".strip()
             raise ServingError("S04", f"{asked[:100]}; served is {name} {version}")
         return served
+
+    def _keep_back(self, call: Call) -> Reply:
+        """The application's veto: no update disturbs the board for so many seconds."""
+        if len(call.body) > _HOLD_LIMIT_BYTES:
+            raise ServingError("S03", f"more than {_HOLD_LIMIT_BYTES} bytes")
+        try:
+            seconds = json.loads(call.body)["seconds"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ServingError("S02", 'it should be {"seconds": 60}') from error
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds < 0:
+            raise ServingError("S02", "seconds should be a number, 0 or more")
+        return Reply(200, json.dumps({"seconds": self._hold(float(seconds))}).encode())
 
     # --- inference ----------------------------------------------------------------------
 

@@ -8,12 +8,15 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from wherry_contract.errors import StoreError
+from wherry_contract.errors import IdentityError, StoreError
+from wherry_contract.when import to_text
 
 from .app import LISTENING_FILE
+from .certificate import read_certificate
 from .config import AgentConfig
 from .record import DeviceRecord, Update
 from .store import StatePair
+from .tuf_status import read_trust, trust_lines
 
 SCHEMA = "wherry/agent-status/1"
 
@@ -46,7 +49,19 @@ def read_status(config: AgentConfig) -> dict[str, Any]:
         "denied": [list(item) for item in record.denied],
         "runtime": record.runtime,
         "outbox": _outbox(folder / "outbox.db"),
+        "trust": read_trust(config),
+        "identity": _identity(config),
     }
+
+
+def _identity(config: AgentConfig) -> dict[str, Any] | None:
+    if config.identity is None:
+        return None
+    try:
+        held = read_certificate(config.identity.certificate.read_text())
+    except (OSError, UnicodeDecodeError, IdentityError) as error:
+        return {"error": str(error)}
+    return {"fingerprint": held.fingerprint, "not_after": to_text(held.not_after)}
 
 
 def _update(update: Update | None) -> dict[str, Any] | None:
@@ -106,9 +121,14 @@ def status_lines(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"  serves on   {found['listening']}"
     for name, slot in found["slots"].items():
         mark = "serves" if name == found["active"] else "stands by"
-        what = f"{slot['name']} {slot['version']}, {slot['trust']}, {slot['digest'][:19]}"
+        what = f"{slot['name']} {slot['version']}, {slot['trust']}, {slot['digest']}"
         yield f"  slot {name}      " + (f"{mark}: {what}" if slot["digest"] else "empty")
     yield f"  update      {found['phase']}" + _of(found["update"])
+    yield from trust_lines(found["trust"])
+    if identity := found["identity"]:
+        known = "error" not in identity
+        good = f"key {identity['fingerprint']}, good to {identity['not_after']}" if known else ""
+        yield f"  identity    {good or identity['error']}"
     outbox = found["outbox"]
     yield f"  outbox      {outbox['waiting']} waiting, {outbox['dropped']} dropped so far"
 

@@ -1,8 +1,9 @@
-"""The seam behind which trust stands: who may order, who may sign a bundle.
+"""The seam behind which trust stands: who may order, which bundles are released.
 
-Today the keys are pinned in `trust.json`, put on the device at enrolment. Verification
-runs in a short-lived child, ``python -m wherry_agent.trust``, so that the resident agent
-carries no cryptography.
+What a device was given at enrolment decides which of two it is, never what comes over the
+network: a TUF root (`tuf_trust`), or pinned keys in a `trust.json` as in a laboratory.
+Either way verification runs in a short-lived child, here ``python -m wherry_agent.trust``,
+so that the resident agent carries no cryptography.
 """
 
 from __future__ import annotations
@@ -11,13 +12,17 @@ import base64
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from wherry_contract.assignment import Assignment, open_assignment
 from wherry_contract.errors import StoreError, TrustError
-from wherry_contract.signature import BundleStatement, TrustRoot
+from wherry_contract.signature import ENVELOPE_LIMIT_BYTES, BundleStatement, TrustRoot
 
 from .child import ChildFailure, child_main, run_child
+
+if TYPE_CHECKING:
+    from .fetch import Source
+    from .tls import Identity
 
 _SECONDS: Final = 60.0  # plain Python takes 20 ms a signature on a PC, and a board is slower
 
@@ -29,29 +34,61 @@ class Trust(Protocol):
         """The order in a verified envelope, or a `TrustError`."""
         ...
 
-    def statement(self, envelope: bytes, *, family: str, digest: str) -> BundleStatement:
-        """What the signers say of a bundle, or a `TrustError`."""
+    def settle(self) -> float:
+        """Learn the time if there is doubt; returns seconds after which to ask again."""
+        ...
+
+    def admit(self, order: Assignment, source: Source) -> BundleStatement:
+        """What the signers say of the bundle that is ordered, or a `TrustError`.
+
+        Args:
+            order: verified, for this device, and of its family.
+            source: where the bundle and what is signed about it come from.
+        """
         ...
 
 
 class PinnedTrust:
     """Trusts the keys in a `trust.json`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, identity: Identity | None = None) -> None:
+        """Take the file, and who this device is; nothing where it has a password."""
         self._path = path
+        self._identity = identity
 
     def assignment(self, envelope: bytes) -> Assignment:
         """The order in a verified envelope.
 
         Raises:
-            TrustError: T01, T02, T08 to T10.
+            TrustError: T01, T02, T03 it names another device's key, T08 to T10.
             StoreError: D07, the verifier did not do its work.
         """
         answer = self._ask({"envelope": _encode(envelope)})
-        return Assignment.from_bytes(answer["payload"].encode(), answer["keyid"])
+        order = Assignment.from_bytes(answer["payload"].encode(), answer["keyid"])
+        if order.device_key and self._identity:
+            from .identity import fingerprint
+
+            if order.device_key != fingerprint(self._identity):
+                raise TrustError("T03", "it names another device's key")
+        return order
+
+    def admit(self, order: Assignment, source: Source) -> BundleStatement:
+        """What the signers say of a bundle, by the statement that lies beside it.
+
+        Raises:
+            TrustError: T01 to T03, T06 to T10.
+            LinkError: L04 to L06, the statement cannot be had.
+            StoreError: D07, the verifier did not do its work.
+        """
+        envelope = source.statement(order.digest, ENVELOPE_LIMIT_BYTES)
+        return self.statement(envelope, family=order.family, digest=order.digest)
+
+    def settle(self) -> float:
+        """Never asks: pinned keys tell no time."""
+        return float("inf")
 
     def statement(self, envelope: bytes, *, family: str, digest: str) -> BundleStatement:
-        """What the signers say of a bundle.
+        """What a statement says of a bundle.
 
         Raises:
             TrustError: T01 to T03, T06 to T10.

@@ -8,6 +8,7 @@ anything acts on it. Runs in one thread.
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 import threading
 from collections import deque
@@ -32,7 +33,10 @@ from wherry_contract.states import SlotTrust
 from wherry_contract.states import UpdateState as S
 
 from .config import AgentConfig
-from .intake import Board, Intake, Reach
+from .fetch import Later
+from .intake import Board, Intake
+from .pace import bar
+from .reach import Reach
 from .record import DeviceRecord, Update
 from .shelf import Choice, slot_for, without_active
 from .spool import Fact
@@ -50,9 +54,12 @@ from .updater import (
     step,
 )
 
+LONGEST_HOLD_SECONDS: Final = 900.0
 _DONE: Final = Result(E.DONE)
 _SOAK_LOOKS_SECONDS: Final = 1.0
 _IDLE_SECONDS: Final = 3600.0
+_BARRED_LOOKS_SECONDS: Final = 5.0
+_BARRED: Final = frozenset({S.OFFERED, S.ADMIT, S.FETCH, S.PROBE})  # until the switch it may wait
 _MOST_OFFERS: Final = 8
 _LEAST_FAILURES: Final = 5  # so that one odd row among the first few ends no soak
 
@@ -71,6 +78,7 @@ class Updater:
         self._lock = threading.Lock()
         self._seen = ""
         self._stopped = False
+        self._held_until = -math.inf
         self.wake = threading.Event()
         self.changed: Callable[[], None] = lambda: None
         self.record = DeviceRecord()
@@ -108,6 +116,23 @@ class Updater:
         """
         record = accept(self.record, assignment)
         self._save(replace(record, sequences=self.record.sequences))
+
+    def hold(self, seconds: float) -> float:
+        """Leave the board in peace for a while, as during a payment: nothing is fetched or probed.
+
+        It is a lease: an application that dies holds up no update for ever.
+
+        Args:
+            seconds: from now on; 0 ends it.
+
+        Returns:
+            For how many seconds it holds: `LONGEST_HOLD_SECONDS` at most.
+        """
+        held = min(max(seconds, 0.0), LONGEST_HOLD_SECONDS)
+        self._held_until = self._reach.clock.monotonic() + held
+        if not held:
+            self.wake.set()
+        return held
 
     def stop(self) -> None:
         """Interrupt a download at its next chunk."""
@@ -189,16 +214,28 @@ class Updater:
     def _take_step(self, update: Update) -> float:
         before = S(self.record.state)
         result = self._act(before, update)
+        self._add_up()
         following = step(self.record, result)
         # a look that changed nothing costs no write: the medium wears out
         if following != self.record and not self._save_if_possible(following):
             return 1.0 + retry_delay(4, random.random())  # noqa: S311 - jitter, no secret
         self._tell_step(before, result)
         if result.event == E.WAIT:
-            return _SOAK_LOOKS_SECONDS
+            return _SOAK_LOOKS_SECONDS if before == S.SOAK else _BARRED_LOOKS_SECONDS
         if result.event == E.RETRY and following.update:
-            return retry_delay(following.update.retries, random.random())  # noqa: S311 - jitter
+            chance = random.random()  # noqa: S311 - jitter, no secret
+            delay = retry_delay(following.update.retries, chance)
+            return max(delay, result.wait_seconds * (1 + chance / 4))
         return 0.0
+
+    def _add_up(self) -> None:
+        """What transfers cost counts for the whole update, over restarts too."""
+        count, seconds = self._intake.spent.take()
+        if count and self.record.update:
+            update = self.record.update
+            self.record = self.record.with_update(
+                fetched=update.fetched + count, fetch_seconds=update.fetch_seconds + seconds
+            )
 
     # --- orders -------------------------------------------------------------------------
 
@@ -209,8 +246,8 @@ class Updater:
         mark = hashlib.sha256(payload).hexdigest()
         if payload and mark != self._seen:
             try:
-                self._judge(payload)
-            except StoreError as error:
+                self.judge(payload)
+            except (LinkError, StoreError) as error:
                 self._tell(Fact.of(error), key=f"offer:{mark[:16]}:{error.code}")
                 self._offer_tries += 1
                 if self._offer_tries <= RETRY_BUDGET:
@@ -228,10 +265,22 @@ class Updater:
                 self._offers.popleft()
         return True
 
-    def _judge(self, payload: bytes) -> None:
+    def judge(self, payload: bytes) -> bool:
+        """Take the order in a payload, if it is signed for this device and newer than the last.
+
+        Returns:
+            Whether it was.
+
+        Raises:
+            TrustError: it is not trusted.
+            MessageError: G01 to G03, it is no order.
+            LinkError, StoreError: that cannot be told now.
+        """
         assignment = self._reach.trust.assignment(unwrap_assignment(payload))
-        if is_new(assignment, self.record, self._config.device):
+        new = is_new(assignment, self.record, self._config.device)
+        if new:
             self._save(accept(self.record, assignment))
+        return new
 
     # --- the record ---------------------------------------------------------------------
 
@@ -278,8 +327,12 @@ class Updater:
     def _act(self, state: S, update: Update) -> Result:
         if self.record.pending and (state, E.NEWER) in TABLE:
             return Result(E.NEWER, "U02")
+        if state in _BARRED and self._barred(update.assignment):
+            return Result(E.WAIT)
         try:
             result = self._actions[state](update)
+        except Later as error:
+            return Result(E.RETRY, error.code, error.detail, error.wait_seconds)
         except (LinkError, StoreError) as error:
             return Result(E.RETRY, error.code, error.detail)
         except WherryError as error:
@@ -301,7 +354,22 @@ class Updater:
         return _DONE if fetched else Result(E.WAIT)
 
     def _halted(self) -> bool:
-        return self._stopped or bool(self._offers)
+        update = self.record.update
+        barred = update is not None and bool(self._barred(update.assignment))
+        return self._stopped or barred or bool(self._offers)
+
+    def _barred(self, order: Assignment) -> str:
+        """Why the order must wait now, told once for each reason; "" if it need not."""
+        why = bar(
+            order,
+            self._reach.clock.now(),
+            held=self._reach.clock.monotonic() < self._held_until,
+            metered=self._config.metered,
+        )
+        if why:
+            fact = Fact("update.waits", why, "info", order.rollout, order.digest)
+            self._tell(fact, key=f"waits:{order.rollout}:{order.sequence}:{why}")
+        return why
 
     def _verify(self, update: Update) -> Result:
         self._reach.shelf.parts(update.assignment.digest)

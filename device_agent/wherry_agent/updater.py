@@ -30,7 +30,9 @@ TRANSITION_BUDGET: Final = 30
 BOOT_BUDGET: Final = 3  # starts of the agent during one soak
 RETRY_CEILING_SECONDS: Final = 15 * 60
 _DENIED_KEPT: Final = 32
-_NOT_THE_BUNDLE: Final = frozenset({"T05"})  # signed anew, the same order may be carried out
+_MOST_AHEAD: Final = 1_000_000  # orders of one key that a device has not seen
+# signed or listed anew, the same order may be carried out
+_NOT_THE_BUNDLE: Final = frozenset({"T02", "T05", "T11", "T12", "T13", "U13"})
 
 
 class E(StrEnum):
@@ -48,6 +50,7 @@ TABLE: Final[Mapping[tuple[S, E], S]] = MappingProxyType(
         (S.OFFERED, E.DONE): S.ADMIT,
         (S.OFFERED, E.FAIL): S.DISCARD,
         (S.OFFERED, E.NEWER): S.DISCARD,
+        (S.OFFERED, E.WAIT): S.OFFERED,
         (S.ADMIT, E.DONE): S.FETCH,
         (S.ADMIT, E.FAIL): S.DISCARD,
         (S.ADMIT, E.RETRY): S.ADMIT,
@@ -70,6 +73,7 @@ TABLE: Final[Mapping[tuple[S, E], S]] = MappingProxyType(
         (S.PROBE, E.FAIL): S.DISCARD,
         (S.PROBE, E.RETRY): S.PROBE,
         (S.PROBE, E.NEWER): S.DISCARD,
+        (S.PROBE, E.WAIT): S.PROBE,
         (S.SWITCH, E.DONE): S.SOAK,
         (S.SWITCH, E.FAIL): S.REVERT,
         (S.SWITCH, E.RETRY): S.SWITCH,
@@ -104,6 +108,7 @@ class Result:
     event: E
     code: str = ""
     detail: str = ""
+    wait_seconds: float = 0.0  # that a busy depot asked for
 
 
 def is_new(assignment: Assignment, record: DeviceRecord, device: str) -> bool:
@@ -113,13 +118,16 @@ def is_new(assignment: Assignment, record: DeviceRecord, device: str) -> bool:
         False for the very order that was accepted last: the retained message came again.
 
     Raises:
-        TrustError: T03 for another device, T04 an older one replayed.
+        TrustError: T03 for another device, T04 an older one replayed, T14 far ahead.
     """
     if assignment.device != device:
         raise TrustError("T03", f"it names {assignment.device}")
     last = record.sequences.get(assignment.keyid, 0)
     if assignment.sequence < last:
         raise TrustError("T04", f"sequence {assignment.sequence}, last was {last}")
+    if assignment.sequence > last + _MOST_AHEAD:
+        # a stolen key must not use up the numbers of the key that it is
+        raise TrustError("T14", f"sequence {assignment.sequence}, last was {last}")
     return assignment.sequence > last
 
 

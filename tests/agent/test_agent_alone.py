@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from support import ROOT
+from support_agent import running_depot
+from support_tuf import TufRepository
 
 ABSENT = {
     "click",
@@ -81,3 +84,21 @@ def test_the_hosts_command_says_what_is_missing(alone: Path) -> None:
     assert done.returncode != 0
     assert "Traceback" not in done.stderr
     assert "wherry[host]" in done.stderr
+
+
+@pytest.mark.slow
+def test_it_follows_a_repository_in_plain_python(alone: Path, tmp_path: Path) -> None:
+    """Without compiled cryptography: nothing but tuf, securesystemslib and urllib3 came with it."""
+    with running_depot(tmp_path / "depot") as depot:
+        repository = TufRepository(tmp_path / "depot", now=time.time())
+        repository.publish()
+        (tmp_path / "root.json").write_bytes(repository.root_file())
+        client = ("wherry-tuf-client", "--metadata-dir", str(tmp_path / "d"))
+        assert run(alone, *client, "init", str(tmp_path / "root.json")).returncode == 0
+        refresh = (*client, "--metadata-url", f"{depot.url}/tuf", "refresh")
+        done = run(alone, *refresh)
+        assert done.returncode == 0, done.stderr
+        repository.roles["timestamp"] = ("stranger",)
+        repository.sign_timestamp()
+        done = run(alone, *refresh)
+        assert (done.returncode, "T13" in done.stderr) == (1, True)

@@ -76,6 +76,8 @@ ROWS = [
     *[(state, E.NEWER, S.DISCARD) for state in EARLY],
     *[(state, E.RETRY, state) for state in EARLY[1:]],
     *zip(EARLY, [E.DONE] * 6, [*EARLY[1:], S.SWITCH], strict=True),
+    (S.OFFERED, E.WAIT, S.OFFERED),
+    (S.PROBE, E.WAIT, S.PROBE),
     (S.ADMIT, E.WAIT, S.ADMIT),
     (S.FETCH, E.WAIT, S.FETCH),
     # from the switch on: failure takes the model back

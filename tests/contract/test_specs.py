@@ -11,7 +11,20 @@ import pytest
 from support import ROOT
 from support_contract import document
 
-from wherry_contract import assignment, bundle, encoder, golden, messages, oci, profile, signature
+from wherry_contract import (
+    assignment,
+    bundle,
+    command,
+    encoder,
+    fleet_keys,
+    golden,
+    identity,
+    messages,
+    oci,
+    profile,
+    signature,
+    told_time,
+)
 from wherry_contract.errors import CODES
 from wherry_contract.features import LARGEST, MAX_FEATURES
 from wherry_contract.manifest import Manifest, Output
@@ -32,6 +45,9 @@ BY_NAME: Mapping[str, tuple[Read, Callable[[Any], bytes]]] = {
     "statement": (signature.BundleStatement.from_bytes, canonical),
     "trust.json": (signature.TrustRoot.from_bytes, canonical),
     "assignment": (assignment.Assignment.from_bytes, canonical),
+    "command": (command.Command.from_bytes, canonical),
+    "fleet-keys": (fleet_keys.FleetKeys.from_bytes, canonical),
+    "time": (told_time.ToldTime.from_bytes, canonical),
     "presence": (messages.Presence.from_bytes, compact),
     "state": (messages.State.from_bytes, compact),
     "window": (messages.Window.from_bytes, compact),
@@ -53,9 +69,16 @@ SNIPPETS = [
 ]
 
 
-def test_there_are_three_and_each_has_examples() -> None:
-    assert set(PAGES) == {"SPEC-bundle.md", "SPEC-drift.md", "SPEC-mqtt.md"}
-    assert set(EXAMPLES) == {*BY_NAME, *OUTPUTS, "config", "envelope"}
+def test_the_pages_are_known_and_have_examples() -> None:
+    assert set(PAGES) == {
+        "SPEC-bundle.md",
+        "SPEC-delta.md",
+        "SPEC-drift.md",
+        "SPEC-identity.md",
+        "SPEC-mqtt.md",
+        "SPEC-trust.md",
+    }
+    assert set(EXAMPLES) == {*BY_NAME, *OUTPUTS, "config", "envelope", "deltas"}
     assert len(SNIPPETS) >= 6
 
 
@@ -136,6 +159,14 @@ def test_limits_are_those_of_the_code() -> None:
         ("SPEC-mqtt.md", f"at most {signature.ENVELOPE_LIMIT_BYTES:,} bytes"),
         ("SPEC-mqtt.md", f"its payload at most {assignment.LIMIT_BYTES:,}"),
         ("SPEC-mqtt.md", assignment.PAYLOAD_TYPE),
+        ("SPEC-mqtt.md", command.PAYLOAD_TYPE),
+        ("SPEC-trust.md", told_time.PAYLOAD_TYPE),
+        ("SPEC-trust.md", f"at most {fleet_keys.LIMIT_BYTES:,} bytes"),
+        ("SPEC-identity.md", f"at most {identity.LIMIT_BYTES:,} bytes"),
+        (
+            "SPEC-identity.md",
+            "`agent.toml`, `root.json`, `trust.json`, `device.pem` and `fleet-ca.pem`",
+        ),
         ("SPEC-mqtt.md", ", ".join(f"`{state}`" for state in UpdateState)),
         ("SPEC-mqtt.md", ", ".join(f"`{trust}`" for trust in SlotTrust)),
         ("SPEC-mqtt.md", " or ".join(", ".join(f"`{o}`" for o in Outcome).rsplit(", ", 1))),

@@ -16,11 +16,10 @@ from typing import Any
 import pytest
 from support import Mosquitto, free_port, mosquitto_program, wait_for
 
-from wherry.broker import (
+from wherry.broker import Supervised, find_engine
+from wherry.broker_settings import (
     SERVER,
     Accounts,
-    Supervised,
-    find_engine,
     is_loopback,
     mosquitto_settings,
     nats_settings,

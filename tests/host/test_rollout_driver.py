@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from pathlib import Path
 
 import pytest
 from support_fleet import BUNDLE, FAMILY, event, open_store, state, window
 
-from wherry.rows import Exposure, Order, RolloutRow
-from wherry.server.driver import Driver
+from wherry.rows import BundleRow, Exposure, Order, RolloutRow
+from wherry.server.driver import Driver, Radio
 from wherry.server.intake import Batch
 from wherry.server.ledger import Change
 from wherry.server.orders import AssignmentSigner
 from wherry.server.store import Store
+from wherry_contract.assignment import Assignment
+from wherry_contract.messages import unwrap_assignment
 from wherry_contract.when import to_seconds
 
 HOUR, DAY = 3600.0, 86_400.0
@@ -150,6 +154,37 @@ def test_an_order_that_was_replaced_is_awaited_no_more(tmp_path: Path) -> None:
         assert len(store.ledger.late()) == 1
         second = ended(store)
         assert [row.id for row in store.ledger.late()] == [second]
+
+
+def test_an_order_follows_its_device_to_another_key(tmp_path: Path) -> None:
+    """A device with a new key obeys no order that names its old one."""
+    clock, said = Clock(), []
+    old, new = "1" * 64, "2" * 64
+    with open_store(tmp_path, "a", "b") as store:
+        name = ended(store, "canary")
+        store.add_bundle(BundleRow(BUNDLE, "fraud", "1", FAMILY, 1, 700, 9, "e", TODAY))
+        signer = AssignmentSigner(tmp_path)
+        order = Assignment("a", name, FAMILY, BUNDLE, 700, 1, TODAY, TODAY + DAY, device_key=old)
+        kept = Order("a", signer.public.keyid, 1, name, BUNDLE, TODAY, signer.sign(order))
+        store.ledger.apply(name, Change(5.0, "done", 0, None, (), (kept,)))
+        keys = {"a": old}
+        looks = Driver(
+            store,
+            signer,
+            key_of=lambda device: keys[device],
+            clock=lambda: clock.wall,
+            steady=lambda: clock.steady,
+        )
+        looks._radio = Radio(lambda: 1.0, lambda *message: said.append(message))
+        looks.look()
+        keys["a"] = new
+        looks.look()
+        first, second = (json.loads(unwrap_assignment(payload)) for _, _, payload in said)
+        orders = [
+            Assignment.from_bytes(base64.b64decode(envelope["payload"]))
+            for envelope in (first, second)
+        ]
+        assert [(order.sequence, order.device_key) for order in orders] == [(1, old), (2, new)]
 
 
 def test_events_are_read_once(tmp_path: Path) -> None:

@@ -24,10 +24,11 @@ from support import Mosquitto, wait_for
 from support_agent import make_bundle
 from support_fleet import FAMILY, Server, enrol, open_store, running_server, wherry
 
-from wherry.broker import SERVER
+from wherry.broker_settings import SERVER
 from wherry.client import Client
+from wherry.identity.authority import make_request
 from wherry.server.api import make_app
-from wherry.server.app import _Ending, _Interrupted
+from wherry.server.ending import Ending, Interrupted
 from wherry.server.office import Office, Site
 from wherry_agent.config import load_config
 from wherry_contract.bundle import LIMIT_BYTES
@@ -140,7 +141,7 @@ def test_anybody_may_ask_whether_it_runs(server: Server) -> None:
     assert status == 200
     found = json.loads(data)
     assert (found["schema"], found["ready"]) == ("wherry/health/1", True)
-    assert found["parts"] == dict.fromkeys(("link", "driver", "broker"), True)
+    assert found["parts"] == dict.fromkeys(("link", "driver", "doors", "broker"), True)
 
 
 def test_it_is_not_ready_while_a_part_of_it_is_down(tmp_path: Path) -> None:
@@ -151,12 +152,15 @@ def test_it_is_not_ready_while_a_part_of_it_is_down(tmp_path: Path) -> None:
         os.kill(server.children()[0], signal.SIGKILL)
         wait_for(lambda: ask(server, "GET", "/api/v1/health")[0] == 503)
         parts = json.loads(ask(server, "GET", "/api/v1/health")[2])["parts"]
-        assert parts == {"link": True, "driver": True, "broker": False}
+        assert parts == {"link": True, "driver": True, "doors": True, "broker": False}
         log.rmdir()
         wait_for(lambda: ask(server, "GET", "/api/v1/health")[0] == 200)
 
 
 BODY = {"bundle": MADE.digest, "select": {}}
+
+
+TWO = {"family": "f", "device": "a", "count": 2}
 
 
 @pytest.mark.parametrize(
@@ -184,11 +188,24 @@ BODY = {"bundle": MADE.digest, "select": {}}
         pytest.param(
             "POST",
             "devices",
-            {"device": "a", "family": "f", "state_dir": 'x"\n[broker]'},
+            {
+                "device": "a",
+                "family": "f",
+                "state_dir": 'x"\n[broker]',
+                "csr": make_request()[1],
+            },
             400,
             "R06",
             id="a path that would break the file",
         ),
+        pytest.param(
+            "POST", "devices", {"device": "a", "family": "f"}, 400, "I08", id="no request"
+        ),
+        pytest.param("POST", "claims", {"family": "F"}, 400, "R06", id="claim for odd family"),
+        pytest.param("POST", "claims", {"family": "f", "count": 0}, 400, "R06", id="no claim"),
+        pytest.param("POST", "claims", TWO, 400, "R06", id="two claims for one device"),
+        pytest.param("POST", "claims", {"family": "f", "again": True}, 400, "R06", id="who again"),
+        pytest.param("POST", "devices/nobody/revoke", {}, 404, "R07", id="revoke nobody"),
         pytest.param("GET", "devices?select=x", b"", 400, "R06", id="odd select"),
         pytest.param("GET", "devices/nobody", b"", 404, "R07", id="no such device"),
         pytest.param("GET", "rollouts/r99", b"", 404, "R01", id="no such rollout"),
@@ -271,15 +288,18 @@ def test_an_upload_that_is_cut_off_leaves_nothing(server: Server) -> None:
 
 def test_a_device_gets_papers_that_its_agent_can_read(server: Server) -> None:
     folder = server.data.parent / "papers"
-    words = ["device", "enrol", "till-9", "--family", FAMILY, "--out", str(folder)]
+    words = ["device", "add", "till-9", "--family", FAMILY, "--out", str(folder)]
     wherry(server.data, *words, "--label", "site=paris", "--label", "group=b 2")
     path = folder / "agent.toml"
     config = load_config(path)
     assert (config.device, config.family, config.fleet) == ("till-9", FAMILY, "fleet")
     assert config.labels == {"site": "paris", "group": "b 2"}
-    assert config.depot == server.facts["url"] + "/depot"
+    devices = server.facts["devices"]
     assert config.broker
-    assert config.broker.username == "till-9"
+    assert config.identity
+    assert (config.broker.url, config.broker.username) == (devices["broker"], "")
+    assert (config.depot, config.identity.enrol) == (devices["depot"], devices["enrol"])
+    assert config.identity.key.stat().st_mode & 0o777 == 0o600
     assert path.stat().st_mode & 0o777 == 0o600
     trust = TrustRoot.from_bytes(config.trust.read_bytes())
     assert trust.families[FAMILY].threshold == 1
@@ -296,16 +316,18 @@ def test_a_device_gets_papers_that_its_agent_can_read(server: Server) -> None:
     assert config.labels == {}
 
 
-def test_devices_that_come_at_once_all_get_their_account(tmp_path: Path) -> None:
+def test_without_tls_devices_that_come_at_once_all_get_their_account(tmp_path: Path) -> None:
     names = [f"till-{place}" for place in range(24)]
-    with running_server(tmp_path / "data", "--broker", "mosquitto") as server:
+    with running_server(tmp_path / "data", "--broker", "mosquitto", "--plain") as server:
         client = server.client
 
         def join(name: str) -> str:
-            return str(client.post("devices", {"device": name, "family": FAMILY})["schema"])
+            found = client.post("devices", {"device": name, "family": FAMILY})
+            return str(found["files"]["agent.toml"])
 
         with ThreadPoolExecutor(8) as pool:
-            assert set(pool.map(join, names)) == {"wherry/papers/1"}
+            settings = list(pool.map(join, names))
+        assert all(f"mqtt://{name}:" in text for name, text in zip(names, settings, strict=True))
         passwords = (server.data / "broker" / "passwords").read_text().splitlines()
         assert {line.partition(":")[0] for line in passwords} == {*names, SERVER}
 
@@ -382,6 +404,8 @@ def test_somebody_elses_broker(tmp_path: Path, mosquitto: Mosquitto) -> None:
         config = load_config(enrol(server, "till-1"))
         assert config.broker
         assert (config.broker.port, config.broker.username) == (mosquitto.port, "")
+        assert config.identity  # for the depot
+        assert not config.broker_identity
 
 
 def test_no_server_no_answer(tmp_path: Path) -> None:
@@ -390,7 +414,8 @@ def test_no_server_no_answer(tmp_path: Path) -> None:
 
 
 def test_secrets_are_their_owners_alone(server: Server) -> None:
-    for name in ("token", "broker.secret", "assignment.key", "fleet.sqlite", "broker/passwords"):
+    own = ("identity/fleet-ca.key", "identity/server.key", "broker/passwords")
+    for name in ("token", "broker.secret", "assignment.key", "fleet.sqlite", *own):
         assert (server.data / name).stat().st_mode & 0o077 == 0, name
     log = (server.data / "log").read_text()
     assert (server.data / "token").read_text() not in log
@@ -412,10 +437,10 @@ def test_a_signal_whose_exception_was_swallowed_is_not_lost() -> None:
     """As in a finalizer, where whatever is thrown goes nowhere."""
     before = {which: signal.getsignal(which) for which in (signal.SIGTERM, signal.SIGINT)}
     try:
-        ending = _Ending()
-        with suppress(_Interrupted):
+        ending = Ending()
+        with suppress(Interrupted):
             ending(signal.SIGTERM, None)
-        with pytest.raises(_Interrupted):
+        with pytest.raises(Interrupted):
             ending.serving(object())
     finally:
         for which, handler in before.items():

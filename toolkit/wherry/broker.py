@@ -4,20 +4,18 @@ This one file finds it, writes its settings, starts it on a port that stays the 
 starts it again when it dies, and lets it end when we end. `server.round_trip` tells
 whether any broker, ours or another, does what it grants: several do not.
 
-On loopback everybody may read; writing needs an account, and a device's account reaches
-the device's own topics alone. Passwords are derived from one secret in the data folder,
-so that nothing but that has to be kept.
+Devices come over TLS 1.3 with a certificate of the fleet's authority, and whose it is says
+which topics they reach: their own, and each in one direction. On loopback everybody may
+read; writing needs an account. Without TLS devices have accounts too; passwords are derived
+from one secret in the data folder, so that nothing but that has to be kept.
+
+Rights of devices are patterns, not rows for each: with a row for each of 10,000 devices
+mosquitto stands still for 0.9 s whenever its list is read, which each new device needs
+(benchmarks/broker_access.py). Only what was revoked is listed.
 """
 
 from __future__ import annotations
 
-import base64
-import getpass
-import hashlib
-import hmac
-import ipaddress
-import json
-import os
 import shutil
 import signal
 import socket
@@ -25,117 +23,23 @@ import subprocess
 import sysconfig
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from wherry_contract.address import BrokerAddress
 from wherry_contract.errors import SetupError
-from wherry_contract.topics import DOWN, UP
 
+from .broker_settings import Accounts, Tls, mosquitto_settings, nats_settings
 from .endure import LOG, Enduring
 from .files import write_durably
 from .leash import leashed
 
-SERVER: Final = "@server"  # no device can have this id
-_READER: Final = "@reader"
-_PACKET_BYTES: Final = 4 * 2**20  # larger than any message, so that the ingest can refuse it
 _STOP_SECONDS: Final = 3.0
 _READY_SECONDS: Final = 15.0
 _BACKOFF_SECONDS: Final = (0.1, 10.0)
 _LOG_SHOWN: Final = 400  # characters
-_CONSUMERS: Final = 50_000  # NATS has 1,000 by default, and refuses the rest quietly
-
-
-class Accounts:
-    """Who may do what at our own broker; passwords come from one secret."""
-
-    def __init__(self, secret: bytes, fleet: str, devices: Iterable[str]) -> None:
-        self._secret = secret
-        self.fleet = fleet
-        self.devices = sorted(devices)
-
-    def password(self, name: str) -> str:
-        """The password of the server's or a device's account, 40 hexadecimal digits."""
-        return hmac.new(self._secret, f"broker:{name}".encode(), hashlib.sha256).hexdigest()[:40]
-
-    @property
-    def names(self) -> list[str]:
-        """Every account."""
-        return [SERVER, *self.devices]
-
-
-def mosquitto_settings(accounts: Accounts, folder: Path, host: str, port: int) -> dict[str, str]:
-    """Mosquitto's files by name: settings, passwords, access list (mosquitto.conf(5))."""
-    anonymous = is_loopback(host)
-    where = f"wherry/v1/{accounts.fleet}/%u"
-    settings = {
-        "listener": f"{port} {host}",
-        "allow_anonymous": "true" if anonymous else "false",
-        "password_file": str(folder / "passwords"),
-        "acl_file": str(folder / "acl"),
-        "persistence": "true",
-        "persistence_location": f"{folder}/",
-        "autosave_interval": "300",
-        "max_packet_size": str(_PACKET_BYTES),
-        "max_inflight_messages": "200",
-        "max_queued_messages": "20000",
-        "set_tcp_nodelay": "true",
-        "sys_interval": "0",
-        "user": getpass.getuser(),  # started by root it would else become `mosquitto`
-        "log_dest": "stderr",
-    }
-    lines = [f"{name} {value}" for name, value in settings.items()]
-    lines += [f"log_type {kind}" for kind in ("error", "warning")]
-    readers = ["topic read wherry/#"] if anonymous else []  # before any user: for nameless ones
-    rules = [*readers, f"user {SERVER}", "topic readwrite wherry/#"]
-    rules += [f"pattern write {where}/{channel}" for channel in UP]
-    rules += [f"pattern read {where}/{channel}" for channel in (*DOWN, "presence")]
-    passwords = [f"{name}:{_mosquitto_hash(accounts.password(name))}" for name in accounts.names]
-    files = {"settings": lines, "acl": rules, "passwords": passwords}
-    return {name: "\n".join(text) + "\n" for name, text in files.items()}
-
-
-def _mosquitto_hash(password: str) -> str:
-    """As mosquitto_passwd(1) writes it; our passwords are long, so few rounds do."""
-    salt = os.urandom(12)
-    digest = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, 101)
-    return f"$7$101${base64.b64encode(salt).decode()}${base64.b64encode(digest).decode()}"
-
-
-def nats_settings(accounts: Accounts, folder: Path, host: str, port: int) -> dict[str, str]:
-    """The NATS server's settings (docs.nats.io, MQTT); its topics have dots for slashes."""
-    where = f"wherry.v1.{accounts.fleet}"
-    inner = ["$MQTT.sub.>", "$MQTT.deliver.pubrel.>"]  # how a QoS 1 subscription is fed
-    server = {"publish": ["wherry.>", "$MQTT.>"], "subscribe": ["wherry.>", "$MQTT.>"]}
-    users: list[dict[str, Any]] = [
-        {"user": SERVER, "password": accounts.password(SERVER), "permissions": server}
-    ]
-    for name in accounts.devices:
-        rights = {
-            "publish": [f"{where}.{name}.{channel}" for channel in UP],
-            "subscribe": [f"{where}.{name}.{channel}" for channel in (*DOWN, "presence")] + inner,
-        }
-        password = accounts.password(name)
-        users.append({"user": name, "password": password, "permissions": rights})
-    mqtt: dict[str, Any] = {"host": host, "port": port, "max_ack_pending": 1000}
-    if is_loopback(host):
-        reading = {"publish": {"deny": [">"]}, "subscribe": ["wherry", "wherry.>", *inner]}
-        password = accounts.password(_READER)
-        users.append({"user": _READER, "password": password, "permissions": reading})
-        mqtt["no_auth_user"] = _READER
-    jetstream = {"max_consumers": _CONSUMERS}
-    settings = {
-        "server_name": f"wherry-{accounts.fleet}",
-        "host": "127.0.0.1",
-        "port": -1,  # its own protocol is not used
-        "max_payload": _PACKET_BYTES,
-        "jetstream": {"store_dir": str(folder / "jetstream")},
-        "mqtt": mqtt,
-        "accounts": {"fleet": {"users": users, "jetstream": jetstream}},
-    }
-    return {"settings": json.dumps(settings, indent=1) + "\n"}
 
 
 @dataclass(frozen=True)
@@ -144,7 +48,7 @@ class Engine:
 
     kind: str
     program: str
-    settings: Callable[[Accounts, Path, str, int], Mapping[str, str]]
+    settings: Callable[[Accounts, Path, str, int, Tls | None], Mapping[str, str]]
 
 
 def find_engine(kind: str = "auto") -> Engine:
@@ -167,14 +71,6 @@ def find_engine(kind: str = "auto") -> Engine:
     raise SetupError("H04", "" if kind == "auto" else kind)
 
 
-def is_loopback(host: str) -> bool:
-    """Whether an address reaches no further than this machine."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 class Supervised:
     """A broker that runs, and runs again, until it is told to stop.
 
@@ -182,15 +78,25 @@ class Supervised:
     all and lives as long as this.
     """
 
-    def __init__(self, engine: Engine, folder: Path, host: str, port: int) -> None:
+    def __init__(
+        self, engine: Engine, folder: Path, host: str, port: int, tls: Tls | None = None
+    ) -> None:
         self._engine = engine
+        self._tls = tls
         self._folder = folder
         self._stop = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
         self._thread = Enduring("broker", self._run, self._stop)
-        self.address = BrokerAddress(host, port)
+        self.address = BrokerAddress(host, port, tls=tls is not None)
         self.starts = 0
         self._last_words = ""
+
+    @property
+    def inner(self) -> BrokerAddress:
+        """Where the server itself connects: on this machine, without TLS if there is a way."""
+        if self._tls and self._engine.kind == "mosquitto":
+            return BrokerAddress("127.0.0.1", self._tls.loopback)
+        return self.address
 
     def write(self, accounts: Accounts) -> None:
         """Write the settings; a running broker reads accounts anew.
@@ -200,7 +106,8 @@ class Supervised:
         """
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         address = self.address
-        files = self._engine.settings(accounts, self._folder, address.host, address.port)
+        place = (self._folder, address.host, address.port)
+        files = self._engine.settings(accounts, *place, self._tls)
         for name, text in files.items():
             write_durably(self._folder / name, text.encode(), mode=0o600)
         process = self._process
@@ -222,7 +129,7 @@ class Supervised:
         """
         self._thread.start()
         end = time.monotonic() + _READY_SECONDS
-        while not _listens(self.address):
+        while not (_listens(self.inner) and _listens(self.address)):
             if self.starts > 1 or time.monotonic() > end:
                 self.stop()
                 raise SetupError("H05", f"{self._engine.program}: {self._last_words}")

@@ -29,7 +29,7 @@ LIBRARIES: Final[tuple[Library, ...]] = (
     ("skops", ">=0.11,<1", "reading models without running code", "sklearn"),
     ("pyarrow", ">=18", "reading data", "host"),
     ("securesystemslib", ">=1.3,<2", "signatures", "host"),
-    ("cryptography", "", "signing", "host"),
+    ("cryptography", ">=42", "signing", "host"),
     ("paho-mqtt", ">=2.1,<3", "MQTT", "host"),
     ("sqlalchemy", ">=2.0.36,<3", "the server's store", "host"),
     ("starlette", ">=0.45,<2", "the server", "host"),

@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from wherry_contract.errors import SetupError, TrustError
-from wherry_contract.manifest import SLUG
 from wherry_contract.signature import ENVELOPE_LIMIT_BYTES, PublicKey
-from wherry_contract.wire import TRUST, Fields, canonical, parse_json
+from wherry_contract.wire import SLUG, TRUST, Fields, canonical, parse_json
 
 from .files import write_durably
 
 if TYPE_CHECKING:
-    from securesystemslib.signer import CryptoSigner
+    from securesystemslib.signer import CryptoSigner, Signer
 
 PASSPHRASE: Final = "WHERRY_KEY_PASSPHRASE"  # noqa: S105 - the variable's name, no secret
 _LIMIT_BYTES: Final = 4096
@@ -151,7 +150,7 @@ def load_named(keys: Sequence[str], folder: Path | None = None) -> list[CryptoSi
 
 
 def sign_envelope(
-    payload: bytes, payload_type: str, signers: Sequence[CryptoSigner], *, envelope: bytes = b""
+    payload: bytes, payload_type: str, signers: Sequence[Signer], *, envelope: bytes = b""
 ) -> bytes:
     """Sign a payload, or add signatures to an envelope that holds it.
 

@@ -35,7 +35,7 @@ from .keys import sign_envelope, signed_payload
 from .vectors import check_vectors
 
 if TYPE_CHECKING:
-    from securesystemslib.signer import CryptoSigner
+    from securesystemslib.signer import Signer
 
 PARTS: Final = (MANIFEST_FILE, PROFILE_FILE, GOLDEN_FILE)  # and the model's
 
@@ -64,9 +64,7 @@ def statement_for(layout: Layout, parts: Parts, counter: int) -> BundleStatement
     )
 
 
-def pack(
-    parts: Parts, path: Path, *, counter: int = 0, signers: Sequence[CryptoSigner] = ()
-) -> Layout:
+def pack(parts: Parts, path: Path, *, counter: int = 0, signers: Sequence[Signer] = ()) -> Layout:
     """Lay parts out as a bundle and write it, signed if there is anyone to sign.
 
     Args:
@@ -90,7 +88,7 @@ def pack(
 
 
 def sign_bundle(
-    path: Path, signers: Sequence[CryptoSigner], *, counter: int | None = None
+    path: Path, signers: Sequence[Signer], *, counter: int | None = None
 ) -> BundleStatement:
     """Add signatures to a bundle's file; its digest does not change.
 

@@ -19,9 +19,9 @@ from wherry_contract.errors import ManifestError, SetupError
 from wherry_contract.features import InputContract
 from wherry_contract.golden import MAX_ROWS
 from wherry_contract.manifest import KINDS as RUNTIMES
-from wherry_contract.manifest import SLUG, VERSION, BoardNeeds, Soak
+from wherry_contract.manifest import VERSION, BoardNeeds, Soak
 from wherry_contract.rule import Rule
-from wherry_contract.wire import PROJECT, Fields
+from wherry_contract.wire import PROJECT, SLUG, Fields
 from wherry_convert.quantize import Budgets, methods_for
 from wherry_convert.sources import KINDS
 from wherry_convert.tflite_convert import LEAVES, WEIGHTS

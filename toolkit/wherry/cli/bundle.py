@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .output import json_option, say, show, table
+from .release import data_option, sign_option
 
 if TYPE_CHECKING:
     from wherry_contract.signature import TrustRoot
@@ -134,9 +136,13 @@ def _cut(text: str, most: int = 60) -> str:
 
 
 @click.command
-@click.argument("path", metavar="BUNDLE", type=_file)
+@click.argument("what", metavar="BUNDLE|ROLE")
 @click.option(
-    "--key", "keys", multiple=True, required=True, help="Sign with this key, a name or a file."
+    "--key",
+    "keys",
+    multiple=True,
+    required=True,
+    help="Sign with this key: a name, a file or a URI.",
 )
 @click.option(
     "--counter",
@@ -144,17 +150,37 @@ def _cut(text: str, most: int = 60) -> str:
     help="Release counter; grows with every release. Needed for the first signature.",
 )
 @_folder_option
-def sign(path: Path, *, keys: tuple[str, ...], counter: int | None, folder: Path | None) -> None:
-    """Sign a bundle.
+@data_option
+def sign(
+    what: str,
+    *,
+    keys: tuple[str, ...],
+    counter: int | None,
+    folder: Path | None,
+    data: Path | None,
+) -> None:
+    """Sign a bundle, or what waits to be published.
 
-    Adds signatures beside the bundle's content, so that its digest stays what it is.
+    A ROLE, as `models/fraud`, `targets` or `root`, is a document that `wherry publish` has
+    staged: says who must sign it still. A BUNDLE gets signatures beside its content, so
+    that its digest stays what it is; they say who made it, and devices with a root do not
+    ask for them.
 
-    Example: wherry sign fraud-1.0.0.wherry --key release --counter 1
+    Example: wherry sign models/fraud --key models-2
     """
-    from wherry.keys import load_named
+    from wherry.client import home
     from wherry.pack import sign_bundle
+    from wherry.release import Releases
+    from wherry.signers import open_signers
 
-    signers = load_named(keys, folder)
+    path = Path(what)
+    if not path.is_file() and re.fullmatch(r"root|targets|models/[a-z0-9-]+", what):
+        releases = Releases(data or home(), folder)
+        outcome = releases.sign(what, open_signers(keys, releases.keys))
+        for line in outcome.lines() if outcome.waiting else ["enough: `wherry publish` ends it"]:
+            click.echo(line)
+        return
+    signers = open_signers(keys, folder)
     statement = sign_bundle(path, signers, counter=counter)
     for signer in signers:
         say(f"signed by {signer.public_key.keyid[:12]} as release {statement.counter}")
@@ -163,23 +189,31 @@ def sign(path: Path, *, keys: tuple[str, ...], counter: int | None, folder: Path
 
 @click.group
 def key() -> None:
-    """Make and list signing keys."""
+    """Make, list, exchange and revoke signing keys."""
 
 
 @key.command("generate")
 @click.argument("name")
+@click.option("--signer", default="", help="The key lies there: env:VARIABLE, pkcs11:TOKEN/LABEL.")
 @_folder_option
-def generate(name: str, *, folder: Path | None) -> None:
+def generate(name: str, *, signer: str, folder: Path | None) -> None:
     """Make a signing key.
 
     Writes NAME.key, which only its owner can read, and NAME.pub.json, which fleets are told
-    to trust. With $WHERRY_KEY_PASSPHRASE set the private key is encrypted with it.
+    to trust. With $WHERRY_KEY_PASSPHRASE set the private key is encrypted with it. With
+    --signer nothing is made: the public file says where the key lies.
 
     Example: wherry key generate release
     """
     from wherry.keys import PASSPHRASE, key_path, public_path
     from wherry.keys import generate as make
 
+    if signer:
+        from wherry.keys import key_folder
+        from wherry.signers import adopt
+
+        click.echo(adopt(signer, name, folder or key_folder()).keyid)
+        return
     path = key_path(name, folder)
     passphrase = os.environ.get(PASSPHRASE, "")
     public = make(path, passphrase=passphrase)
@@ -204,3 +238,53 @@ def list_(*, folder: Path | None, as_json: bool) -> None:
     rows = [[item.name, item.state, item.public.keyid] for item in found]
     said = table(("name", "state", "key id"), rows) if rows else [f"no keys in {folder}"]
     show("wherry/key-list/1", answer, said, as_json=as_json)
+
+
+@key.command("rotate")
+@click.argument("role")
+@click.option("--old", default="", help="Name or id of the key that goes; none to add one.")
+@click.option("--new", required=True, help="Name of the key that comes.")
+@sign_option
+@data_option
+@json_option
+def rotate(
+    role: str, *, old: str, new: str, keys: tuple[str, ...], data: Path | None, as_json: bool
+) -> int:
+    """Exchange a key of a role.
+
+    ROLE is root, targets, snapshot, timestamp, models/FAMILY, assignment or time. Like
+    `wherry publish`, it signs with the keys given, and exits with 1 while others must sign.
+
+    Example: wherry key rotate root --old root-1 --new root-4 --key root-4 --key root-2
+    """
+    return _exchange(role, old, new, keys, data, as_json=as_json)
+
+
+@key.command("revoke")
+@click.argument("name")
+@sign_option
+@data_option
+@json_option
+def revoke(name: str, *, keys: tuple[str, ...], data: Path | None, as_json: bool) -> int:
+    """Take a key away from every role that it has.
+
+    Where too few would be left, exchange it with `wherry key rotate` instead.
+
+    Example: wherry key revoke root-3 --key root-1 --key root-2
+    """
+    return _exchange("", name, "", keys, data, as_json=as_json)
+
+
+def _exchange(
+    role: str, old: str, new: str, keys: tuple[str, ...], data: Path | None, *, as_json: bool
+) -> int:
+    from wherry.client import home
+    from wherry.release import Releases
+    from wherry.signers import open_signers
+
+    releases = Releases(data or home())
+    signers = open_signers(keys, releases.keys)
+    releases.exchange(role, old, new)
+    outcome = releases.finish(signers)
+    show("wherry/publish/1", outcome.to_dict(), outcome.lines(), as_json=as_json)
+    return 0 if outcome.complete else 1

@@ -1,4 +1,4 @@
-"""`wherry push`, `wherry rollout` and `wherry device`: what operators do with a fleet."""
+"""`wherry push` and `wherry rollout`: what operators do with a fleet."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from typing import Any, Final
 import click
 
 from wherry.client import Client, find_client, segment
-from wherry.files import write_durably
 from wherry.outcomes import FAILED
 from wherry_contract.errors import GateError, RolloutError
 from wherry_contract.states import RolloutState
 
-from .options import Pair, select_option, server_options
+from .options import select_option, server_options
 from .output import Seconds, confirm, json_option, say, show, table, yes_option
 
 _POLL_SECONDS: Final = 0.5
@@ -254,110 +253,3 @@ def _abort_lines(found: Mapping[str, Any]) -> Iterable[str]:
     first = sum(item["previous"] in {"", found["bundle"]} for item in exposed)
     if first:
         yield f"{first} of them ran no other bundle: who has committed this one keeps it"
-
-
-# --- device -----------------------------------------------------------------------------
-
-
-@click.group(epilog="Example: wherry device enrol till-1 --family fraud --out till-1")
-def device() -> None:
-    """Enrol, list and show devices."""
-
-
-@device.command(
-    "enrol", epilog="Example: wherry device enrol till-1 --family fraud --label site=paris --out d"
-)
-@click.argument("name")
-@click.option("--family", required=True, help="The model family that it is pinned to.")
-@click.option("--label", type=Pair(), multiple=True, help="As site=paris; may be repeated.")
-@click.option("--listen", default="", help="Its serving port, as 127.0.0.1:8600 or unix:/path.")
-@click.option("--state-dir", default="", help="Where it keeps its memory.")
-@click.option("--again", is_flag=True, help="New papers for a device that is enrolled.")
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    required=True,
-    help="The folder for agent.toml and trust.json.",
-)
-@server_options
-def device_enrol(
-    *,
-    name: str,
-    family: str,
-    label: tuple[tuple[str, str], ...],
-    listen: str,
-    state_dir: str,
-    out: Path,
-    server: str,
-    token_file: Path | None,
-    again: bool,
-) -> None:
-    """Take a device into the fleet, and write its agent.toml and trust.json."""
-    order = {
-        "device": name,
-        "family": family,
-        "labels": dict(label),
-        "listen": listen,
-        "state_dir": state_dir,
-        "again": again,
-    }
-    papers = find_client(server, token_file).post("devices", order)
-    config = out / "agent.toml"
-    write_durably(out / "trust.json", papers["trust_json"].encode())
-    write_durably(config, papers["agent_toml"].encode(), mode=0o600)  # it has a password
-    say(f"{name} is enrolled; on the device: wherry-agent run --config {config}")
-
-
-@device.command("list", epilog="Example: wherry device list --select site=paris")
-@select_option
-@json_option
-@server_options
-def device_list(
-    select: tuple[tuple[str, str], ...], server: str, token_file: Path | None, *, as_json: bool
-) -> None:
-    """List devices and what they run."""
-    wanted = [f"{name}={value}" for name, value in select]
-    found = find_client(server, token_file).get("devices", select=wanted)
-    rows = [
-        (
-            item["device"],
-            "yes" if item["online"] else "no",
-            item["family"],
-            *_running(item["state"]),
-            " ".join(f"{name}={value}" for name, value in sorted(item["labels"].items())),
-            item["seen_at"] or "never",
-        )
-        for item in found["devices"]
-    ]
-    heads = ("device", "online", "family", "runs", "trust", "phase", "labels", "seen")
-    show("wherry/devices/1", found, table(heads, rows), as_json=as_json)
-
-
-def _running(state: Mapping[str, Any] | None) -> tuple[str, str, str]:
-    if state is None:
-        return ("-", "-", "-")
-    runs = f"{state['bundle_name']} {state['bundle_version']}".strip() or "nothing"
-    return (f"{runs} (rule)" if state["fallback"] else runs, state["trust"], state["phase"])
-
-
-@device.command("show", epilog="Example: wherry device show till-1")
-@click.argument("name")
-@json_option
-@server_options
-def device_show(name: str, server: str, token_file: Path | None, *, as_json: bool) -> None:
-    """Show one device: its state, what it lost, its latest events."""
-    found = find_client(server, token_file).get(f"devices/{segment(name)}")
-    show("wherry/device/1", found, _device_lines(found), as_json=as_json)
-
-
-def _device_lines(found: Mapping[str, Any]) -> Iterable[str]:
-    labels = " ".join(f"{name}={value}" for name, value in sorted(found["labels"].items()))
-    yield f"{found['device']}: family {found['family']}, {labels or 'no labels'}"
-    yield f"{'online' if found['online'] else 'away'}, seen {found['seen_at'] or 'never'}"
-    for name, value in (found["state"] or {}).items():
-        yield f"  {name}: {value}"
-    yield f"messages lost before they arrived: {found['lost_messages']}"
-    for item in found["incidents"]:
-        yield f"not taken: {item['at']}  {item['channel']}  {item['code']}  {item['detail']}"
-    for item in found["events"]:
-        yield f"{item['at']}  {item['severity']}  {item['code']}  {item['text']}"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 import click
 
 from wherry.client import home
 
 from .output import say
+
+_PORT: Final = click.IntRange(0, 65_535)
 
 
 @click.command(epilog="Example: wherry serve --data fleet --port 8080")
@@ -17,12 +20,12 @@ from .output import say
     type=click.Path(file_okay=False, path_type=Path),
     help="Where everything is kept; by default $WHERRY_HOME or ./.wherry.",
 )
-@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where devices come.")
 @click.option(
     "--port",
-    type=click.IntRange(0, 65_535),
+    type=_PORT,
     default=0,
-    help="Port of HTTP; 0 takes that of last time, or a free one.",
+    help="Port of operators' HTTP; 0 takes that of last time, or a free one.",
 )
 @click.option(
     "--broker",
@@ -31,14 +34,45 @@ from .output import say
     help="mosquitto or nats for one of its own, or the URL of another, as mqtt://host:1883.",
 )
 @click.option("--fleet", default="", help="The fleet's name; it stays what it was at first.")
+@click.option(
+    "--name",
+    "names",
+    multiple=True,
+    help="A name or address by which devices know this server; the first is what they are told.",
+)
+@click.option("--depot-port", type=_PORT, default=0, help="Port of the devices' depot; as --port.")
+@click.option("--enrol-port", type=_PORT, default=0, help="Port of enrolment; as --port.")
+@click.option(
+    "--broker-port", type=_PORT, default=0, help="Port of the devices' broker; as --port."
+)
+@click.option(
+    "--plain", is_flag=True, help="No TLS and no identities but passwords; to try things alone."
+)
+@click.option(
+    "--pinned", is_flag=True, help="Devices pin keys instead of a root; for a laboratory."
+)
 @click.pass_context
 def serve(
-    ctx: click.Context, *, data: Path | None, host: str, port: int, broker: str, fleet: str
+    ctx: click.Context,
+    *,
+    data: Path | None,
+    host: str,
+    port: int,
+    broker: str,
+    fleet: str,
+    names: tuple[str, ...],
+    depot_port: int,
+    enrol_port: int,
+    broker_port: int,
+    plain: bool,
+    pinned: bool,
 ) -> None:
     """Run the fleet's server: broker, depot, ingest.
 
-    It keeps everything in one folder and runs until it is told to stop. Public keys in
-    its `keys` folder may sign bundles.
+    It keeps everything in one folder and runs until it is told to stop. What devices may run
+    is listed by `wherry publish`; the first start makes all keys for it, in the `keys` folder.
+    With --pinned, public keys there may sign bundles by themselves. Devices come over TLS 1.3 with certificates of the
+    fleet's own authority, made at the first start; operators only from this machine.
     """
     from wherry.server.app import Choice, Ready, set_up_logging
     from wherry.server.app import serve as run
@@ -46,6 +80,9 @@ def serve(
     set_up_logging(verbose=bool(ctx.find_root().obj["verbose"]))
 
     def on_ready(ready: Ready) -> None:
+        devices = ", ".join(url for url in ready.devices.values() if url)
+        say(f"devices come to {devices}")
         say(f"ready: {ready.url}, broker {ready.broker}, fleet {ready.fleet}, data {ready.data}")
 
-    run(Choice(data or home(), host, port, broker, fleet), on_ready)
+    ports = (depot_port, enrol_port, broker_port)
+    run(Choice(data or home(), host, port, broker, fleet, names, ports, plain, pinned), on_ready)

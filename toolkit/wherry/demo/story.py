@@ -134,7 +134,7 @@ def start(stage: Stage, stream: Stream) -> Fleet:
 
 def _enrol(stage: Stage, group: str, address: tuple[str, int]) -> None:
     out = stage.folder / group
-    arguments = ["device", "enrol", group, "--family", MODEL, "--label", f"chain={group}"]
+    arguments = ["device", "add", group, "--family", MODEL, "--label", f"chain={group}"]
     stage.wherry(*arguments, "--listen", f"{address[0]}:{address[1]}", "--out", str(out))
     config = out / "agent.toml"
     config.write_text(config.read_text() + _LIMITS)
@@ -144,6 +144,26 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def publish(stage: Stage, bundle: Path, *others: str) -> None:
+    """Two people release a bundle: the second signature is what lets devices have it."""
+    keys = [word for name in (*others, "models-1") for word in ("--key", name)]
+    stage.wherry("publish", str(bundle), *keys, codes=(1,))
+    stage.wherry("sign", f"models/{MODEL}", "--key", "models-2")
+    stage.wherry("publish")
+
+
+def release(stage: Stage, bundle: Path) -> None:
+    """The list of what devices may run, signed by two people each."""
+    stage.chapter("Release it: keepers of the targets allow the family, two people the bundle")
+    refused = stage.wherry("push", str(bundle), "--yes", codes=(1, 3)).stderr
+    publish(stage, bundle, "targets-1", "targets-2")
+    stage.check(
+        "nothing is pushed that two people did not release",
+        passed="T12" in refused,
+        seen=refused.strip().partition("\n")[0],
+    )
 
 
 def push(stage: Stage, stream: Stream, fleet: Fleet, bundle: Path) -> None:
@@ -225,10 +245,11 @@ def _measure(replies: Sequence[Reply], scores: np.ndarray[Any, Any], threshold: 
 
 def push_mistake(stage: Stage, stream: Stream, fleet: Fleet, good: Path) -> None:
     """A bundle that loads and is wrong: refused at the canary, while payments go on."""
-    stage.chapter("Somebody signs the wrong file: it loads, but its golden vectors disagree")
+    stage.chapter("Two people release the wrong file: it loads, but its golden vectors disagree")
     bad = stage.folder / "fraud-1.1.0.wherry"
     signer = load_signer(stage.fleet / "keys" / "release.key")
     wrong = make_mistake(good, bad, signer, version="1.1.0")
+    publish(stage, bad)
     before, failed = fleet.answered, len(fleet.failures)
     fleet.send(stream.days(27, 27), pause=0.01)
     found = stage.ask("push", str(bad), "--waves", "1,100%", "--yes", "--wait", codes=(1,))
@@ -307,6 +328,7 @@ def tell(stage: Stage, stream: Stream) -> None:
     bundle = build(stage)
     fleet = start(stage, stream)
     try:
+        release(stage, bundle)
         push(stage, stream, fleet, bundle)
         stage.chapter("The following days, as the tills send them")
         stream_days(stage, fleet, stream.days(25, 26))

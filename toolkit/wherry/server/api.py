@@ -21,15 +21,16 @@ from wherry import __version__
 from wherry.files import as_store_error
 from wherry_contract.bundle import LIMIT_BYTES as BUNDLE_LIMIT_BYTES
 from wherry_contract.errors import BundleError, RolloutError, WherryError
-from wherry_contract.wire import Domain, Fields, parse_json
+from wherry_contract.wire import Fields
 
 from . import monitor_api, views
+from .depot import Depot
+from .identity_api import IdentityApi
 from .office import Office
-from .query import selection
+from .query import read_body
+from .registrar import Registrar
 from .rollout import Policy
 
-REQUEST: Final = Domain(RolloutError, "R06", "R06", "R06", "R06")
-_BODY_LIMIT_BYTES: Final = 64 * 1024
 _API: Final = "/api/v1/"
 _HEALTH: Final = "/api/v1/health"
 _MOST_ITEMS: Final = 10_000
@@ -39,6 +40,13 @@ _STATUS: Final[Mapping[str, HTTPStatus]] = {
     "R03": HTTPStatus.CONFLICT,
     "R04": HTTPStatus.NOT_FOUND,
     "R05": HTTPStatus.UNAUTHORIZED,
+    "I01": HTTPStatus.BAD_REQUEST,
+    "I02": HTTPStatus.FORBIDDEN,
+    "I03": HTTPStatus.FORBIDDEN,
+    "I04": HTTPStatus.FORBIDDEN,
+    "I05": HTTPStatus.FORBIDDEN,
+    "I07": HTTPStatus.FORBIDDEN,
+    "I08": HTTPStatus.BAD_REQUEST,
     "R06": HTTPStatus.BAD_REQUEST,
     "R07": HTTPStatus.NOT_FOUND,
     "R08": HTTPStatus.CONFLICT,
@@ -85,6 +93,7 @@ def make_app(
     office: Office,
     token: str,
     scratch: Path,
+    registrar: Registrar | None = None,
     *,
     life: Callable[[], Mapping[str, bool]] = dict,
     upload_bytes: int = BUNDLE_LIMIT_BYTES,
@@ -95,18 +104,18 @@ def make_app(
         office: what operators ask.
         token: what they must show.
         scratch: a folder for uploads that are not checked yet.
+        registrar: gives devices their identity; nothing where they have passwords.
         life: the server's parts by name, and whether they go on.
         upload_bytes: the largest upload.
     """
     api = _Api(office, scratch, upload_bytes, life)
+    identity = IdentityApi(office, registrar)
     routes = [
         Route("/depot/{name:path}", api.depot, methods=["GET"]),
         Route("/api/v1/health", api.health, methods=["GET"]),
         Route("/api/v1/bundles", api.take_bundle, methods=["POST"]),
         Route("/api/v1/bundles", api.bundles, methods=["GET"]),
-        Route("/api/v1/devices", api.enrol, methods=["POST"]),
-        Route("/api/v1/devices", api.devices, methods=["GET"]),
-        Route("/api/v1/devices/{name}", api.device, methods=["GET"]),
+        *identity.routes(),
         Route("/api/v1/rollouts", api.start, methods=["POST"]),
         Route("/api/v1/rollouts", api.rollouts, methods=["GET"]),
         Route("/api/v1/rollouts/{name}", api.rollout, methods=["GET"]),
@@ -116,6 +125,19 @@ def make_app(
     ]
     handlers: dict[Any, Callable[[Request, Exception], Response]] = {WherryError: _on_error}
     return _Guard(Starlette(routes=routes, exception_handlers=handlers), token)
+
+
+def depot_response(depot: Depot, name: str) -> Response:
+    """What the depot has under a name, in pieces if they were asked for."""
+    path = depot.served(name)
+    if path is None:
+        return Response("there is no such blob\n", HTTPStatus.NOT_FOUND)
+    if name.startswith(("tuf/", "targets/")):  # small, and some of it is replaced under its name
+        headers = {"Cache-Control": "no-cache"}
+        return Response(path.read_bytes(), media_type="application/json", headers=headers)
+    # content-addressed: what has this name never changes
+    headers = {"Cache-Control": "public, max-age=31536000, immutable"}
+    return FileResponse(path, media_type="application/octet-stream", headers=headers)
 
 
 def _on_error(_: Request, error: Exception) -> Response:
@@ -142,12 +164,7 @@ class _Api:
     # --- for devices --------------------------------------------------------------------
 
     def depot(self, request: Request) -> Response:
-        path = self._store.depot.served(request.path_params["name"])
-        if path is None:
-            return Response("there is no such blob\n", HTTPStatus.NOT_FOUND)
-        # content-addressed: what has this name never changes
-        headers = {"Cache-Control": "public, max-age=31536000, immutable"}
-        return FileResponse(path, media_type="application/octet-stream", headers=headers)
+        return depot_response(self._store.depot, request.path_params["name"])
 
     def health(self, _: Request) -> Response:
         parts = dict(self._life())
@@ -182,40 +199,10 @@ class _Api:
         rows = [views.bundle_view(row) for row in self._store.bundles()]
         return JSONResponse({"schema": "wherry/bundles/1", "bundles": rows})
 
-    # --- devices ------------------------------------------------------------------------
-
-    async def enrol(self, request: Request) -> Response:
-        body = await _body(request)
-        labels = body.mapping("labels", {})
-        if not all(isinstance(value, str) for value in labels.values()):
-            raise body.error("labels", "strings by name")
-        again = body.flag("again", default=False)
-        words = (body.text("device", limit=63), body.text("family", limit=63), labels)
-        places = (body.text("listen", "", limit=256), body.text("state_dir", "", limit=1024))
-        papers = await run_in_threadpool(self._office.enrol, *words, *places, again=again)
-        return JSONResponse({"schema": "wherry/papers/1"} | papers.__dict__)
-
-    def devices(self, request: Request) -> Response:
-        rows = self._store.devices(selection(request))
-        shown = [views.device_view(row) for row in rows]
-        return JSONResponse({"schema": "wherry/devices/1", "devices": shown})
-
-    def device(self, request: Request) -> Response:
-        row = self._store.device(request.path_params["name"])
-        events = self._store.events(device=row.device, limit=50)
-        incidents = [item for item in self._store.incidents() if item.device == row.device]
-        document = views.device_view(row) | {
-            "schema": "wherry/device/1",
-            "lost_messages": self._store.lost(row.device),
-            "events": [views.event_view(item) for item in events],
-            "incidents": [views.incident_view(item) for item in incidents],
-        }
-        return JSONResponse(document)
-
     # --- rollouts -----------------------------------------------------------------------
 
     async def start(self, request: Request) -> Response:
-        body = await _body(request)
+        body = await read_body(request)
         digest, select = body.text("bundle", limit=80), body.mapping("select", {})
         if not all(isinstance(value, str) for value in select.values()):
             raise body.error("select", "strings by name")
@@ -246,7 +233,7 @@ class _Api:
         return JSONResponse({"schema": "wherry/rollout/1"} | document)
 
     async def abort(self, request: Request) -> Response:
-        why = (await _body(request)).text("why", "", limit=200)
+        why = (await read_body(request)).text("why", "", limit=200)
         row = await run_in_threadpool(self._office.abort, request.path_params["name"], why)
         return JSONResponse({"schema": "wherry/rollout/1"} | views.rollout_view(row))
 
@@ -266,19 +253,6 @@ class _Api:
             "counters": self._store.counters(),
         }
         return JSONResponse({"schema": "wherry/events/1"} | document)
-
-
-async def _body(request: Request) -> Fields:
-    data = b""
-    try:
-        async for chunk in request.stream():
-            data += chunk
-            if len(data) > _BODY_LIMIT_BYTES:
-                break
-    except ClientDisconnect as error:
-        raise RolloutError("R06", "the request was cut off") from error
-    document = parse_json(data, limit=_BODY_LIMIT_BYTES, what="request", domain=REQUEST)
-    return Fields(document, "request", REQUEST)
 
 
 def _policy(body: Fields) -> Policy:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -11,40 +10,39 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from wherry.broker import (
-    SERVER,
-    Accounts,
-    Supervised,
-    find_engine,
-)
+from wherry.broker import Supervised, find_engine
+from wherry.broker_settings import SERVER, Accounts, is_loopback
 from wherry.files import write_durably
+from wherry.repository.lab import OFFLINE, hold_ceremony
+from wherry.repository.repository import Repository
 from wherry_contract.address import BrokerAddress
-from wherry_contract.errors import RolloutError, SetupError
-from wherry_contract.manifest import SLUG
-from wherry_contract.wire import SETTINGS, Fields, parse_json
+from wherry_contract.errors import SetupError
+from wherry_contract.messages import Presence
 
 from .api import make_app
 from .database import Database
 from .depot import Depot
 from .driver import Driver, Radio
+from .ending import SIGNALS, Ending, Interrupted, locked, restore, serve_http
 from .ingest import Ingest
+from .kept import Kept, bare_host, listen, pick_port, url_host
 from .link import LOG, Link
+from .notary import Notary
 from .office import Office, Site, with_credentials
-from .orders import AssignmentSigner
+from .orders import AssignmentSigner, ListedSigner
+from .premises import Premises
+from .registrar import Registrar
 from .round_trip import self_test
 from .store import Store
 
 _ENGINES: Final = ("auto", "mosquitto", "nats")
 _DEFAULT_FLEET: Final = "fleet"
-_PORT_PATIENCE_SECONDS: Final = 2.0  # for a broker that is still ending
-_HTTP_STOP_SECONDS: Final = 2
-_SETTINGS_LIMIT_BYTES: Final = 4096
 
 
 @dataclass(frozen=True)
@@ -53,10 +51,15 @@ class Choice:
 
     Attributes:
         data: the data folder.
-        host: where broker and HTTP listen.
-        port: of HTTP; 0 for the one of last time, or a free one.
+        host: where devices come.
+        port: of operators' HTTP; 0 for the one of last time, or a free one.
         broker: ``auto``, ``mosquitto`` or ``nats`` for a broker of our own, or a URL.
         fleet: its name; "" for that of last time.
+        names: more names and addresses by which devices know this server; the first is
+            what they are told.
+        ports: of the devices' depot, enrolment and broker; each as `port`.
+        plain: no TLS and no identities, but passwords: for trying things out alone.
+        pinned: devices pin keys instead of a TUF root: for a laboratory; stays as it was.
     """
 
     data: Path
@@ -64,46 +67,25 @@ class Choice:
     port: int = 0
     broker: str = "auto"
     fleet: str = ""
-
-
-@dataclass(frozen=True)
-class _Kept:
-    """What stays the same from start to start, because devices were told."""
-
-    fleet: str = ""
-    http_port: int = 0
-    broker_port: int = 0
-    extra: dict[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, path: Path) -> _Kept:
-        if not path.exists():
-            return cls()
-        data = path.read_bytes()
-        document = parse_json(data, limit=_SETTINGS_LIMIT_BYTES, what=path.name, domain=SETTINGS)
-        fields = Fields(document, path.name, SETTINGS)
-        return cls(
-            fleet=fields.text("fleet", pattern=SLUG),
-            http_port=fields.integer("http_port", 0, high=65_535),
-            broker_port=fields.integer("broker_port", 0, high=65_535),
-            extra=fields.rest(),
-        )
-
-    def write(self, path: Path) -> None:
-        document = self.extra | {
-            "fleet": self.fleet,
-            "http_port": self.http_port,
-            "broker_port": self.broker_port,
-        }
-        write_durably(path, json.dumps(document).encode())
+    names: tuple[str, ...] = ()
+    ports: tuple[int, int, int] = (0, 0, 0)
+    plain: bool = False
+    pinned: bool = False
 
 
 @dataclass(frozen=True)
 class Ready:
-    """The server as it runs."""
+    """The server as it runs.
+
+    Attributes:
+        url: of operators' HTTP.
+        broker: where anybody on this machine may listen, or where devices go.
+        devices: where devices go: ``broker``, ``depot``, ``enrol``; "" for what is not there.
+    """
 
     url: str
     broker: str
+    devices: Mapping[str, str]
     fleet: str
     data: Path
 
@@ -126,79 +108,28 @@ def serve(choice: Choice, on_ready: Callable[[Ready], None]) -> None:
     except OSError as error:
         raise SetupError("H03", f"{choice.data}: {error.strerror}") from error
     with ExitStack() as stack:
-        stack.enter_context(_locked(choice.data / "lock"))
-        ending = _Ending()
-        previous = {which: signal.signal(which, ending) for which in _SIGNALS}
-        stack.callback(_restore, previous)
+        stack.enter_context(locked(choice.data / "lock"))
+        ending = Ending()
+        previous = {which: signal.signal(which, ending) for which in SIGNALS}
+        stack.callback(restore, previous)
         _Server(choice, stack, ending).run(on_ready)
-
-
-_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
-
-
-class _Interrupted(BaseException):  # no error, and nothing that may be caught on the way
-    """A signal came while the server was starting."""
-
-
-class _Ending:
-    """What SIGTERM and SIGINT do: throw while starting, ask politely once HTTP is served.
-
-    What is thrown may be swallowed, as inside a finalizer; so it is looked at again before
-    the server waits for anything else.
-    """
-
-    def __init__(self) -> None:
-        self._asked = False
-        self._server: Any = None
-
-    def __call__(self, _number: int, _frame: object) -> None:
-        self._asked = True
-        if self._server is not None:
-            self._server.should_exit = True
-            return
-        for which in _SIGNALS:  # the end is on its way; once is enough
-            signal.signal(which, signal.SIG_IGN)
-        raise _Interrupted
-
-    def serving(self, server: Any) -> None:
-        """From now on this uvicorn server is told, and nothing is thrown into its event loop."""
-        self._server = server
-        if self._asked:
-            raise _Interrupted
-
-
-def _restore(handlers: dict[signal.Signals, Any]) -> None:
-    for which, handler in handlers.items():
-        signal.signal(which, handler)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RolloutError("R10", str(path.parent)) from error
-        stream.truncate(0)
-        stream.write(str(os.getpid()))  # so that a command can see that we are starting
-        stream.flush()
-        yield
 
 
 class _Server:
     """The parts while they run; each is ended by the stack, the last started first."""
 
-    def __init__(self, choice: Choice, stack: ExitStack, ending: _Ending) -> None:
+    def __init__(self, choice: Choice, stack: ExitStack, ending: Ending) -> None:
         self._choice = choice
         self._ending = ending
         self._stack = stack
         self._data = choice.data
         self._kept = self._keep()
         self._supervised: Supervised | None = None
+        self._premises: Premises | None = None
         self._admitting = threading.Lock()
 
-    def _keep(self) -> _Kept:
-        kept = _Kept.read(self._data / "settings.json")
+    def _keep(self) -> Kept:
+        kept = Kept.read(self._data / "settings.json")
         wanted = self._choice.fleet or kept.fleet or _DEFAULT_FLEET
         if kept.fleet and wanted != kept.fleet:
             raise SetupError(
@@ -206,72 +137,164 @@ class _Server:
                 f"this data folder is of fleet {kept.fleet}",
                 cure="leave --fleet out, or choose another folder with --data",
             )
-        return replace(kept, fleet=wanted)
+        if self._choice.pinned and not kept.pinned and Repository(self._data).exists:
+            cure = "leave --pinned out, or choose another folder with --data"
+            raise SetupError("H08", "the devices of this data folder have a root", cure=cure)
+        return replace(kept, fleet=wanted, pinned=kept.pinned or self._choice.pinned)
 
     def run(self, on_ready: Callable[[Ready], None]) -> None:
         """Start everything, serve, end everything."""
         try:
             self._run(on_ready)
-        except _Interrupted:
+        except Interrupted:
             LOG.info("interrupted")
 
     def _run(self, on_ready: Callable[[Ready], None]) -> None:
-        listener = self._listen()
-        port = listener.getsockname()[1]
-        url = f"http://{_name(self._choice.host)}:{port}"
-        store = self._open_store()
-        signer = AssignmentSigner(self._data)
+        listener = self._listen("http", self._own_host, self._choice.port)
+        url = f"http://{url_host(self._own_host)}:{listener.getsockname()[1]}"
+        repository = self._open_repository()
+        store = self._open_store(repository)
+        signer = self._open_signer(repository)
+        doors = self._open_premises()
         address = self._start_broker(store)
-        self._kept = replace(self._kept, http_port=port)
         self._kept.write(self._data / "settings.json")
-        self_test(address, self._kept.fleet)
+        context = self._premises.client if self._premises and address.tls else None
+        self_test(address, self._kept.fleet, context=context)
 
         fleet = self._kept.fleet
-        driver = Driver(store, signer)
+        driver = Driver(store, signer, key_of=self._key_of)
         ingest = Ingest(store, fleet, time.time, driver.news)
-        link = Link(address, fleet, ingest, driver.connected)
+        link = Link(address, fleet, ingest, driver.connected, context)
         self._stack.callback(driver.stop)
         driver.start(Radio(lambda: link.listening_since, link.publish))
         self._stack.callback(link.stop)
         link.start()
 
-        site = Site(url, fleet, self._device_broker, lambda: self._admit(store))
-        office = Office(store, site, signer.public, time.time, driver.news)
+        depot, enrol = self._places(url, doors)
+        site = Site(
+            depot,
+            fleet,
+            self._device_broker,
+            lambda: self._admit(store),
+            enrol,
+            bool(self._supervised),
+        )
+        root = repository.root_file if repository else None
+        office = Office(store, site, signer.public, time.time, driver.news, root)
+        registrar = self._open_doors(office, doors, signer, link)
         scratch = self._data / "uploads"
         scratch.mkdir(exist_ok=True)
-        app = make_app(office, self._token(), scratch, life=lambda: self._life(link, driver))
-        ready = Ready(url, address.url, fleet, self._data)
+        app = make_app(
+            office, self._token(), scratch, registrar, life=lambda: self._life(link, driver)
+        )
+        told = {"broker": self._device_url(), "depot": f"{depot}/depot", "enrol": enrol}
+        ready = Ready(url, address.url, told, fleet, self._data)
         self._announce(ready)
         on_ready(ready)
-        _serve_http(app, listener, self._ending)
+        serve_http(app, listener, self._ending)
+
+    @property
+    def _own_host(self) -> str:
+        """Where operators come: over plain HTTP nowhere but on this machine, unless told so."""
+        host = self._choice.host
+        return host if self._choice.plain or is_loopback(host) else "127.0.0.1"
 
     def _life(self, link: Link, driver: Driver) -> dict[str, bool]:
         found = {"link": link.alive, "driver": driver.alive}
+        found |= {"doors": self._premises.doors.alive} if self._premises else {}
         return found | ({"broker": self._supervised.alive} if self._supervised else {})
 
-    def _listen(self) -> socket.socket:
-        wanted = self._choice.port or self._kept.http_port
-        family = socket.AF_INET6 if ":" in self._choice.host else socket.AF_INET
-        listener = socket.socket(family)
+    def _listen(self, name: str, host: str, port: int) -> socket.socket:
+        listener = listen(host, port, self._kept.ports.get(name, 0))
         self._stack.callback(listener.close)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((self._choice.host, wanted))
-        except OSError as error:
-            if self._choice.port or not wanted:
-                raise SetupError(
-                    "H11", f"{self._choice.host}:{wanted}: {error.strerror}"
-                ) from error
-            listener.bind((self._choice.host, 0))
-        listener.listen(1024)
+        self._kept = self._kept.with_port(name, listener.getsockname()[1])
         return listener
 
-    def _open_store(self) -> Store:
-        keys = self._data / "keys"
-        keys.mkdir(exist_ok=True)
-        store = Store(Database(self._data / "fleet.sqlite"), Depot(self._data / "depot", keys))
+    @property
+    def _keys(self) -> Path:
+        return self._data / "keys"
+
+    def _open_repository(self) -> Repository | None:
+        """The repository, after a laboratory's ceremony if nobody held one; none with pinned keys."""
+        repository = Repository(self._data)
+        if not repository.exists and self._kept.pinned:
+            return None
+        if not repository.exists:
+            hold_ceremony(repository, self._keys)
+            LOG.warning(
+                "every key of this fleet was made in %s: take %s away before it is more than"
+                " a trial (docs/security.md)",
+                self._keys,
+                ", ".join(OFFLINE),
+            )
+        notary = Notary(repository, self._keys)
+        self._stack.callback(notary.stop)
+        notary.start()
+        return repository
+
+    def _open_signer(self, repository: Repository | None) -> AssignmentSigner:
+        return ListedSigner(self._keys, repository) if repository else AssignmentSigner(self._data)
+
+    def _open_store(self, repository: Repository | None) -> Store:
+        self._keys.mkdir(exist_ok=True)
+        self._database = Database(self._data / "fleet.sqlite")
+        store = Store(self._database, Depot(self._data / "depot", self._keys, repository))
         self._stack.callback(store.close)
         return store
+
+    # --- TLS ----------------------------------------------------------------------------
+
+    def _open_premises(self) -> tuple[socket.socket, socket.socket] | None:
+        if self._choice.plain:
+            return None
+        host = self._choice.host
+        names = {bare_host(host), "localhost", "127.0.0.1", *self._choice.names}
+        self._premises = Premises(self._data / "identity", names, self._database)
+        depot, enrol, _ = self._choice.ports
+        return self._listen("depot", host, depot), self._listen("enrol", host, enrol)
+
+    def _places(self, url: str, doors: tuple[socket.socket, socket.socket] | None) -> list[str]:
+        """Base URL of the depot, and URL of enrolment."""
+        if doors is None:
+            return [url, ""]
+        depot, enrol = (f"https://{self._told_host}:{door.getsockname()[1]}" for door in doors)
+        return [depot, f"{enrol}/enrol"]
+
+    def _key_of(self, device: str) -> str:
+        """The fingerprint of a device's key, so that no other device obeys."""
+        held = self._premises.registry.identity(device) if self._premises else None
+        return held.fingerprint if held else ""
+
+    @property
+    def _told_host(self) -> str:
+        """What devices are told to connect to."""
+        return url_host(self._choice.names[0] if self._choice.names else self._choice.host)
+
+    def _open_doors(
+        self,
+        office: Office,
+        doors: tuple[socket.socket, socket.socket] | None,
+        signer: AssignmentSigner,
+        link: Link,
+    ) -> Registrar | None:
+        premises = self._premises
+        if premises is None or doors is None:
+            return None
+
+        def changed(device: str) -> None:
+            self._admit(office.store)
+            plain = self._supervised and not self._supervised.inner.tls
+            premises.cut(device, self._inner() if plain else None)
+            row = office.store.device(device)
+            if row.online:  # the broker did not take its will, for it may write nothing
+                link.publish(device, "presence", Presence(device, False, row.session).to_bytes())
+
+        authority, registry = premises.authority, premises.registry
+        registrar = Registrar(office, registry, authority, time.time, changed)
+        self._stack.callback(premises.doors.stop)
+        depot = office.store.depot
+        premises.open(doors, registrar, depot, lambda nonce: signer.tell_time(nonce, time.time()))
+        return registrar
 
     # --- the broker ---------------------------------------------------------------------
 
@@ -279,22 +302,39 @@ class _Server:
         if self._choice.broker not in _ENGINES:
             return BrokerAddress.from_url(self._choice.broker)
         engine = find_engine(self._choice.broker)
-        port = _pick_port(self._choice.host, self._kept.broker_port)
-        self._kept = replace(self._kept, broker_port=port)
-        broker = Supervised(engine, self._data.absolute() / "broker", self._choice.host, port)
+        host = self._choice.host
+        port = self._pick_port("broker", host, self._choice.ports[2])
+        tls = None
+        if self._premises:
+            tls = self._premises.for_broker(self._pick_port("loopback", "127.0.0.1", 0))
+        broker = Supervised(engine, self._data.absolute() / "broker", host, port, tls)
         self._supervised = broker
         self._admit(store)
         self._stack.callback(broker.stop)
         broker.start()
-        return replace(
-            broker.address, username=SERVER, password=self._accounts([]).password(SERVER)
-        )
+        return self._inner()
+
+    def _pick_port(self, name: str, host: str, port: int) -> int:
+        found = pick_port(host, port or self._kept.ports.get(name, 0))
+        if port and found != port:
+            raise SetupError("H11", f"{host}:{port}")
+        self._kept = self._kept.with_port(name, found)
+        return found
+
+    def _inner(self) -> BrokerAddress:
+        """The broker as the server itself reaches it: with its account, or its certificate."""
+        assert self._supervised  # noqa: S101 - called for a broker of our own
+        address = self._supervised.inner
+        if address.tls:
+            return address
+        return replace(address, username=SERVER, password=self._accounts([]).password(SERVER))
 
     def _accounts(self, devices: list[str]) -> Accounts:
         path = self._data / "broker.secret"
         if not path.exists():
             write_durably(path, secrets.token_bytes(32), mode=0o600)
-        return Accounts(path.read_bytes(), self._kept.fleet, devices)
+        revoked = self._premises.revocations() if self._premises else ((), b"")
+        return Accounts(path.read_bytes(), self._kept.fleet, devices, *revoked)
 
     def _admit(self, store: Store) -> None:
         if not self._supervised:
@@ -304,10 +344,15 @@ class _Server:
 
     def _device_broker(self, device: str) -> str:
         """The broker's URL for a device; another's accounts are not ours to make."""
+        url = self._device_url()
+        if not self._supervised or self._premises:
+            return url
+        return with_credentials(url, device, self._accounts([]).password(device))
+
+    def _device_url(self) -> str:
         if not self._supervised:
             return BrokerAddress.from_url(self._choice.broker).url
-        address = replace(self._supervised.address, host=_name(self._choice.host))
-        return with_credentials(address.url, device, self._accounts([]).password(device))
+        return replace(self._supervised.address, host=self._told_host).url
 
     # --- what commands look for ---------------------------------------------------------
 
@@ -322,58 +367,13 @@ class _Server:
             "schema": "wherry/server/1",
             "url": ready.url,
             "broker": ready.broker,
+            "devices": dict(ready.devices),
             "fleet": ready.fleet,
             "pid": os.getpid(),
         }
         path = self._data / "server.json"
         self._stack.callback(path.unlink, missing_ok=True)  # first: the end may come at once
         write_durably(path, json.dumps(document).encode())
-
-
-def _name(host: str) -> str:
-    """What devices connect to: this machine's name where it listens on every address."""
-    if host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
-        return socket.gethostname()
-    return f"[{host}]" if ":" in host else host
-
-
-def _pick_port(host: str, last: int) -> int:
-    """The port of last time, or a free one if somebody else has it now."""
-    end = time.monotonic() + _PORT_PATIENCE_SECONDS
-    while last and time.monotonic() < end:
-        if found := _try_port(host, last):
-            return found
-        time.sleep(0.05)
-    return _try_port(host, 0)
-
-
-def _try_port(host: str, port: int) -> int:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            if port:
-                return 0
-            raise SetupError("H08", f"{host}: {error.strerror}", cure="check --host") from error
-        return int(probe.getsockname()[1])
-
-
-def _serve_http(app: Any, listener: socket.socket, ending: _Ending) -> None:
-    import uvicorn
-
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        timeout_graceful_shutdown=_HTTP_STOP_SECONDS,
-        server_header=False,
-    )
-    server = uvicorn.Server(config)
-    ending.serving(server)
-    # uvicorn handles both signals while it runs and raises them again when it has ended
-    server.run(sockets=[listener])
 
 
 def set_up_logging(*, verbose: bool) -> None:

@@ -177,6 +177,40 @@ assignment = sa.Table(
 )
 
 
+claim = sa.Table(
+    "claim",
+    _META,
+    sa.Column("digest", sa.String, primary_key=True),
+    sa.Column("device", sa.String, nullable=False),
+    sa.Column("family", sa.String, nullable=False),
+    sa.Column("labels", sa.JSON, nullable=False),
+    sa.Column("again", sa.Boolean, nullable=False),
+    sa.Column("made_at", sa.Float, nullable=False),
+    sa.Column("expires", sa.Float, nullable=False),
+    sa.Column("used_by", sa.String, nullable=False, default=""),
+    sa.Column("fingerprint", sa.String, nullable=False, default=""),
+)
+# whose key is which now; `revoked_at` is 0 while it is good
+identity = sa.Table(
+    "identity",
+    _META,
+    sa.Column("device", sa.String, primary_key=True),
+    sa.Column("fingerprint", sa.String, nullable=False),
+    sa.Column("not_after", sa.Float, nullable=False),
+    sa.Column("revoked_at", sa.Float, nullable=False, default=0.0),
+)
+certificate = sa.Table(
+    "certificate",
+    _META,
+    sa.Column("serial", sa.String, primary_key=True),
+    sa.Column("device", sa.String, nullable=False, index=True),
+    sa.Column("fingerprint", sa.String, nullable=False),
+    sa.Column("issued_at", sa.Float, nullable=False),
+    sa.Column("not_after", sa.Float, nullable=False),
+    sa.Column("revoked_at", sa.Float, nullable=False, default=0.0, index=True),
+)
+
+
 def in_parts(items: Iterable[_T]) -> Iterator[list[_T]]:
     """Lists short enough for one statement; SQLite bounds how many variables one may have."""
     rest = iter(items)

@@ -1,8 +1,9 @@
 """The depot: a folder of blobs and signatures that any HTTP server could serve.
 
-``blobs/sha256/<hex>`` and ``statements/<hex>.dsse.json``. A bundle is taken only when all
-of it was checked and a key of this fleet has signed it; it is complete once its statement
-is there, which is written last.
+``blobs/sha256/<hex>``, ``tuf/`` and ``targets/`` with what is released and by whom, and
+``statements/<hex>.dsse.json``. A bundle is taken only when all of it was checked and it is
+listed as released. In a laboratory with pinned keys a key of this fleet must have signed it
+instead; then it is complete once its statement is there, which is written last.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from wherry.files import as_store_error, write_durably
+from wherry.repository.repository import Repository
+from wherry.repository.state import served_name
 from wherry.rows import BundleRow
 from wherry_contract.bundle import MANIFEST_FILE, PROFILE_FILE, Bundle, open_bundle
 from wherry_contract.errors import RolloutError, TrustError
@@ -23,17 +26,26 @@ from wherry_contract.profile import ReferenceProfile
 from wherry_contract.signature import FamilyTrust, PublicKey, TrustRoot
 from wherry_contract.wire import TRUST, Fields, parse_json, sha256_digest
 
-_SERVED: Final = re.compile(r"blobs/sha256/[0-9a-f]{64}|statements/[0-9a-f]{64}\.dsse\.json")
+_SERVED: Final = re.compile(
+    r"blobs/sha256/[0-9a-f]{64}|statements/[0-9a-f]{64}\.dsse\.json|deltas/[0-9a-f]{64}\.json"
+)
 _KEY_LIMIT_BYTES: Final = 4096
 
 
 class Depot:
     """Adds bundles, and reads what is in them."""
 
-    def __init__(self, folder: Path, keys: Path) -> None:
-        """Take the folder, and the folder of the public keys that may sign bundles."""
+    def __init__(self, folder: Path, keys: Path, repository: Repository | None = None) -> None:
+        """Take the folder, and who says what is released.
+
+        Args:
+            folder: of blobs.
+            keys: the folder of the public keys that may sign bundles, in a laboratory.
+            repository: lists what is released; nothing in a laboratory with pinned keys.
+        """
         self.folder = folder
         self._keys = keys
+        self._repository = repository
 
     def trusted(self) -> dict[str, PublicKey]:
         """The keys of this fleet that may sign bundles, by key id.
@@ -49,17 +61,18 @@ class Depot:
 
         Raises:
             BundleError, ManifestError, InputError: it is not a usable bundle.
-            TrustError: T01 to T03, T06, T08, T09; no trusted key has signed it.
+            TrustError: T12, it is not listed; with pinned keys T01 to T03, T06, T08, T09.
             StoreError: D01 or D06; what is in the depot is whole.
         """
         bundle = open_bundle(stream)
         parts = bundle.parts()
         family = parts.manifest.family
-        counter = self._check_signed(bundle, family)
+        counter = self._check_released(bundle, family)
         for blob in bundle.oci.blobs:
             self._put(blob_path(blob.digest), bundle.blob(blob))
         self._put(blob_path(bundle.digest), bundle.manifest)
-        write_durably(self.folder / statement_path(bundle.digest), bundle.statement)
+        if bundle.statement:
+            write_durably(self.folder / statement_path(bundle.digest), bundle.statement)
         return BundleRow(
             digest=bundle.digest,
             name=parts.manifest.name,
@@ -71,6 +84,15 @@ class Depot:
             edges=parts.profile.edges_id,
             added_at=time.time(),
         )
+
+    def _check_released(self, bundle: Bundle, family: str) -> int:
+        if self._repository is None:
+            return self._check_signed(bundle, family)
+        found = self._repository.listed(bundle.digest)
+        if found is None or found[0] != family:
+            cure = "release it with `wherry publish` first"
+            raise TrustError("T12", f"{bundle.digest[:19]} of {family}", cure=cure)
+        return int(found[1]["counter"])
 
     def _check_signed(self, bundle: Bundle, family: str) -> int:
         envelope = bundle.statement
@@ -95,9 +117,10 @@ class Depot:
         A name is a blob's or a statement's or it is none: no folder can be listed, and
         nothing outside can be reached, not even through a link.
         """
-        if not _SERVED.fullmatch(name):
+        found = name if _SERVED.fullmatch(name) else served_name(name)
+        if not found:
             return None
-        path = self.folder / name
+        path = self.folder / found
         return path if path.is_file() and not path.is_symlink() else None
 
     def read(self, digest: str) -> bytes:
@@ -114,13 +137,18 @@ class Depot:
 
     def holds(self, digest: str) -> bool:
         """Whether a bundle is here with all that belongs to it."""
-        if not re.fullmatch(DIGEST, digest) or not self.served(statement_path(digest)):
+        if not re.fullmatch(DIGEST, digest) or not self._released(digest):
             return False
         try:
             listed = OciManifest.from_bytes(self.read(digest))
         except RolloutError:
             return False
         return all(self.served(blob_path(blob.digest)) for blob in listed.blobs)
+
+    def _released(self, digest: str) -> bool:
+        if self._repository is None:
+            return self.served(statement_path(digest)) is not None
+        return self._repository.listed(digest) is not None
 
     def manifest(self, digest: str) -> Manifest:
         """What a bundle says of itself.

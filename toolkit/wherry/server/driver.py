@@ -23,7 +23,7 @@ from wherry_contract.states import RolloutState as R
 from wherry_contract.when import to_seconds
 
 from .ledger import Change
-from .orders import VALID_SECONDS, AssignmentSigner
+from .orders import VALID_SECONDS, AssignmentSigner, named_key
 from .rollout import (
     TABLE,
     UNDECIDED,
@@ -71,6 +71,7 @@ class Driver:
         store: Store,
         signer: AssignmentSigner,
         *,
+        key_of: Callable[[str], str] = lambda _device: "",
         retain_days: float = 400.0,
         clock: Callable[[], float] = time.time,
         steady: Callable[[], float] = time.monotonic,
@@ -80,12 +81,14 @@ class Driver:
         Args:
             store: windows and events older than `retain_days` are dropped from it.
             signer: signs orders.
+            key_of: the fingerprint of a device's key; "" where it has none.
             retain_days: must exceed what a device's outbox keeps, so that nothing comes twice.
             clock: Unix seconds; may be set by somebody.
             steady: seconds that nobody sets.
         """
         self._store = store
         self._signer = signer
+        self._key_of = key_of
         self._radio = Radio(lambda: None, lambda _device, _channel, _payload: None)
         self._retain_seconds = retain_days * 86_400
         self._wake = threading.Event()
@@ -287,6 +290,7 @@ class Driver:
             sequence=sequence,
             issued_at=now,
             expires=now + VALID_SECONDS,
+            device_key=self._key_of(name),
             soak_rows=0 if back else policy.soak_rows,
             soak_seconds=0 if back else policy.soak_seconds,
         )
@@ -311,11 +315,17 @@ class Driver:
             if device is None:
                 continue
             missing = not echoes(device, order.keyid, order.sequence)
-            if missing and now - order.issued_at > VALID_SECONDS / 2:
+            if missing and self._is_old(order, now):
                 due.append(self._sign_again(order, device, now))
             elif everything or (missing and self._is_due(order, now)):
                 due.append(order)
         self._publish(due, now)
+
+    def _is_old(self, order: Order, now: float) -> bool:
+        """Whether it expires soon, or is for a key that the device has no more."""
+        if now - order.issued_at > VALID_SECONDS / 2:
+            return True
+        return named_key(order) != self._key_of(order.device)
 
     def _is_due(self, order: Order, now: float) -> bool:
         sequence, at = self._published.get(order.device, (0, 0.0))

@@ -11,6 +11,7 @@ import logging
 import queue
 import random
 import secrets
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from typing import Any, Final
 from wherry.endure import Enduring
 from wherry_contract.address import BrokerAddress
 from wherry_contract.errors import LinkError, StoreError, WherryError
-from wherry_contract.topics import UP, Topic, every_device
+from wherry_contract.topics import RETAINED, UP, Topic, every_device
 
 from .ingest import Arrival, Ingest
 from .round_trip import connect, new_client
@@ -38,10 +39,16 @@ class Link:
     """Hears every device of the fleet, and speaks to them."""
 
     def __init__(
-        self, address: BrokerAddress, fleet: str, ingest: Ingest, on_connect: Callable[[], None]
+        self,
+        address: BrokerAddress,
+        fleet: str,
+        ingest: Ingest,
+        on_connect: Callable[[], None],
+        context: ssl.SSLContext | None = None,
     ) -> None:
-        """Take the broker, the fleet, the ingest, and whom to tell of a connection."""
+        """Take the broker, the fleet, the ingest, whom to tell of a connection, and TLS."""
         self._address = address
+        self._context = context
         self._fleet = fleet
         self._ingest = ingest
         self._on_connect = on_connect
@@ -69,7 +76,7 @@ class Link:
 
     def publish(self, device: str, channel: str, payload: bytes) -> None:
         """Send to a device; dropped while there is no connection, to be sent again later."""
-        retain = channel == "assignment"
+        retain = channel in RETAINED
         topic = str(Topic(self._fleet, device, channel))
         if self.listening_since is not None:
             self._outgoing.put((topic, payload, int(retain), retain))
@@ -90,7 +97,7 @@ class Link:
 
     def _session(self) -> bool:
         """One connection from beginning to end; returns whether it ever listened."""
-        client = new_client(self._address, f"server-{secrets.token_hex(6)}")
+        client = new_client(self._address, f"server-{secrets.token_hex(6)}", self._context)
         client.on_connect = self._connected
         client.on_subscribe = self._subscribed
         client.on_message = self._message

@@ -5,23 +5,28 @@ Plain calls on the store; `api` makes HTTP of them.
 
 from __future__ import annotations
 
+import logging
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 from urllib.parse import urlsplit
 
+from wherry.deltas import offer_deltas
 from wherry.rows import BundleRow, DeviceRow, Exposure, RolloutRow
-from wherry_contract.errors import RolloutError, TrustError
-from wherry_contract.manifest import SLUG
+from wherry_contract.errors import RolloutError, TrustError, WherryError
 from wherry_contract.signature import AssignmentKey, FamilyTrust, PublicKey, TrustRoot
 from wherry_contract.states import RolloutState
+from wherry_contract.wire import SLUG
 
 from .rollout import Policy
 from .store import Store
 from .waves import Candidate, plan_waves
 
 LABEL: Final = r"[A-Za-z0-9][A-Za-z0-9 ._/-]{0,62}"
+_MOST_SOURCES: Final = 4  # versions of a fleet that deltas are made from
+_log = logging.getLogger("wherry.server")
 _KEY_SECONDS: Final = 10 * 365 * 86_400.0
 
 
@@ -30,24 +35,34 @@ class Site:
     """Where devices find us.
 
     Attributes:
-        url: of the HTTP server.
+        url: of the server that has the depot.
         fleet: the fleet's name.
         broker: gives the broker's URL with a device's own credentials.
         admit: lets newly enrolled devices in at the broker.
+        enrol: where devices enrol and renew; "" where they have passwords and no identity.
+        own_broker: whether the broker takes the identities that we give.
     """
 
     url: str
     fleet: str
     broker: Callable[[str], str]
     admit: Callable[[], None]
+    enrol: str = ""
+    own_broker: bool = True
 
 
 @dataclass(frozen=True)
 class Papers:
-    """What an enrolled device is given: two files."""
+    """What an enrolled device is given: its settings, and one file of whom to trust.
+
+    Attributes:
+        root_json: a TUF root; "" where keys are pinned.
+        trust_json: pinned keys, in a laboratory; "" else.
+    """
 
     agent_toml: str
-    trust_json: str
+    trust_json: str = ""
+    root_json: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,20 +78,31 @@ class Plan:
 class Office:
     """Acts on the store for an operator."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - the last is for one kind of fleet alone
         self,
         store: Store,
         site: Site,
         assignment_key: PublicKey,
         clock: Callable[[], float],
         news: Callable[[], None],
+        root: Callable[[], bytes] | None = None,
     ) -> None:
-        """Take the store, the site, the key of orders, the clock, and whom to tell of news."""
+        """Take what it works with.
+
+        Args:
+            store: what is known.
+            site: where devices find us.
+            assignment_key: of orders, for devices with pinned keys.
+            clock: Unix seconds.
+            news: told of news.
+            root: the root that devices are born with; nothing where keys are pinned.
+        """
         self.store = store
         self.site = site
         self._key = assignment_key
         self._clock = clock
         self._news = news
+        self._root = root
 
     def take_bundle(self, stream: BinaryIO) -> BundleRow:
         """Put a bundle file into the depot.
@@ -86,7 +112,19 @@ class Office:
         """
         row = self.store.depot.add(stream)
         self.store.add_bundle(row)
+        self._offer_deltas(row)
         return row
+
+    def _offer_deltas(self, row: BundleRow) -> None:
+        """Deltas from what most devices of the family run now; each verdict goes to the log."""
+        states = [item.state for item in self.store.devices() if item.family == row.family]
+        running = Counter(state.bundle for state in states if state and state.bundle)
+        sources = [digest for digest, _ in running.most_common(_MOST_SOURCES)]
+        try:
+            for verdict in offer_deltas(self.store.depot.folder, row.digest, sources):
+                _log.info("delta of %s: %s", row.digest[:19], verdict)
+        except WherryError as error:  # devices fetch the whole then; the bundle is taken
+            _log.warning("no deltas of %s: %s", row.digest[:19], error)
 
     def enrol(
         self,
@@ -104,8 +142,8 @@ class Office:
             RolloutError: R06 a word is not allowed, R08 it is enrolled already.
             TrustError: T10, no key that may sign bundles is known yet.
         """
-        _check_words(device, family, labels)
-        trust = self._trust(family)
+        check_words(device, family, labels)
+        trust = self._root() if self._root else self._trust(family).to_bytes()
         now = self._clock()
         self.store.enrol(DeviceRow(device, family, labels, now), again=again)
         self.site.admit()
@@ -114,18 +152,22 @@ class Office:
             f'device = "{device}"',
             f'fleet = "{self.site.fleet}"',
             f'family = "{family}"',
+            *(['trust = "root.json"'] if self._root else []),
             *([f"state_dir = {_quoted(state_dir)}"] if state_dir else []),
             "",
             "[broker]",
             f'url = "{broker}"',
+            *([] if self.site.own_broker else ["identity = false"]),
             "",
             "[depot]",
             f'url = "{self.site.url}/depot"',
+            *self._identity_lines(),
             *(["", "[serving]", f"listen = {_quoted(listen)}"] if listen else []),
             *(["", "[labels]"] if labels else []),
             *(f"{_quoted(name)} = {_quoted(value)}" for name, value in sorted(labels.items())),
         ]
-        return Papers("\n".join(lines) + "\n", trust.to_bytes().decode())
+        kind = "root_json" if self._root else "trust_json"
+        return Papers("\n".join(lines) + "\n", **{kind: trust.decode()})
 
     def _trust(self, family: str) -> TrustRoot:
         keys = self.store.depot.trusted()
@@ -139,6 +181,13 @@ class Office:
         return TrustRoot(
             keys | {self._key.keyid: self._key}, {family: FamilyTrust(tuple(keys))}, (orders,)
         )
+
+    def _identity_lines(self) -> list[str]:
+        if not self.site.enrol:
+            return []
+        files = {"key": "device.key", "certificate": "device.pem", "authority": "fleet-ca.pem"}
+        lines = [f'{name} = "{file}"' for name, file in files.items()]
+        return ["", "[identity]", *lines, f'enrol = "{self.site.enrol}"']
 
     def plan(self, digest: str, select: Mapping[str, str], policy: Policy) -> Plan:
         """Who would be in which wave.
@@ -204,7 +253,12 @@ def _exposures(waves: Sequence[Sequence[str]]) -> tuple[Exposure, ...]:
     return tuple(Exposure(name, wave) for wave, names in enumerate(waves) for name in names)
 
 
-def _check_words(device: str, family: str, labels: Mapping[str, str]) -> None:
+def check_words(device: str, family: str, labels: Mapping[str, str]) -> None:
+    """Refuse an id, family or label that is none.
+
+    Raises:
+        RolloutError: R06.
+    """
     for what, word in (("device", device), ("family", family)):
         if not re.fullmatch(SLUG, word):
             cure = "write it with lower-case letters, digits and dashes"

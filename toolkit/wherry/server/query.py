@@ -1,12 +1,35 @@
-"""What stands in the query of a request, checked."""
+"""What stands in the query and the body of a request, checked."""
 
 from __future__ import annotations
 
 import math
+from typing import Final
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from wherry_contract.errors import RolloutError
+from wherry_contract.wire import Domain, Fields, parse_json
+
+REQUEST: Final = Domain(RolloutError, "R06", "R06", "R06", "R06")
+_BODY_LIMIT_BYTES: Final = 64 * 1024
+
+
+async def read_body(request: Request) -> Fields:
+    """A request's JSON.
+
+    Raises:
+        RolloutError: R06.
+    """
+    data = b""
+    try:
+        async for chunk in request.stream():
+            data += chunk
+            if len(data) > _BODY_LIMIT_BYTES:
+                break
+    except ClientDisconnect as error:
+        raise RolloutError("R06", "the request was cut off") from error
+    document = parse_json(data, limit=_BODY_LIMIT_BYTES, what="request", domain=REQUEST)
+    return Fields(document, "request", REQUEST)
 
 
 def selection(request: Request) -> dict[str, str]:

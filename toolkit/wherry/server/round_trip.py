@@ -7,6 +7,7 @@ nothing, another retains nothing for a wildcard. Only a round trip tells.
 from __future__ import annotations
 
 import secrets
+import ssl
 import time
 from collections.abc import Callable
 from typing import Any, Final, Self
@@ -19,8 +20,16 @@ from wherry_contract.topics import Topic, every_device
 _SECONDS: Final = 10.0
 
 
-def new_client(address: BrokerAddress, client_id: str) -> Any:
-    """A paho client for an address; not connected yet."""
+def new_client(
+    address: BrokerAddress, client_id: str, context: ssl.SSLContext | None = None
+) -> Any:
+    """A paho client for an address; not connected yet.
+
+    Args:
+        address: where, and as whom.
+        client_id: its name.
+        context: for a broker of our own; else a public authority vouches for it.
+    """
     import paho.mqtt.client as paho
     from paho.mqtt.enums import CallbackAPIVersion
 
@@ -28,7 +37,9 @@ def new_client(address: BrokerAddress, client_id: str) -> Any:
     client.connect_timeout = _SECONDS
     if address.username:
         client.username_pw_set(address.username, address.password)
-    if address.tls:
+    if address.tls and context:
+        client.tls_set_context(context)
+    elif address.tls:
         client.tls_set()
     return client
 
@@ -45,7 +56,13 @@ def connect(client: Any, address: BrokerAddress) -> None:
         raise LinkError("L01", f"{address.url}: {error}") from error
 
 
-def self_test(address: BrokerAddress, fleet: str, *, seconds: float = _SECONDS) -> None:
+def self_test(
+    address: BrokerAddress,
+    fleet: str,
+    *,
+    seconds: float = _SECONDS,
+    context: ssl.SSLContext | None = None,
+) -> None:
     """Publish and see the message come back, live and retained, by a filter with a wildcard.
 
     Raises:
@@ -54,22 +71,43 @@ def self_test(address: BrokerAddress, fleet: str, *, seconds: float = _SECONDS) 
     topic = str(Topic(fleet, f"self-test-{secrets.token_hex(8)}", "state"))
     payload = secrets.token_hex(8).encode()
     heard = every_device(fleet, "state")
-    with _Listener(address, heard, seconds) as live:
+    with _Listener(address, heard, seconds, context) as live:
         live.client.publish(topic, payload, 1, retain=True)
         live.wait(topic, payload, "a message to a wildcard subscription did not come back")
         try:
-            with _Listener(address, heard, seconds) as late:
+            with _Listener(address, heard, seconds, context) as late:
                 late.wait(topic, payload, "a retained message did not come to a late subscriber")
         finally:
             gone = live.client.publish(topic, b"", 1, retain=True)
             live.turn(gone.is_published)
 
 
+def take_over(address: BrokerAddress, name: str) -> None:
+    """Connect under a name and go: whoever had it is disconnected.
+
+    Raises:
+        LinkError: L01, L02.
+    """
+    client = new_client(address, name)
+    answers: list[Any] = []
+    client.on_connect = lambda _c, _d, _f, reason, _p: answers.append(reason)
+    connect(client, address)
+    end = time.monotonic() + _SECONDS
+    while not answers and time.monotonic() < end and client.loop(0.05) == 0:
+        pass
+    client.disconnect()
+    client.loop(0.01)
+    if not answers or answers[0].is_failure:
+        raise LinkError("L02", f"{address.url}: {answers[0] if answers else 'no answer'}")
+
+
 class _Listener:
     """A client that is subscribed, turned by hand."""
 
-    def __init__(self, address: BrokerAddress, heard: str, seconds: float) -> None:
-        self.client = new_client(address, f"self-test-{secrets.token_hex(6)}")
+    def __init__(
+        self, address: BrokerAddress, heard: str, seconds: float, context: ssl.SSLContext | None
+    ) -> None:
+        self.client = new_client(address, f"self-test-{secrets.token_hex(6)}", context)
         self._address = address
         self._heard = heard
         self._seconds = seconds

@@ -8,13 +8,15 @@ from wherry.rows import BundleRow, Decision, DeviceRow, Exposure, Incident, Roll
 from wherry_contract.messages import State
 from wherry_contract.when import to_text
 
+from .registry import Claim, Identity
+
 
 def moment(seconds: float) -> str | None:
     """A time as text; nothing for one that never was."""
     return to_text(seconds) if seconds else None
 
 
-def device_view(row: DeviceRow) -> dict[str, Any]:
+def device_view(row: DeviceRow, identity: Identity | None = None) -> dict[str, Any]:
     """A device in a list."""
     state = row.state
     return {
@@ -24,7 +26,29 @@ def device_view(row: DeviceRow) -> dict[str, Any]:
         "online": row.online,
         "seen_at": moment(row.seen_at),
         "enrolled_at": moment(row.enrolled_at),
+        "identity": _identity_view(identity) if identity else None,
         "state": _state_view(state) if state else None,
+    }
+
+
+def _identity_view(identity: Identity) -> dict[str, Any]:
+    return {
+        "fingerprint": identity.fingerprint,
+        "not_after": moment(identity.not_after),
+        "revoked_at": moment(identity.revoked_at),
+    }
+
+
+def claim_view(claim: Claim) -> dict[str, Any]:
+    """A claim; of its code only the digest is known."""
+    return {
+        "digest": claim.digest,
+        "device": claim.device,
+        "family": claim.family,
+        "labels": dict(claim.labels),
+        "made_at": moment(claim.made_at),
+        "expires": moment(claim.expires),
+        "used_by": claim.used_by,
     }
 
 

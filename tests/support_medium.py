@@ -1,0 +1,138 @@
+"""A model of a disk: what a pulled plug may leave of a log of calls.
+
+POSIX promises little: bytes are on the medium once their file was synced, names once their
+folder was. What was not synced may be there, be missing, or be there in part. A crash is
+modelled as one of `WAYS`; each is something that real file systems do.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from support_shim import Call
+
+WAYS = ("kept", "lost", "truncated", "torn")
+"""kept: only the process died. lost: neither bytes nor names that were not synced.
+truncated: all names, but no byte that was not synced, so that new files are empty.
+torn: all names and sizes, but only every other sector of what was not synced."""
+
+_SECTOR = 512
+
+
+@dataclass
+class _File:
+    now: bytearray = field(default_factory=bytearray)
+    safe: bytes = b""
+    waiting: list[tuple[int, bytes]] = field(default_factory=list)  # a size if there is no data
+
+    @classmethod
+    def of(cls, data: bytes) -> _File:
+        return cls(bytearray(data), data)
+
+    def write(self, offset: int, data: bytes) -> None:
+        _write(self.now, offset, data)
+        self.waiting.append((offset, data))
+
+    def resize(self, size: int) -> None:
+        _resize(self.now, size)
+        self.waiting.append((size, b""))
+
+    def sync(self) -> None:
+        self.safe = bytes(self.now)
+        self.waiting.clear()
+
+    def torn(self) -> bytes:
+        found = bytearray(self.safe)
+        for offset, data in self.waiting:
+            if not data:
+                _resize(found, offset)
+                continue
+            _resize(found, max(len(found), offset + len(data)))
+            for start in range(0, len(data), 2 * _SECTOR):
+                _write(found, offset + start, data[start : start + _SECTOR])
+        return bytes(found)
+
+
+def _write(into: bytearray, offset: int, data: bytes) -> None:
+    if len(into) < offset:
+        into.extend(bytes(offset - len(into)))
+    into[offset : offset + len(data)] = data
+
+
+def _resize(into: bytearray, size: int) -> None:
+    del into[size:]
+    into.extend(bytes(size - len(into)))
+
+
+class Medium:
+    """A folder, rebuilt call by call."""
+
+    def __init__(self, root: Path) -> None:
+        """Begin with what is in a folder before the first call, all of it safe."""
+        self._root = root.resolve()
+        self._numbers: dict[int, _File] = {}
+        self._names: dict[Path, _File | None] = {}  # None: a folder
+        for path in sorted(self._root.rglob("*")):
+            file = None if path.is_dir() else _File.of(path.read_bytes())
+            if file is not None:
+                self._numbers[path.stat().st_ino] = file
+            if not path.name.endswith("-shm"):
+                self._names[path.relative_to(self._root)] = file
+        self._safe_names = dict(self._names)
+
+    def apply(self, call: Call) -> None:
+        """Do what a call did."""
+        name = call.path.relative_to(self._root)
+        if call.kind == "C":
+            self._numbers[call.file] = self._names[name] = _File()
+        elif call.kind == "D":
+            self._names[name] = None
+        elif call.kind == "U":
+            self._names.pop(name)
+        elif call.kind in "RL":
+            self._names[call.other.relative_to(self._root)] = self._names[name]
+            if call.kind == "R":
+                del self._names[name]
+        elif call.kind == "W":
+            self._numbers[call.file].write(call.offset, call.data)
+        elif call.kind == "T":
+            self._numbers[call.file].resize(call.offset)
+        elif call.kind == "S":
+            self._sync(call, name)
+
+    def _sync(self, call: Call, name: Path) -> None:
+        if name != Path() and self._names.get(name, call) is not None:
+            self._numbers[call.file].sync()
+            return
+        inside = {path for path in (*self._names, *self._safe_names) if path.parent == name}
+        for path in inside - {Path()}:
+            if path in self._names:
+                self._safe_names[path] = self._names[path]
+            else:
+                del self._safe_names[path]
+
+    def leave(self, way: str, folder: Path) -> None:
+        """Write down what a crash leaves now."""
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        names = self._safe_names if way == "lost" else self._names
+        for name, file in sorted(names.items()):
+            place = folder / name
+            if not place.parent.is_dir():  # its folder's own name was lost
+                continue
+            if file is None:
+                place.mkdir()
+            else:
+                place.write_bytes(_content(file, way))
+
+    def contents(self) -> dict[Path, bytes | None]:
+        """Every file and folder that is there now; a folder has no content."""
+        return {name: file and bytes(file.now) for name, file in self._names.items()}
+
+
+def _content(file: _File, way: str) -> bytes:
+    if way == "kept":
+        return bytes(file.now)
+    return file.torn() if way == "torn" else file.safe

@@ -1,0 +1,132 @@
+"""`wherry publish` and `wherry export`: what devices may run, by whose signatures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .options import select_option
+from .output import json_option, say, show
+
+_file = click.Path(exists=True, dir_okay=False, path_type=Path)
+_folder = click.Path(file_okay=False, path_type=Path)
+data_option = click.option(
+    "--data", type=_folder, help="The data folder; by default $WHERRY_HOME or ./.wherry."
+)
+sign_option = click.option(
+    "--key", "keys", multiple=True, help="Sign with this key: a name, a file or a URI."
+)
+
+
+@click.command(epilog="Example: wherry publish fraud-1.4.0.wherry --key models-1 --key models-2")
+@click.argument("bundle", required=False, type=_file)
+@click.option("--counter", type=click.IntRange(1), help="Its release counter; else the next one.")
+@click.option("--withdraw", default="", help="Take back the bundle with this digest.")
+@click.option("--floor", type=click.IntRange(0), help="Least counter still accepted, of --family.")
+@click.option("--family", default="", help="A model family; alone, it is added.")
+@click.option("--renew", multiple=True, help="Sign a role for another life, as targets.")
+@click.option("--forget", is_flag=True, help="Forget what is staged.")
+@click.option("--init", "files", is_flag=True, help="Begin: public files of people's keys follow.")
+@click.option("--root", type=_file, multiple=True, help="With --init: a keeper of the root.")
+@click.option("--targets", type=_file, multiple=True, help="With --init: may delegate.")
+@click.option("--models", type=_file, multiple=True, help="With --init: may release bundles.")
+@click.option("--threshold", type=click.IntRange(1), default=2, show_default=True, help="Of each.")
+@click.option("--registry", default="", help="Copy the bundle there too, as host/models/fraud:1.")
+@sign_option
+@data_option
+@json_option
+def publish(
+    *,
+    bundle: Path | None,
+    counter: int | None,
+    withdraw: str,
+    floor: int | None,
+    family: str,
+    renew: tuple[str, ...],
+    forget: bool,
+    files: bool,
+    root: tuple[Path, ...],
+    targets: tuple[Path, ...],
+    models: tuple[Path, ...],
+    threshold: int,
+    registry: str,
+    keys: tuple[str, ...],
+    data: Path | None,
+    as_json: bool,
+) -> int:
+    """Release bundles, and take them back.
+
+    Stages what is asked for, signs it with the keys that are given, and publishes when
+    enough people have signed; else says who is missing and exits with 1. The others add
+    theirs with `wherry sign ROLE --key KEY`, and `wherry publish` ends it. Nothing that
+    devices see changes before that.
+    """
+    from wherry.client import home
+    from wherry.release import Releases, copy_to_registry
+    from wherry.signers import open_signers
+
+    releases = Releases(data or home())
+    signers = open_signers(keys, releases.keys)
+    if forget:
+        releases.repository.drop()
+    if files:
+        people = {"root": root, "targets": targets, "models": models}
+        releases.begin(people, [family] if family else [], dict.fromkeys(people, threshold))
+    elif floor is not None:
+        releases.repository.stage_floor(_wanted(family), floor)
+    elif family:
+        releases.add_family(family)
+    if withdraw:
+        releases.repository.stage_withdrawal(withdraw)
+    for role in renew:
+        releases.repository.stage_renewal(role)
+    if bundle:
+        digest, found = releases.stage(bundle, counter or 0)
+        say(f"{bundle.name}: release {found}, {digest}")
+    if bundle and registry:
+        copy_to_registry(bundle, registry)
+        say(f"copied to {registry}")
+    outcome = releases.finish(signers)
+    show("wherry/publish/1", outcome.to_dict(), outcome.lines(), as_json=as_json)
+    return 0 if outcome.complete else 1
+
+
+def _wanted(family: str) -> str:
+    if not family:
+        raise click.UsageError("--floor wants --family")
+    return family
+
+
+@click.command(epilog="Example: wherry export stick fraud-1.4.0.wherry --select site=paris")
+@click.argument("folder", type=_folder)
+@click.argument("bundle", type=_file)
+@click.option("--device", "devices", multiple=True, help="For this device; else for all of them.")
+@select_option
+@click.option(
+    "--days", type=click.FloatRange(1, 365), default=90, show_default=True, help="It stays fresh."
+)
+@data_option
+@json_option
+def export(
+    *,
+    folder: Path,
+    bundle: Path,
+    devices: tuple[str, ...],
+    select: tuple[tuple[str, str], ...],
+    days: float,
+    data: Path | None,
+    as_json: bool,
+) -> None:
+    """Write a folder for a USB stick.
+
+    It holds the list of releases, the bundle's file and an order for each device. On the device, with its agent stopped: wherry-agent install FOLDER. The bundle must be
+    released; its file is copied byte by byte.
+    """
+    from wherry.client import home
+    from wherry.server.drop import export as write
+
+    found = write(data or home(), folder, bundle, devices, dict(select), days=days)
+    answer = {"digest": found.digest, "devices": list(found.devices)}
+    line = f"{folder}: {found.digest[:19]} for {len(found.devices)} devices"
+    show("wherry/export/1", answer, [line], as_json=as_json)

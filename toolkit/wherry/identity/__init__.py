@@ -1,0 +1,1 @@
+"""Who is who in a fleet: its certificate authority, claims, certificates, revocation."""

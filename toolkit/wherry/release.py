@@ -1,0 +1,247 @@
+"""What `wherry publish`, `wherry sign` and `wherry key` do with the repository of a data folder.
+
+Stage, sign with the keys that are at hand, and publish once enough people have signed.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from wherry_contract.bundle import open_bundle
+from wherry_contract.errors import SetupError, TrustError
+from wherry_contract.signature import PublicKey
+
+from .files import write_durably
+from .keys import generate, list_keys, public_path, read_public
+from .repository.ceremony import Ceremony
+from .repository.lab import names_of, online_signers, sign_all
+from .repository.repository import FLEET_ROLES, Repository
+from .repository.staged import Waiting
+from .repository.state import MODELS, ROOT, TARGETS
+
+if TYPE_CHECKING:
+    from securesystemslib.signer import Signer
+
+_COPY_SECONDS: Final = 600.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of it.
+
+    Attributes:
+        published: roles that were published; empty while signatures are missing.
+        waiting: documents that are staged, and whose signatures they lack.
+        names: of keys, by key id, as far as they are known here.
+    """
+
+    published: tuple[str, ...]
+    waiting: tuple[Waiting, ...]
+    names: Mapping[str, str]
+
+    @property
+    def complete(self) -> bool:
+        """Whether nobody has to sign any more."""
+        return not self.waiting
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        waiting = [
+            {**item.to_dict(), "may": [self.name(keyid) for keyid in item.may]}
+            for item in self.waiting
+        ]
+        return {"published": list(self.published), "waiting": waiting}
+
+    def lines(self) -> Iterable[str]:
+        """The same for a person."""
+        if self.published:
+            yield f"published: {', '.join(self.published)}"
+        for item in self.waiting:
+            who = " or ".join(self.name(keyid) for keyid in item.may)
+            yield f"{item.role} {item.version}: {item.missing} more must sign: {who}"
+        if not self.published and not self.waiting:
+            yield "nothing is staged"
+
+    def name(self, keyid: str) -> str:
+        """What a key is called here, else the beginning of its id."""
+        return self.names.get(keyid, keyid[:12])
+
+
+class Releases:
+    """Acts on the repository of one data folder."""
+
+    def __init__(self, folder: Path, keys: Path | None = None) -> None:
+        """Take the data folder; keys lie in its `keys` folder unless said otherwise."""
+        self.repository = Repository(folder)
+        self.keys = keys or folder / "keys"
+
+    def begin(
+        self,
+        people: Mapping[str, Sequence[Path]],
+        families: Iterable[str],
+        thresholds: Mapping[str, int],
+    ) -> None:
+        """Stage the first metadata; online keys are made here where they are missing.
+
+        Args:
+            people: public files by ``root``, ``targets`` and ``models``.
+            families: whose bundles the keys of ``models`` release.
+            thresholds: how many must sign, by the same words.
+
+        Raises:
+            SetupError: H02, H03.
+            TrustError: T10, too few keys.
+        """
+        public = {role: tuple(map(read_public, files)) for role, files in people.items()}
+        made = {name: self._online(name) for name in ("online", "assignment", "time", "drop")}
+        models = dict.fromkeys(families, public["models"])
+        ceremony = Ceremony(public[ROOT], public[TARGETS], models, **made, thresholds=thresholds)
+        with self.repository.locked():
+            self.repository.begin(ceremony)
+
+    def _online(self, name: str) -> PublicKey:
+        path = self.keys / f"{name}.key"
+        return read_public(public_path(path)) if path.exists() else generate(path)
+
+    def stage(self, path: Path, counter: int) -> tuple[str, int]:
+        """Stage a bundle file; returns its digest and its release counter.
+
+        Where nobody may release its family yet, the keys here whose names begin with
+        ``models`` are staged for it.
+
+        Raises:
+            BundleError, ManifestError, InputError: it is no usable bundle.
+            SetupError: H02.
+            TrustError: T06, T07.
+        """
+        try:
+            with path.open("rb") as stream, self.repository.locked():
+                bundle = open_bundle(stream)
+                family = bundle.parts().manifest.family
+                if f"{MODELS}{family}" not in self.repository.families():
+                    self._add(family)
+                found = self.repository.stage_bundle(bundle, counter)
+                if bundle.statement:
+                    place = f"statements/{bundle.digest.partition(':')[2]}.dsse.json"
+                    write_durably(self.repository.depot / place, bundle.statement)
+        except OSError as error:
+            raise SetupError("H02", f"{path}: {error.strerror}") from error
+        return bundle.digest, found
+
+    def add_family(self, family: str) -> None:
+        """Stage a family, for the keys here whose names begin with ``models``.
+
+        Raises:
+            TrustError: T06, there are fewer than two.
+        """
+        with self.repository.locked():
+            self._add(family)
+
+    def _add(self, family: str) -> None:
+        found = [item.public for item in list_keys(self.keys) if item.name.startswith("models")]
+        if len(found) < 2:
+            detail = f"nobody may release {family}, and {self.keys} has no two keys models-*"
+            raise TrustError("T06", detail, cure="put the public files of its keys there")
+        self.repository.stage_family(family, found)
+
+    def exchange(self, role: str, old: str, new: str) -> None:
+        """Stage another key for a role; for all roles of a key if `role` is "".
+
+        Args:
+            role: of TUF, or ``assignment`` or ``time``.
+            old: name or id of the key that goes; "" if none does.
+            new: name of the key that comes; "" if none does.
+
+        Raises:
+            TrustError: T02, T06, T10.
+            SetupError: H02, there is no such public file.
+        """
+        known = {item.name: item.public for item in list_keys(self.keys)}
+        gone = known[old].keyid if old in known else old
+        comes = None
+        if new:
+            comes = known.get(new) or read_public(self.keys / f"{new}.pub.json")
+        with self.repository.locked():
+            roles = [role] if role else self._roles_of(gone)
+            if not roles:
+                raise TrustError("T02", f"key {old[:64]} has no part in anything")
+            for item in roles:
+                self.repository.stage_exchange(item, gone, comes)
+
+    def _roles_of(self, keyid: str) -> list[str]:
+        state = self.repository.state
+        delegations = state.targets.signed.delegations
+        tables: list[Mapping[str, Any]] = [
+            state.root.signed.roles,
+            (delegations.roles if delegations else None) or {},
+        ]
+        found = [name for table in tables for name, item in table.items() if keyid in item.keyids]
+        listed = self.repository.fleet_keys()
+        uses = {name: getattr(listed, f"{name}_keys") for name in FLEET_ROLES}
+        return found + [name for name, keys in uses.items() if keyid in {k.keyid for k in keys}]
+
+    def sign(self, role: str, signers: Iterable[Signer]) -> Outcome:
+        """Add signatures to one staged document; publishes nothing.
+
+        Raises:
+            TrustError: T02, T06, T09.
+        """
+        with self.repository.locked():
+            for signer in signers:
+                self.repository.sign(role, signer)
+            return self._outcome(())
+
+    def finish(self, signers: Sequence[Signer]) -> Outcome:
+        """Sign what is staged with each key that may, and publish it if nobody is missing.
+
+        Raises:
+            TrustError: T02, a key has no part in what is staged; T10, no online key is here.
+            StoreError: D01 or D06; what was published stays, or all of the new is.
+        """
+        with self.repository.locked():
+            staged = self.repository.staged()
+            for signer in signers:
+                if staged and not any(self._may(role, signer) for role in staged):
+                    keyid = signer.public_key.keyid[:12]
+                    raise TrustError("T02", f"key {keyid} has no part in {', '.join(staged)}")
+            for role in staged:
+                sign_all(self.repository, role, signers)
+            if any(item.missing for item in self.repository.status()):
+                return self._outcome(())
+            return self._outcome(self.repository.finish(online_signers(self.keys)))
+
+    def _may(self, role: str, signer: Signer) -> bool:
+        found = self.repository.waiting(role, self.repository.must(role))
+        return signer.public_key.keyid in (*found.may, *found.signed)
+
+    def _outcome(self, published: tuple[str, ...]) -> Outcome:
+        waiting = tuple(item for item in self.repository.status() if item.missing)
+        return Outcome(published, waiting, names_of(self.keys))
+
+
+def copy_to_registry(path: Path, reference: str) -> None:
+    """Copy a bundle's blobs into an OCI registry, by skopeo.
+
+    Args:
+        path: the bundle file.
+        reference: as ``registry.example/models/fraud:1.4.0``.
+
+    Raises:
+        SetupError: H06 skopeo is not installed, H05 it did not succeed.
+    """
+    program = shutil.which("skopeo")
+    if program is None:
+        raise SetupError("H06", "skopeo is not installed", cure="apt install skopeo")
+    local = reference.partition("/")[0].partition(":")[0] in ("localhost", "127.0.0.1")
+    plain = ["--dest-tls-verify=false"] if local else []
+    command = [program, "copy", "-q", *plain, f"oci-archive:{path}", f"docker://{reference}"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=_COPY_SECONDS, check=False
+    )
+    if done.returncode:
+        raise SetupError("H05", f"skopeo: {done.stderr.strip()[-300:]}")
