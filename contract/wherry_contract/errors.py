@@ -250,6 +250,12 @@ _ROWS: tuple[tuple[str, str, str], ...] = (
     ("H10", "the data cannot be read", "check the file and the columns that the project names"),
     ("H11", "the address is already in use", "choose another port with --port"),
     ("H12", "this is no broker's address", "write it like mqtt://host:1883"),
+    ("H14", "the board cannot be emulated here", "see `wherry board doctor`"),
+    (
+        "H15",
+        "the board's environment cannot be made",
+        "check the network and the disk, then try again; nothing half-made is used",
+    ),
 )
 
 CODES: Mapping[str, ErrorCode] = MappingProxyType({row[0]: ErrorCode(*row) for row in _ROWS})

@@ -49,6 +49,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, Entry]]] = {
     "Look inside": {
         "bundle": Entry("bundle:bundle", "Inspect, verify and compare bundles"),
         "key": Entry("bundle:key", "Make and list signing keys"),
+        "board": Entry("board:board", "List, make and check the environments of boards"),
         "doctor": Entry("doctor:doctor", "Check what is installed here and what is missing"),
     },
     "Try it": {
