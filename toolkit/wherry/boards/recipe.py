@@ -17,7 +17,7 @@ from typing import Final
 from wherry.profiles import Board, Emulation, known_boards
 from wherry_contract.errors import SetupError
 
-FORMAT: Final = "2"  # changes when this code makes something else of the same profile
+FORMAT: Final = "3"  # changes when this code makes something else of the same profile
 KEYRING: Final = "/usr/share/keyrings/debian-archive-keyring.gpg"
 MIRROR: Final = "http://deb.debian.org/debian"  # what comes is signed; see KEYRING
 LOCKS: Final = Path(__file__).parents[1] / "targets" / "locks"
@@ -127,11 +127,20 @@ def apt_sources(recipe: Recipe) -> str:
     return f"deb [{options}] {recipe.mirror} {suite} main\n"
 
 
-def pip_arguments(recipe: Recipe, target: Path, requirements: Path) -> list[str]:
-    """Arguments of pip that bring wheels of another architecture, each checked by its digest."""
+def pip_arguments(
+    recipe: Recipe, target: Path, requirements: Path, *, hashes: bool = True
+) -> list[str]:
+    """Arguments of pip that bring wheels of another architecture, each checked by its digest.
+
+    Args:
+        recipe: of the board.
+        target: folder to install into.
+        requirements: file that lists them.
+        hashes: whether it gives their digests; a version that a user asks for has none.
+    """
     tags = [f"manylinux{tag}_{recipe.machine}" for tag in _tags(recipe.machine)]
     return [
-        "install", "--no-compile", "--no-deps", "--require-hashes", "--only-binary=:all:",
+        "install", *(["--require-hashes"] if hashes else []), "--no-compile", "--no-deps", "--only-binary=:all:",
         "--implementation", "cp", "--python-version", recipe.emulation.python,
         *(argument for tag in tags for argument in ("--platform", tag)),
         "--target", str(target), "--requirement", str(requirements),

@@ -165,13 +165,15 @@ def _fetch_wheels(recipe: Recipe, half: Path, progress: Progress) -> None:
     install_wheels(recipe, half / "site", requirements)
 
 
-def install_wheels(recipe: Recipe, target: Path, requirements: Path) -> None:
-    """Install wheels for the board into a folder, each checked by its digest.
+def install_wheels(
+    recipe: Recipe, target: Path, requirements: Path, *, hashes: bool = True
+) -> None:
+    """Install wheels for the board into a folder, each checked by its digest where the list gives it.
 
     Raises:
         SetupError: H15.
     """
-    arguments = recipes.pip_arguments(recipe, target, requirements)
+    arguments = recipes.pip_arguments(recipe, target, requirements, hashes=hashes)
     quiet = ["--quiet", "--disable-pip-version-check", "--no-input"]
     _run([sys.executable, "-m", "pip", *quiet, *arguments], {})
 

@@ -35,6 +35,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, Entry]]] = {
         "convert": Entry("convert:convert", "Turn a trained model into ONNX or TFLite"),
         "quantize": Entry("convert:quantize", "Make a model smaller, and show what it costs"),
         "check": Entry("build:check", "Compare decisions with the source model"),
+        "verify": Entry("verify:verify", "Run a bundle on a board's own CPU, emulated"),
         "pack": Entry("build:pack", "Put model, profile and golden vectors into a bundle"),
         "sign": Entry("bundle:sign", "Sign a bundle"),
         "push": Entry("fleet:push", "Roll a bundle out to devices, wave by wave"),
