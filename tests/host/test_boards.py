@@ -11,11 +11,13 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support_build import wherry
 
 from wherry.boards import recipe as recipes
+from wherry.boards.count import read_counts
 from wherry.boards.doctor import examine
 from wherry.boards.emulator import Place, run_python
 from wherry.boards.overlay import overlay, pins_of
@@ -298,3 +300,29 @@ def test_a_bundle_for_a_runtime_that_has_no_wheel_there_is_refused(
     done = wherry(capsys, "verify", "--board", TERMINAL, *asked, BUNDLE)
     assert done.code == 1
     assert NO_WHEEL in done.out
+
+
+# --- instructions --------------------------------------------------------------------------
+
+
+def test_what_a_mark_costs_is_not_counted() -> None:
+    marks = ["0 100", "1 130", "2 1160", "0 5000", "1 5031", "2 5062"]
+    assert read_counts(marks) == [1000, 0]
+    with pytest.raises(ValueError, match="out of order"):
+        read_counts(["1 5", "0 6", "2 7"])
+
+
+@needs_qemu
+@pytest.mark.slow
+def test_instructions_of_a_row_are_the_same_in_every_run(
+    capsys: pytest.CaptureFixture[str], places: dict[str, Place]
+) -> None:
+    def counted() -> list[dict[str, Any]]:
+        done = wherry(capsys, "bench", "--board", PI, "--json", BUNDLE)
+        assert done.code == 0, done.err
+        found: list[dict[str, Any]] = json.loads(done.out)["counts"]
+        return found
+
+    first = counted()
+    assert first == counted()
+    assert 1_000 < first[0]["instructions"] <= first[0]["most"]

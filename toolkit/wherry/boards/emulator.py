@@ -49,6 +49,7 @@ class Place:
         emulator: QEMU's program.
         cpu: QEMU's name of the CPU.
         version: of Python.
+        plugin: of QEMU, with its arguments, for programs started from here; "" for none.
     """
 
     board: str
@@ -57,6 +58,7 @@ class Place:
     emulator: Path
     cpu: str
     version: str
+    plugin: str = ""
 
     @property
     def root(self) -> Path:
@@ -90,11 +92,17 @@ class Place:
             overlays: folders of modules that come before the board's own.
         """
         kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
-        return kept | {
-            "PATH": str(self.programs),
-            "ORT_DISABLE_TELEMETRY": "1",
-            _OVERLAYS: ":".join(map(str, overlays)),
-        }
+        # QEMU reads it; children that are started inside are not counted
+        counted = {"QEMU_PLUGIN": self.plugin} if self.plugin else {}
+        return (
+            kept
+            | counted
+            | {
+                "PATH": str(self.programs),
+                "ORT_DISABLE_TELEMETRY": "1",
+                _OVERLAYS: ":".join(map(str, overlays)),
+            }
+        )
 
 
 def find_emulator(machine: str) -> Path:
