@@ -91,7 +91,8 @@ def test_apt_is_told_its_own_folders_and_whose_signature_counts() -> None:
     recipe = recipe_of(board(PI))
     settings = recipes.apt_settings(Path("/own"), recipe.architecture)
     assert 'Dir::State "/own/state";' in settings
-    assert "signed-by=/usr/share/keyrings/debian-archive-keyring.gpg" in recipes.apt_sources(recipe)
+    source = recipes.apt_sources(recipe.architecture, "bookworm", recipe.mirror)
+    assert "signed-by=/usr/share/keyrings/debian-archive-keyring.gpg" in source
 
 
 def test_a_board_that_is_not_emulated_is_refused_with_those_that_are() -> None:

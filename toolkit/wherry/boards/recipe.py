@@ -120,11 +120,9 @@ def apt_settings(folder: Path, architecture: str) -> str:
     return "".join(f'{name} "{value}";\n' for name, value in settings.items())
 
 
-def apt_sources(recipe: Recipe) -> str:
+def apt_sources(architecture: str, suite: str, mirror: str) -> str:
     """The one source; apt refuses what Debian's keyring has not signed."""
-    options = f"arch={recipe.architecture} signed-by={KEYRING}"
-    suite = recipe.emulation.suite
-    return f"deb [{options}] {recipe.mirror} {suite} main\n"
+    return f"deb [arch={architecture} signed-by={KEYRING}] {mirror} {suite} main\n"
 
 
 def pip_arguments(

@@ -82,7 +82,7 @@ def create(recipe: Recipe, progress: Progress) -> Made:
     _check_tools()
     try:
         folder().mkdir(parents=True, exist_ok=True)
-        with _alone(folder() / "lock", progress):
+        with alone(folder() / "lock", progress):
             fresh = _make_base(recipe, progress)
             place = place_of(recipe, folder(), emulator)
             made = furnish(place, recipe)
@@ -101,7 +101,7 @@ def _check_tools() -> None:
 
 
 @contextmanager
-def _alone(path: Path, progress: Progress) -> Iterator[None]:
+def alone(path: Path, progress: Progress) -> Iterator[None]:
     """Two that make the same environment would undo each other's work."""
     with path.open("a") as stream:
         try:
@@ -119,8 +119,9 @@ def _make_base(recipe: Recipe, progress: Progress) -> bool:
     half = base.with_name(f"{base.name}.new")
     shutil.rmtree(half, ignore_errors=True)
     half.mkdir()
-    _fetch_packages(recipe, half / "apt", progress)
-    _unpack(half / "apt", half / "root", progress)
+    made_of = recipe.emulation
+    wanted = Wanted(recipe.architecture, made_of.suite, recipe.mirror, made_of.packages)
+    fetch_packages(wanted, half / "apt", half / "root", progress)
     _fetch_wheels(recipe, half, progress)
     _mend(half / "root", recipe)
     _compile(recipe, half, progress)
@@ -129,19 +130,43 @@ def _make_base(recipe: Recipe, progress: Progress) -> bool:
     return True
 
 
-def _fetch_packages(recipe: Recipe, apt: Path, progress: Progress) -> None:
+@dataclass(frozen=True)
+class Wanted:
+    """Packages of Debian, with what they depend on."""
+
+    architecture: str
+    suite: str
+    mirror: str
+    packages: Sequence[str]
+
+
+def fetch_packages(wanted: Wanted, apt: Path, root: Path, progress: Progress) -> None:
+    """Fetch packages, check Debian's signature, and unpack them without running anything.
+
+    Args:
+        wanted: which.
+        apt: a folder for apt's own files.
+        root: to be made.
+        progress: is told each step in words.
+
+    Raises:
+        SetupError: H15.
+        OSError: no room or no right.
+    """
     for name in ("state/lists/partial", "cache/archives/partial"):
         (apt / name).mkdir(parents=True)
     (apt / "state/status").touch()
-    (apt / "apt.conf").write_text(recipes.apt_settings(apt, recipe.architecture))
-    (apt / "sources.list").write_text(recipes.apt_sources(recipe))
+    (apt / "apt.conf").write_text(recipes.apt_settings(apt, wanted.architecture))
+    source = recipes.apt_sources(wanted.architecture, wanted.suite, wanted.mirror)
+    (apt / "sources.list").write_text(source)
     settings = {"APT_CONFIG": str(apt / "apt.conf")}
-    progress(f"asking {recipe.mirror} for the packages of {recipe.emulation.suite}")
+    progress(f"asking {wanted.mirror} for the packages of {wanted.suite}")
     # apt's own word for "a source failed" is a warning and exit 0, unless it is told
     _run(["apt-get", "update", "-qq", "-o", "APT::Update::Error-Mode=any"], settings)
-    progress(f"fetching {', '.join(recipe.emulation.packages)} for {recipe.architecture}")
+    progress(f"fetching {', '.join(wanted.packages)} for {wanted.architecture}")
     download = ["apt-get", "install", "-y", "-qq", "--download-only", "--no-install-recommends"]
-    _run([*download, *recipe.emulation.packages], settings)
+    _run([*download, *wanted.packages], settings)
+    _unpack(apt, root, progress)
 
 
 def _unpack(apt: Path, root: Path, progress: Progress) -> None:
