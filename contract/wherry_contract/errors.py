@@ -327,6 +327,12 @@ _ROWS: tuple[tuple[str, str, str], ...] = (
     ("H11", "the address is already in use", "choose another port with --port"),
     ("H12", "this is no broker's address", "write it like mqtt://host:1883"),
     ("H13", "the project's own metric fails", "mend the function that [metric] names"),
+    ("H14", "the board cannot be emulated here", "see `wherry board doctor`"),
+    (
+        "H15",
+        "the board's environment cannot be made",
+        "check the network and the disk, then try again; nothing half-made is used",
+    ),
 )
 
 CODES: Mapping[str, ErrorCode] = MappingProxyType({row[0]: ErrorCode(*row) for row in _ROWS})

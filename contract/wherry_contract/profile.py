@@ -146,7 +146,8 @@ class SlotCounter:
             _frame(feature, inner) for feature, inner in zip(features, edges, strict=True)
         ]
         sizes = [len(frame) + 1 for frame in self._frames]
-        self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        # indices are of the machine's own width: `bincount` takes no others on a 32-bit board
+        self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.intp)
 
     def zeros(self) -> Counts:
         """An empty row of slots for all features, to be handed to `add`."""
@@ -159,7 +160,7 @@ class SlotCounter:
             counts: int64, as `zeros` makes it; changed in place.
             raw: float64, shape (rows, features).
         """
-        slots = np.empty(raw.shape, np.int64)
+        slots = np.empty(raw.shape, np.intp)
         for place, frame in enumerate(self._frames):
             slots[:, place] = frame.searchsorted(raw[:, place])
         slots += self._starts[:-1]

@@ -61,7 +61,7 @@ class Counter:
         self._profile = profile
         self._slots = profile.counter(manifest.input)
         self._raw = np.empty((_BLOCK_ROWS, len(manifest.input.features)))
-        self._bins = np.empty(_BLOCK_ROWS, np.int64)
+        self._bins = np.empty(_BLOCK_ROWS, np.intp)  # what `bincount` takes on 32 bits
         self._names = len(manifest.output.classes)
         self._begin()
 

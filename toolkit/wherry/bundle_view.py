@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from wherry_contract import oci
-from wherry_contract.bundle import Parts, open_bundle
+from wherry_contract.bundle import Layout, Parts, open_bundle
 from wherry_contract.errors import SetupError, TrustError
 from wherry_contract.manifest import RuntimeNeeds
 from wherry_contract.signature import (
@@ -105,6 +105,21 @@ def look(path: Path) -> View:
         raise SetupError("H02", f"{path}: {error.strerror}") from error
     statement, signers = _claims(envelope) if envelope else (None, ())
     return View(path, size, bundle.digest, parts, layers, envelope, statement, signers, precision)
+
+
+def unpack(path: Path) -> tuple[Parts, Layout]:
+    """Open a bundle, check all of it but its signatures, and take its blobs out.
+
+    Raises:
+        SetupError: H02, the file cannot be read.
+        BundleError, ManifestError, InputError: it is not a usable bundle.
+    """
+    try:
+        with path.open("rb") as stream:
+            bundle = open_bundle(stream)
+            return bundle.parts(), bundle.layout()
+    except OSError as error:
+        raise SetupError("H02", f"{path}: {error.strerror}") from error
 
 
 def _precision(config: bytes) -> str:

@@ -30,6 +30,41 @@ _RANGE: Final = r"[0-9.,<>=! ]*"
 
 
 @dataclass(frozen=True)
+class Emulation:
+    """How a board is emulated here (docs/boards.md).
+
+    Attributes:
+        cpu: QEMU's name of the CPU; other CPUs of its family lack or have instructions.
+        cpuinfo: what the board's ``/proc/cpuinfo`` says; runtimes choose kernels by it.
+        suite: of Debian.
+        python: the interpreter's version, as ``3.11``.
+        packages: of Debian, with what they depend on.
+        lock: name of the list of wheels.
+    """
+
+    cpu: str
+    cpuinfo: str
+    suite: str
+    python: str
+    packages: tuple[str, ...]
+    lock: str
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> Emulation:
+        """Read the section."""
+        found = cls(
+            cpu=fields.text("cpu", pattern=r"[a-z0-9-]+"),
+            cpuinfo=fields.text("cpuinfo", limit=LIMIT_BYTES),
+            suite=fields.text("suite", pattern=r"[a-z]+"),
+            python=fields.text("python", pattern=r"3\.\d{1,2}"),
+            packages=fields.texts("packages"),
+            lock=fields.text("lock", pattern=r"[a-z0-9-]+"),
+        )
+        _nothing_left(fields)
+        return found
+
+
+@dataclass(frozen=True)
 class Board:
     """What a kind of board is and has.
 
@@ -43,6 +78,7 @@ class Board:
         runtimes: versions that can be installed, by distribution.
         operators: allow-lists that are narrower than the contract's, by distribution: of
             runtimes that were built without some operators.
+        emulation: how it is emulated; None if it is not.
     """
 
     name: str
@@ -53,6 +89,7 @@ class Board:
     memory_mib: int
     runtimes: Mapping[str, tuple[str, ...]]
     operators: Mapping[str, tuple[str, ...]]
+    emulation: Emulation | None = None
 
 
 @dataclass(frozen=True)
@@ -174,6 +211,7 @@ def _read(path: Path) -> Fields:
 
 
 def _board(fields: Fields, name: str) -> Board:
+    own = fields.mapping("emulation", {})
     board = Board(
         name=name,
         title=fields.text("title"),
@@ -183,6 +221,7 @@ def _board(fields: Fields, name: str) -> Board:
         memory_mib=fields.integer("memory_mib"),
         runtimes=_lists(fields, "runtimes"),
         operators=_lists(fields, "operators"),
+        emulation=Emulation.from_fields(Fields(own, "emulation", PROJECT)) if own else None,
     )
     for versions in board.runtimes.values():
         for version in versions:

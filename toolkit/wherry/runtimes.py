@@ -248,7 +248,7 @@ def run_everywhere(parts: Parts, runtimes: Sequence[Runtime], progress: Progress
     layout = assemble(parts)
     with tempfile.TemporaryDirectory(prefix="wherry-runtimes-") as folder:
         store, code = Path(folder, "store"), Path(folder, "code")
-        _lay_out(layout, store)
+        lay_out(layout, store)
         _link_code(code)
         runs = []
         for item in runtimes:
@@ -257,7 +257,8 @@ def run_everywhere(parts: Parts, runtimes: Sequence[Runtime], progress: Progress
         return runs
 
 
-def _lay_out(layout: Layout, store: Path) -> None:
+def lay_out(layout: Layout, store: Path) -> None:
+    """Put a bundle's blobs where the agent keeps them."""
     for digest, data in ({layout.digest: layout.manifest} | dict(layout.blobs)).items():
         path = store / blob_path(digest)
         path.parent.mkdir(parents=True, exist_ok=True)

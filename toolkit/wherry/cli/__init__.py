@@ -35,6 +35,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, Entry]]] = {
         "convert": Entry("convert:convert", "Turn a trained model into ONNX or TFLite"),
         "quantize": Entry("convert:quantize", "Make a model smaller, and show what it costs"),
         "check": Entry("build:check", "Compare decisions with the source model"),
+        "verify": Entry("verify:verify", "Run a bundle on a board's own CPU, emulated"),
         "pack": Entry("build:pack", "Put model, profile and golden vectors into a bundle"),
         "sign": Entry("bundle:sign", "Sign a bundle, or what waits to be published"),
         "publish": Entry("release:publish", "Release bundles, and take them back"),
@@ -51,6 +52,10 @@ SECTIONS: Final[Mapping[str, Mapping[str, Entry]]] = {
     "Look inside": {
         "bundle": Entry("bundle:bundle", "Inspect, verify and compare bundles"),
         "key": Entry("bundle:key", "Make, list, exchange and revoke signing keys"),
+        "board": Entry("board:board", "List, make and check the environments of boards"),
+        "bench": Entry(
+            "bench:bench", "Count what one row costs on a board, in instructions of its CPU"
+        ),
         "doctor": Entry("doctor:doctor", "Check what is installed here and what is missing"),
     },
     "Try it": {
