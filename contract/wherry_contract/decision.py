@@ -54,4 +54,6 @@ def class_counts(decisions: NDArray[np.int64], classes: int) -> NDArray[np.int64
         decisions: int64, shape (rows,), from `decide`.
         classes: how many there are.
     """
-    return np.bincount(np.where(decisions < 0, classes, decisions), minlength=classes + 1)
+    # `bincount` takes indices of the machine's own width alone, which is 32 bits on some boards
+    places = np.where(decisions < 0, classes, decisions).astype(np.intp)
+    return np.bincount(places, minlength=classes + 1)

@@ -59,7 +59,12 @@ def test_the_tree_in_the_docstring_is_the_tree() -> None:
 
 
 def test_exit_codes() -> None:
-    assert {letter for letter, leaf in LEAVES.items() if leaf.exit_code == 1} == {"T", "I", "P", "Q"}
+    assert {letter for letter, leaf in LEAVES.items() if leaf.exit_code == 1} == {
+        "T",
+        "I",
+        "P",
+        "Q",
+    }
     assert {leaf.exit_code for leaf in LEAVES.values()} == {1, 3}
 
 
