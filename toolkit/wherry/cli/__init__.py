@@ -53,9 +53,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, Entry]]] = {
         "bundle": Entry("bundle:bundle", "Inspect, verify and compare bundles"),
         "key": Entry("bundle:key", "Make, list, exchange and revoke signing keys"),
         "board": Entry("board:board", "List, make and check the environments of boards"),
-        "bench": Entry(
-            "bench:bench", "Count what one row costs on a board, in instructions of its CPU"
-        ),
+        "bench": Entry("bench:bench", "Count a row's instructions on a board, or find its memory"),
         "doctor": Entry("doctor:doctor", "Check what is installed here and what is missing"),
     },
     "Try it": {

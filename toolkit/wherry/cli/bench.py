@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 )
 @json_option
 def bench(paths: tuple[Path, ...], *, name: str, memory: bool, as_json: bool) -> None:
-    """Count what one row costs on a board, in instructions of its CPU.
+    """Count a row's instructions on a board, or find its memory.
 
     The count is the same in every run and is no time: caches, clocks and memory are not
     modelled. It compares models, a float one with an int8 one with trees, on one board.
