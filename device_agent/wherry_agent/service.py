@@ -17,6 +17,7 @@ from .oip_request import read_infer
 from .scoring import Scorer, Served
 
 _HOLD_LIMIT_BYTES: Final = 1024
+_MOST_SECONDS: Final = 86_400
 _JSON: Final = "application/json"
 _BINARY: Final = "application/octet-stream"
 _JSON_LENGTH: Final = "Inference-Header-Content-Length"
@@ -139,8 +140,9 @@ class Service:
             seconds = json.loads(call.body)["seconds"]
         except (ValueError, KeyError, TypeError) as error:
             raise ServingError("S02", 'it should be {"seconds": 60}') from error
-        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds < 0:
-            raise ServingError("S02", "seconds should be a number, 0 or more")
+        right = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+        if not right or not 0 <= seconds <= _MOST_SECONDS:
+            raise ServingError("S02", f"seconds should be a number from 0 to {_MOST_SECONDS}")
         return Reply(200, json.dumps({"seconds": self._hold(float(seconds))}).encode())
 
     # --- inference ----------------------------------------------------------------------

@@ -9,13 +9,16 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import jsonschema
 import pytest
 from support import accepts, free_port, wait_for
 from support_contract import golden_bundle, golden_parts, opened, vector
 
+from wherry.release import copy_to_registry
 from wherry_contract import oci
+from wherry_contract.errors import SetupError
 from wherry_contract.wire import sha256_digest
 
 SCHEMA = Path(__file__).parent / "data" / "modelpack-config-schema.json"
@@ -70,6 +73,16 @@ def test_skopeo_reads_the_file(packed: Path, tmp_path: Path) -> None:
     raw = skopeo("inspect", "--raw", f"oci-archive:{packed}", folder=tmp_path)
     assert raw == opened(golden_bundle()).manifest
     assert sha256_digest(raw) == opened(golden_bundle()).digest
+
+
+def test_a_release_is_copied_to_a_registry_unchanged(packed: Path, registry: str) -> None:
+    copy_to_registry(packed, f"{registry}/models/fraud:1.0.0")
+    url = f"http://{registry}/v2/models/fraud/manifests/1.0.0"
+    kind = "application/vnd.oci.image.manifest.v1+json"
+    with urlopen(Request(url, headers={"Accept": kind}), timeout=10) as answer:
+        assert answer.read() == opened(golden_bundle()).manifest
+    with pytest.raises(SetupError, match="H05"):
+        copy_to_registry(packed, f"{registry}/models/NOT ALLOWED:1")
 
 
 def test_to_a_registry_and_back(packed: Path, tmp_path: Path, registry: str) -> None:
