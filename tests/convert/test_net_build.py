@@ -152,6 +152,17 @@ def test_budgets_that_nothing_keeps(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert not (tmp_path / "net.wherry").exists()
 
 
+def test_a_search_whose_choice_the_gate_refuses_is_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = project(tmp_path, "onnx", exported(tmp_path), 'method = "weights-int4"')
+    path.write_text(path.read_text().replace("flips = 9", "flips = 0", 1))
+    code, answer, error = built(path, capsys)
+    assert (code, answer["bundle"], "error[Q01]" in error) == (1, None, True)
+    assert "decisions flip" in answer["gate"]["failures"][0]
+    assert [item["kept"] for item in answer["quantized"]["variants"]].count(True) == 1
+
+
 BAD = [
     ('method = "int3"', "quantize.method"),
     ("flip = 3", "did you mean 'flips'"),

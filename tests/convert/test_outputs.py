@@ -24,6 +24,7 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
+from skops.io import dumps
 from support_outputs import (
     CLASSES,
     CONTRACT,
@@ -161,10 +162,11 @@ def test_what_a_bundle_of_classes_says(tmp_path: Path) -> None:
     assert sum(parts.profile.classes) == sum(parts.profile.scores)
     assert parts.profile.classes[-1] == sum(parts.profile.scores) - parts.profile.flagged > 0
     assert {"accuracy", "macro_recall"} <= set(done.report.metrics["bundle"].to_dict())
-    assert (
-        "macro" in (tmp_path / "page.html").read_text()
-        or "recall of the classes" in (tmp_path / "page.html").read_text()
-    )
+    page = (tmp_path / "page.html").read_text()
+    assert "recall of the classes" in page
+    assert "The likeliest class is decided, if that is at least 0.5, of high, low, mid." in page
+    assert "Only one probability and labels of two classes" in page
+    assert done.report.decided_by == "decided: the likeliest class of at least 0.5"
 
 
 LABELS = [
@@ -215,13 +217,19 @@ def test_what_a_bundle_of_values_says(tmp_path: Path) -> None:
     assert {"mae", "rmse", "r2"} <= set(done.report.metrics["source"].to_dict())
 
 
+def _of_two() -> bytes:
+    return dumps(DecisionTreeClassifier(max_depth=3).fit(rows().raw, rows().codes > 0))
+
+
 WRONG = [
     ("several classes, one score", skops_of(SK_CLASSES[0][1], "names"), Wanted(), "3 classes", "positive_class"),
     ("a class that is none", skops_of(SK_CLASSES[0][1], "names"), Wanted(positive="odd"), "no class 'odd'", "high"),
     ("a classifier's value", skops_of(SK_CLASSES[0][1], "names"), Wanted("value"), "no regressor", "leave"),
     ("a regressor's class", skops_of(SK_VALUES[0][1], "values"), Wanted("class"), "no classes", "value"),
     ("a regressor's probability", skops_of(SK_VALUES[0][1], "values"), Wanted(), "not in [0, 1]", "value"),
-    ("two classes", skops_of(DecisionTreeClassifier(), "codes"), Wanted("class", classes=("a", "b")), "two classes", "threshold"),
+    ("names for too few columns", skops_of(SK_CLASSES[0][1], "names"), Wanted(classes=("low", "mid")), "3 columns", "each column"),
+    ("names in another order", skops_of(SK_CLASSES[0][1], "names"), Wanted("class", classes=("low", "mid", "high")), "order: high, low, mid", "leave classes"),
+    ("two classes", _of_two, Wanted("class", classes=("a", "b")), "two classes", "threshold"),
 ]  # fmt: skip
 
 

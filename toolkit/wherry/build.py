@@ -282,7 +282,7 @@ def build(
         raise
     if checked.report.failures:
         _write_page(project, checked, None, where)
-        raise BudgetExceededError(checked.report)
+        raise BudgetExceededError(checked.report, checked.quantized)
     progress("profiling the reference, choosing golden vectors")
     parts = make_parts(project, checked)
     runs = run_claimed(project, parts, progress)

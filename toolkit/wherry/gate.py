@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from wherry_contract.errors import GateError, SetupError
 from wherry_contract.features import RawMatrix
 from wherry_convert.parity import Difference, between_scores, compare
+from wherry_convert.quantize import Quantized
 
 from .data import Rows
 from .metrics import Scores, measure
@@ -52,6 +53,15 @@ class GateReport:
     budgets: Gates
     scores: Mapping[str, Scores] = field(default_factory=dict, compare=False, repr=False)
     own: OwnFigures | None = None
+
+    @property
+    def decided_by(self) -> str:
+        """The threshold in words, or that there is none."""
+        found = self.scores.get("source")
+        if found is None or found.ndim == 1:
+            return f"threshold {self.threshold:.9g}"
+        least = f" of at least {self.threshold:.9g}" if self.threshold > 0 else ""
+        return f"decided: the likeliest class{least}"
 
     @property
     def flips(self) -> int:
@@ -113,11 +123,13 @@ class BudgetExceededError(GateError):
 
     Args:
         report: what was compared.
+        quantized: the search for a smaller net that led there; None without.
     """
 
-    def __init__(self, report: GateReport) -> None:
+    def __init__(self, report: GateReport, quantized: Quantized | None = None) -> None:
         super().__init__("Q01", "; ".join(report.failures))
         self.report = report
+        self.quantized = quantized
 
 
 def operating_threshold(wanted: Threshold, scores: Scores) -> float:

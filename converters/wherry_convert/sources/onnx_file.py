@@ -366,10 +366,7 @@ def pick_column(wanted: Wanted, width: int, what: str, labels: tuple[str, ...] =
             cure='say [output] decision = "class", or which one counts with positive_class,'
             " or export it with the probability of one class",
         )
-    if wanted.classes and len(wanted.classes) != width:
-        detail = f"{what} has {width} columns, and [output] names {len(wanted.classes)} classes"
-        raise ConvertError("K01", detail, cure="name each column once, in order")
-    names = wanted.classes or (labels if len(labels) == width else class_names(range(width)))
+    names = labels if len(labels) == width else class_names(range(width))
     if wanted.positive and wanted.positive not in names and not wanted.classes:
         detail = f"{what} has columns {', '.join(names[:20])}, and none is {wanted.positive!r}"
         raise ConvertError("K01", detail, cure="name its columns, in order, with [output] classes")

@@ -86,7 +86,7 @@ def pick_class(wanted: Wanted, names: tuple[str, ...], what: str, cure: str = ""
     Raises:
         ConvertError: K01.
     """
-    names = wanted.classes or names
+    names = _named(wanted.classes, names, what)
     if wanted.decision == "value":
         raise ConvertError("K01", f"{what} is no regressor", cure='leave decision = "value" out')
     if wanted.positive and wanted.positive not in names:
@@ -108,6 +108,25 @@ def pick_class(wanted: Wanted, names: tuple[str, ...], what: str, cure: str = ""
         f"{what} knows {len(names)} classes, and one threshold cannot decide between them",
         cure=f"{_BETWEEN}{also}",
     )
+
+
+def _named(said: tuple[str, ...], own: tuple[str, ...], what: str) -> tuple[str, ...]:
+    """What the project calls the columns, or what the model does.
+
+    Raises:
+        ConvertError: K01.
+    """
+    if not said:
+        return own
+    if len(said) != len(own):
+        detail = f"{what} has {len(own)} columns, and [output] names {len(said)} classes"
+        raise ConvertError("K01", detail, cure="name each column once, in order")
+    if said != own != class_names(range(len(own))) and sorted(said) == sorted(own):
+        detail = f"{what} has its classes in another order: {', '.join(own[:20])}"
+        raise ConvertError(
+            "K01", detail, cure="leave classes out of [output]: the model knows them"
+        )
+    return said
 
 
 def _of_two(wanted: Wanted, names: tuple[str, ...], what: str) -> Picked:

@@ -126,12 +126,12 @@ def _page(
         "family": checked.converted.family,
         "failures": [*report.failures, *failures(runs)],
         "sentences": list(_sentences(checked, result)),
-        "threshold": f"{report.threshold:.9g}",
-        "positive": project.threshold.positive,
+        "meaning": _meaning(project, checked),
         "flips": Table(CLASS_HEADS, class_rows(report)),
         "metrics": Table(("metric", *report.metrics), worth_rows(report)),
         "resolution": _resolution(scores),
         "calibration": _calibration(checked.check.labels, shown),
+        "labelled": checked.check.labels is not None,
         "unfit": unfit,
         "psi": None if shift.psi is None else _psi(shift.psi),
         "shift": _shift(shift),
@@ -143,6 +143,15 @@ def _page(
         "notes": checked.converted.notes,
         "made_from": _made_from(project, checked, result),
     }
+
+
+def _meaning(project: Project, checked: Checked) -> str:
+    threshold, names = f"{checked.report.threshold:.9g}", checked.converted.classes
+    if names:
+        least = f", if that is at least {threshold}" * (checked.report.threshold > 0)
+        return f"The likeliest class is decided{least}, of {', '.join(names[:20])}."
+    what = "value" if project.threshold.wanted.decision == "value" else "score"
+    return f"A {what} of {threshold} and above is flagged as {project.threshold.positive}."
 
 
 def _finite(scores: Mapping[str, Scores]) -> tuple[dict[str, Scores], int]:

@@ -55,7 +55,7 @@ def build(
     Example: wherry build examples/fraud_terminals/project.toml
     """
     from wherry.build import build as make
-    from wherry.build import steps_of
+    from wherry.build import quantized_dict, steps_of
     from wherry.gate import BudgetExceededError
     from wherry.keys import load_named
     from wherry.project import load_project
@@ -85,7 +85,9 @@ def build(
         raise
     except BudgetExceededError as error:
         answer = {"bundle": None, "gate": error.report.to_dict()}
-        show("wherry/build/1", answer, _report_lines(error.report), as_json=as_json)
+        answer |= quantized_dict(error.quantized)
+        lines = [*_report_lines(error.report), "", *_quantized_lines(error.quantized)]
+        show("wherry/build/1", answer, lines, as_json=as_json)
         raise
     except RuntimesDisagreeError as error:
         answer = {"bundle": None, "runtimes": [run.to_dict() for run in error.runs]}
@@ -115,7 +117,7 @@ def check(project: Path, *, bundle: Path | None, trust_pickle: bool, as_json: bo
     Example: wherry check examples/fraud_terminals/project.toml
     """
     from wherry.build import check as compare
-    from wherry.build import run_claimed, steps_of
+    from wherry.build import quantized_dict, run_claimed, steps_of
     from wherry.bundle_view import look
     from wherry.gate import BudgetExceededError
     from wherry.parts import make_parts
@@ -138,7 +140,9 @@ def check(project: Path, *, bundle: Path | None, trust_pickle: bool, as_json: bo
     report = checked.report
     answer = report.to_dict() | {"runtimes": [run.to_dict() for run in runs]}
     answer["boards"] = [verdict.to_dict() for verdict in checked.boards]
-    lines = [*_report_lines(report), "", *_run_lines(runs), *_board_lines(checked.boards)]
+    answer |= quantized_dict(checked.quantized)
+    lines = [*_report_lines(report), "", *_quantized_lines(checked.quantized)]
+    lines += [*_run_lines(runs), *_board_lines(checked.boards)]
     show("wherry/check/1", answer, lines, as_json=as_json)
     if report.failures:
         raise BudgetExceededError(report)
@@ -217,6 +221,6 @@ def _report_lines(report: GateReport) -> Iterator[str]:
         yield from table(("metric", *report.metrics), worth_rows(report))
         yield ""
     yield from table(CLASS_HEADS, class_rows(report))
-    yield f"threshold {report.threshold:.9g}"
+    yield report.decided_by
     for failure in report.failures:
         yield f"too much: {failure}"
