@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 # Debian's names for what the tests run beside us
-TOOLS := mosquitto mosquitto_sub openssl skopeo docker-registry strace gcc softhsm2-util
-PACKAGES := mosquitto mosquitto-clients openssl skopeo docker-registry strace gcc libc6-dev softhsm2
+TOOLS := mosquitto mosquitto_sub openssl skopeo docker-registry strace gcc softhsm2-util qemu-aarch64 qemu-system-aarch64
+PACKAGES := mosquitto mosquitto-clients openssl skopeo docker-registry strace gcc libc6-dev softhsm2 \
+  qemu-user qemu-system-arm
 # heavy frameworks and runtime versions, each in an environment that the user's cache folder keeps
 # under a name made of its pins
 ENVIRONMENTS := torch tensorflow runtimes
