@@ -165,7 +165,7 @@ def test_what_the_source_says_of_itself(tmp_path: Path) -> None:
     assert {"scikit-learn", "skl2onnx", "onnx", "numpy"} <= source.versions.keys()
 
 
-@pytest.mark.parametrize(("kind", "code"), [("keras", "K01"), ("sklearn", "H02")])
+@pytest.mark.parametrize(("kind", "code"), [("spark", "K01"), ("sklearn", "H02")])
 def test_unknown_kind_or_path(kind: str, code: str, tmp_path: Path) -> None:
     with pytest.raises(WherryError) as caught:
         load_source(kind, tmp_path / "nothing")

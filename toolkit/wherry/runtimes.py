@@ -276,7 +276,13 @@ def _link_code(folder: Path) -> None:
 
 
 def _probe(item: Runtime, store: Path, code: Path, digest: str) -> Run:
-    request = {"store": str(store), "digest": digest, "mib": PROBE_MIB, "parent": os.getpid()}
+    request = {
+        "store": str(store),
+        "digest": digest,
+        "mib": PROBE_MIB,
+        "seconds": PROBE_SECONDS,
+        "parent": os.getpid(),
+    }
     kept = {key: os.environ[key] for key in ("PATH", "HOME", "TMPDIR", "LANG") if key in os.environ}
     try:
         done = subprocess.run(
