@@ -35,6 +35,7 @@ LIMIT_BYTES: Final = 4 * 2**20
 MAX_BINS: Final = 4096
 BINS: Final = 10
 LEAST_SHARE: Final = 0.005  # a bin holds at least this share of the reference
+_SAME: Final = 2.0**-20  # of the largest value that a model gives: those that are closer are one
 
 Counts = NDArray[np.int64]
 
@@ -360,13 +361,21 @@ def build_profile(
 def value_edges(scores: NDArray[np.float64]) -> tuple[float, ...]:
     """Edges for the histogram of a regressor's values: bins of nearly equal content.
 
+    They lie between scores and never on one: few leaves give few scores, with many rows each,
+    and the last bit of a board's float32 sum must not move those to another bin.
+
     Args:
         scores: float64, shape (rows,), the model's on reference rows.
 
     Returns:
         At least one, at most 63.
     """
-    return quantile_edges(scores, SCORE_BINS) or (float(np.median(scores)),)
+    unit = float(np.abs(scores).max(initial=0.0)) * _SAME or 1.0
+    steps = np.round(scores / unit)
+    distinct = np.unique(steps)
+    edges = np.array(quantile_edges(steps, SCORE_BINS) or (float(np.median(steps)),))
+    above = np.append(distinct, distinct[-1] + 2)[np.searchsorted(distinct, edges, side="right")]
+    return tuple(((edges + above) / 2 * unit).tolist())
 
 
 def _reference_edges(feature: Feature, column: NDArray[np.float64], bins: int) -> tuple[float, ...]:

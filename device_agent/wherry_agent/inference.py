@@ -95,4 +95,5 @@ def rule_answer(rule: Rule, raw: RawMatrix, manifest: Manifest, failure: str) ->
     """What the fallback rule says; its scores are 1 and 0."""
     flagged = rule.flags(raw, manifest.input)
     scores = flagged.astype(np.float64)
-    return Answers(scores, flagged, score_bins(scores), fallback=True, failure=failure)
+    bins = manifest.output.bins(scores)
+    return Answers(scores, flagged, bins, fallback=True, failure=failure)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter as Tallies
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from support_agent import WEIGHTS, expected_scores, make_bundle, reference_rows
 from support_device import HandClock
 
 from wherry_agent.config import Limits
-from wherry_agent.inference import load_model
+from wherry_agent.inference import load_model, rule_answer
 from wherry_agent.scoring import Scorer, Served, Tally
 from wherry_contract.errors import ServingError
 from wherry_contract.features import RawMatrix
@@ -304,3 +305,12 @@ def test_times(times: list[float | None], wanted: tuple[float, float]) -> None:
 )
 def test_latency_bins(microseconds: float, cell: int) -> None:
     assert latency_bin(microseconds) == cell
+
+
+def test_a_rule_beside_a_value_is_counted_between_the_values_edges() -> None:
+    manifest = PLAIN.parts.manifest
+    manifest = replace(manifest, output=replace(manifest.output, edges=(0.5, 2.0)))
+    assert manifest.fallback
+    found = rule_answer(manifest.fallback, reference_rows(INPUTS, 200, 1), manifest, "broken")
+    assert 0 < found.flagged.sum() < 200
+    assert np.array_equal(found.bins, found.flagged.astype(np.int64))

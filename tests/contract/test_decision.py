@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from wherry_contract.decision import TIE, UNDECIDED, class_counts, decide, winning
 from wherry_contract.errors import ManifestError, ProbeError
 from wherry_contract.golden import GoldenVectors
+from wherry_contract.histograms import value_bins
 from wherry_contract.manifest import Output
+from wherry_contract.profile import value_edges
 from wherry_contract.wire import Fields
 
 CASES = [
@@ -125,6 +127,29 @@ def test_outputs_that_are_none(changes: dict[str, Any]) -> None:
 def test_values_are_counted_between_their_edges() -> None:
     found = read(edges=[10.0, 20.0]).bins(np.array([-1e9, 9.9, 10.0, 19.0, 20.0, 1e9]))
     assert found.tolist() == [0, 0, 1, 1, 2, 2]
+
+
+ATOMS = {
+    "few leaves": [1.5, 3.25, 8.0, 100.0],
+    "one": [7.0],
+    "nought": [0.0],
+    "below nought": [-20.0, -1.0, 5.0],
+    "many": list(np.random.default_rng(0).gamma(2, 9, 500)),
+}
+
+
+@pytest.mark.parametrize("atoms", ATOMS.values(), ids=ATOMS)
+def test_the_last_bit_of_a_value_moves_no_row_to_another_bin(atoms: list[float]) -> None:
+    values = np.repeat(atoms, 20)
+    edges = value_edges(values)
+    assert 1 <= len(edges) < 64
+    assert list(edges) == sorted(set(edges))
+    counted = value_bins(values, edges)
+    for last in (-np.inf, np.inf):
+        assert np.array_equal(
+            value_bins(np.nextafter(values.astype(np.float32), last), edges), counted
+        )
+    assert len(set(counted.tolist())) >= min(len(atoms), 40)
 
 
 # --- golden vectors ---------------------------------------------------------------------

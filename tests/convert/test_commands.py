@@ -17,10 +17,12 @@ from sklearn.preprocessing import StandardScaler
 from support_convert import fitted, numbers, scored, table, through_skops
 
 from wherry.cli import run
+from wherry.cli.convert import KINDS as KINDS_IN_MENU
 from wherry.cli.convert import METHODS
 from wherry.conversion import read_converted, read_rows
 from wherry.quantized import CHOICES
 from wherry_contract.errors import WherryError
+from wherry_convert.sources import KINDS
 
 
 @pytest.fixture
@@ -85,6 +87,28 @@ def test_a_search_within_budgets(folder: Path, capsys: pytest.CaptureFixture[str
 
 def test_the_menu_of_methods_is_the_table_of_methods() -> None:
     assert METHODS == CHOICES
+
+
+def test_the_menu_of_kinds_is_the_table_of_kinds() -> None:
+    assert KINDS_IN_MENU == KINDS
+
+
+def test_a_net_of_several_classes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raw, label = table(600)
+    net = make_pipeline(StandardScaler(), MLPClassifier((64, 48), max_iter=10, random_state=0))
+    model = fitted(net, raw, label + (raw[:, 0] > np.median(raw[:, 0])))
+    skops.io.dump(model, folder / "three.skops")
+    assert convert(folder, "three.skops") == 3
+    assert "decision = " in capsys.readouterr().err
+    with (folder / "input.toml").open("a") as stream:
+        stream.write('[output]\ndecision = "class"\n')
+    assert convert(folder, "three.skops") == 0
+    converted, _ = read_converted(folder / "out" / "m.onnx")
+    assert converted.classes == ("0", "1", "2")
+    assert scored(converted).scores(raw) == pytest.approx(model.predict_proba(raw), abs=1e-6)
+    capsys.readouterr()
+    assert quantize(folder) == 3
+    assert "judged by one probability" in capsys.readouterr().err
 
 
 def test_the_two_files_are_enough_to_score(folder: Path) -> None:

@@ -16,17 +16,18 @@ from typing import Any, Final
 import numpy as np
 
 from wherry_contract.encoder import MAX_STEPS, Encoder
-from wherry_contract.errors import SetupError
+from wherry_contract.errors import ConvertError, SetupError
 from wherry_contract.features import InputContract, RawMatrix
-from wherry_contract.manifest import RuntimeNeeds
+from wherry_contract.manifest import MAX_CLASSES, RuntimeNeeds
 from wherry_contract.wire import PROJECT, Fields, canonical, parse_json
 from wherry_convert.quantize import Budgets, Metric, Outside, Quantized, quantize
-from wherry_convert.sources import load_source
+from wherry_convert.sources import load_source, outputs
 from wherry_convert.tflite_convert import convert_tflite
 from wherry_convert.to_onnx import Converted, convert
 
 from .files import write_durably
 from .metrics import recall_at
+from .output import read_output
 from .quantized import SEARCH, methods_of
 from .witnesses import witnesses_for
 
@@ -34,6 +35,7 @@ SCHEMA: Final = "wherry/converted"
 LIMIT_BYTES: Final = 4 * 2**20
 MODEL_LIMIT_BYTES: Final = 512 * 2**20
 FAMILIES: Final = ("trees", "neural", "linear")
+_JUDGED: Final = outputs.ONE_PROBABILITY.decision
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Source:
     path: Path
     trusted: Sequence[str] = ()
     trust_pickle: bool = False
+    output: outputs.Wanted = outputs.ONE_PROBABILITY
 
 
 def convert_file(source: Source, contract: InputContract, out: Path) -> Converted:
@@ -60,11 +63,20 @@ def convert_file(source: Source, contract: InputContract, out: Path) -> Converte
         StoreError: D01 or D06.
     """
     model = load_source(
-        source.kind, source.path, trusted=source.trusted, trust_pickle=source.trust_pickle
+        source.kind,
+        source.path,
+        trusted=source.trusted,
+        trust_pickle=source.trust_pickle,
+        wanted=source.output,
     )
     make = convert_tflite if out.suffix == ".tflite" else convert
     converted = make(model, contract)
-    origin = {"kind": source.kind, "digest": model.digest, "versions": dict(model.versions)}
+    origin = {
+        "kind": source.kind,
+        "digest": model.digest,
+        "versions": dict(model.versions),
+        "decision": source.output.decision,
+    }
     _write(converted, out, origin)
     return converted
 
@@ -107,6 +119,9 @@ def quantize_file(
         StoreError: D01 or D06.
     """
     converted, origin = read_converted(path)
+    if origin.get("decision", _JUDGED) != _JUDGED:
+        detail = f"candidates are judged by one probability, and {path.name} gives none"
+        raise ConvertError("K02", detail, cure="use it as it is")
     raw = read_rows(data, converted.encoder.contract, wanted.rows)
     done = quantize(
         converted,
@@ -122,8 +137,8 @@ def quantize_file(
     return done
 
 
-def read_contract(path: Path) -> InputContract:
-    """The `[input]` of a TOML file, be it a project file or one that holds only that.
+def read_contract(path: Path) -> tuple[InputContract, outputs.Wanted]:
+    """The `[input]` of a TOML file, and what its `[output]` decides by, if it has one.
 
     Raises:
         SetupError: H01 or H02.
@@ -132,7 +147,11 @@ def read_contract(path: Path) -> InputContract:
         document = tomllib.loads(_read(path, LIMIT_BYTES).decode())
     except (ValueError, RecursionError) as error:  # TOML or UTF-8 that is none
         raise SetupError("H01", f"{path.name} is not valid TOML: {error}") from error
-    return InputContract.from_fields(Fields(document, path.name, PROJECT).table("input"))
+    fields = Fields(document, path.name, PROJECT)
+    contract = InputContract.from_fields(fields.table("input"))
+    if "output" not in document:
+        return contract, outputs.ONE_PROBABILITY
+    return contract, read_output(fields.table("output")).wanted
 
 
 def description_of(path: Path) -> Path:
@@ -158,6 +177,7 @@ def read_converted(path: Path) -> tuple[Converted, dict[str, Any]]:
         needs=RuntimeNeeds.from_fields(fields.table("runtime")),
         encoder=Encoder.from_fields(fields.tables("encoder", limit=MAX_STEPS), contract, fields),
         tensor=output.text("tensor", limit=256),
+        classes=output.texts("classes", [], limit=MAX_CLASSES),
         column=output.integer("column", low=-1, high=4096),
         family=fields.choice("family", FAMILIES),
         notes=fields.texts("notes", []),
@@ -183,7 +203,11 @@ def _write(converted: Converted, out: Path, origin: dict[str, Any]) -> None:
         "runtime": converted.needs.to_dict(),
         "input": converted.encoder.contract.to_dict(),
         "encoder": converted.encoder.to_list(),
-        "output": {"tensor": converted.tensor, "column": converted.column},
+        "output": {
+            "tensor": converted.tensor,
+            "column": converted.column,
+            "classes": list(converted.classes),
+        },
         "notes": list(converted.notes),
         "source": origin,
     }

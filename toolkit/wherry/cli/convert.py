@@ -28,6 +28,8 @@ METHODS = (
     "written-float16",
     "written-int8",
 )
+# `wherry_convert.sources.KINDS`, likewise
+KINDS = ("sklearn", "xgboost", "lightgbm", "onnx", "torch", "keras", "tflite")
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
@@ -45,11 +47,11 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     "contract",
     type=_FILE,
     required=True,
-    help="TOML file with the [input] features: a project file, or one with only that.",
+    help="TOML file with the [input] features, and [output] if it has one: a project file.",
 )
 @click.option(
     "--kind",
-    type=click.Choice(["sklearn", "xgboost", "lightgbm", "onnx", "torch", "tflite"]),
+    type=click.Choice(KINDS),
     default="sklearn",
     help="The model's framework.",
 )
@@ -78,8 +80,9 @@ def convert(
     """
     from wherry.conversion import Source, convert_file, read_contract
 
-    source = Source(kind, model, trusted, trust_pickle)
-    done = convert_file(source, read_contract(contract), out)
+    features, output = read_contract(contract)
+    source = Source(kind, model, trusted, trust_pickle, output)
+    done = convert_file(source, features, out)
     say(f"wrote {out} and {out.name}.json")
     show("wherry/convert/1", _facts(done), _converted_lines(done), as_json=as_json)
 
