@@ -136,7 +136,12 @@ def verify(
         found = []
         for pin in pins:
             progress(f"golden vectors on {place.board} ({place.cpu}) under {pin}")
-            request = {"store": str(store), "digest": layout.digest, "mib": PROBE_MIB, "seconds": PROBE_SECONDS}
+            request = {
+                "store": str(store),
+                "digest": layout.digest,
+                "mib": PROBE_MIB,
+                "seconds": PROBE_SECONDS,
+            }
             try:
                 runtime = overlay(pin, recipe, progress)
             except SetupError as error:
