@@ -41,7 +41,11 @@ def test_a_slip_is_told_from_a_stranger(place: int, shift: int) -> None:
         assert found.digest != CODE.digest or not found.names(AUTHORITY)
 
 
-@pytest.mark.parametrize("text", ["", "x", CODE.text[:-1], CODE.text + "A", "1" * 40, "ß" * 40])
+@pytest.mark.parametrize(
+    "text",
+    ["", "x", CODE.text[:-1], CODE.text + "A", "1" * 40, "ß" * 40],
+    ids=["nothing", "one", "too short", "too long", "no such letter", "no letter at all"],
+)
 def test_what_is_no_code(text: str) -> None:
     assert _code_of(text) == "I01"
 
