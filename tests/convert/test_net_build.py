@@ -160,6 +160,7 @@ def test_a_search_whose_choice_the_gate_refuses_is_shown(
     code, answer, error = built(path, capsys)
     assert (code, answer["bundle"], "error[Q01]" in error) == (1, None, True)
     assert "decisions flip" in answer["gate"]["failures"][0]
+    assert "name a [quantize] method" in error
     assert [item["kept"] for item in answer["quantized"]["variants"]].count(True) == 1
 
 

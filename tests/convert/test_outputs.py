@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 from sklearn.ensemble import (
     BaggingClassifier,
     ExtraTreesClassifier,
@@ -189,6 +191,19 @@ def test_labels_that_the_model_does_not_know(
     assert says in caught.value.detail
     assert cure in caught.value.cure
     assert not (tmp_path / "a.wherry").exists()
+
+
+@pytest.mark.parametrize("gap", [None, float("nan")], ids=["null", "NaN"])
+@pytest.mark.parametrize("output", [LIKELIEST, 'positive_class = "1"\nthreshold = 0.4'])
+def test_a_label_that_is_missing(output: str, gap: float | None, tmp_path: Path) -> None:
+    """It is no row of another class."""
+    path = write_project(tmp_path, "onnx", onnx_of("Softmax", 3)(), output, "codes", "onnxruntime")
+    whole = parquet.read_table(tmp_path / "check.parquet").drop_columns(["codes"])
+    labels = [0.0, 1.0, gap, *[2.0] * (len(whole) - 3)]
+    whole = whole.append_column("codes", pa.array(labels, from_pandas=False))
+    parquet.write_table(whole, tmp_path / "check.parquet")
+    with pytest.raises(SetupError, match="'codes' is missing in row 2"):
+        build(load_project(path), out=tmp_path / "a.wherry")
 
 
 def test_a_name_for_a_column_that_has_none(tmp_path: Path) -> None:

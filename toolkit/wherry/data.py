@@ -241,10 +241,11 @@ class _Table:
         return found
 
     def _classes(self, name: str) -> NDArray[Any]:
-        column = self.column(name)
-        if column.null_count:
-            raise self.error(name, "has gaps")
-        return np.array(class_names(column.to_pylist()), object)
+        values = self.column(name).to_pylist()
+        for row, value in enumerate(values):
+            if value is None or value != value:  # noqa: PLR0124 - NaN
+                raise self.error(name, f"is missing in row {row}")
+        return np.array(class_names(values), object)
 
     def _varied(self, name: str, found: NDArray[Any]) -> NDArray[Any]:
         if len(set(found.tolist())) < 2:

@@ -28,6 +28,9 @@ from .worth import Worth, measure_classes, measure_values
 
 CLEAN: Final = "clean"
 HEURISTIC: Final = "heuristic"
+_SMALLER: Final = (
+    "name a [quantize] method with smaller differences, as float16, or raise the budget on purpose"
+)
 
 Scorer = Callable[[RawMatrix], NDArray[np.float64]]
 
@@ -127,7 +130,8 @@ class BudgetExceededError(GateError):
     """
 
     def __init__(self, report: GateReport, quantized: Quantized | None = None) -> None:
-        super().__init__("Q01", "; ".join(report.failures))
+        cure = "" if quantized is None else _SMALLER
+        super().__init__("Q01", "; ".join(report.failures), cure=cure)
         self.report = report
         self.quantized = quantized
 
