@@ -112,7 +112,7 @@ from wherry.demo.children import children
 from wherry.demo.payments import Stream
 from wherry.demo.run import find_example
 from wherry.demo.stage import Stage
-from wherry.demo.story import push, start
+from wherry.demo.story import push, release, start
 
 folder, bundle = Path(sys.argv[1]), Path(sys.argv[2])
 with children(folder) as programs:
@@ -124,7 +124,9 @@ with children(folder) as programs:
         (keys / "release.pub.json").read_bytes()
     )
     stream = Stream(example)
-    push(stage, stream, start(stage, stream), bundle)
+    fleet = start(stage, stream)
+    release(stage, bundle)
+    push(stage, stream, fleet, bundle)
     sys.exit(0 if all(check.passed for check in stage.checks) else 1)
 """
 
