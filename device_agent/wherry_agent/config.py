@@ -108,7 +108,8 @@ def load_config(path: Path) -> AgentConfig:
         document = tomllib.loads(data.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SetupError("H08", f"{path}: {error}") from error
-    return _read(Fields(document, path.name, SETTINGS), path.parent)
+    # children work in another folder
+    return _read(Fields(document, path.name, SETTINGS), path.parent.absolute())
 
 
 def _read(fields: Fields, folder: Path) -> AgentConfig:

@@ -20,6 +20,15 @@ def read(folder: Path, text: str | bytes) -> object:
     return load_config(path)
 
 
+IDENTITY = """
+[identity]
+key = "device.key"
+certificate = "device.pem"
+authority = "fleet-ca.pem"
+enrol = "https://server.example/enrol"
+"""
+
+
 def test_the_least_that_must_be_said(tmp_path: Path) -> None:
     (tmp_path / "agent.toml").write_text(LEAST)
     config = load_config(tmp_path / "agent.toml")
@@ -28,6 +37,20 @@ def test_the_least_that_must_be_said(tmp_path: Path) -> None:
     assert config.trust == tmp_path / "trust.json"
     assert config.listen == "127.0.0.1:8600"
     assert config.limits == Limits()
+
+
+def test_paths_lead_the_same_way_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The verifier and the probe are children that work in an empty folder."""
+    agent_config(tmp_path, depot="https://depot.example")
+    text = (tmp_path / "agent.toml").read_text()
+    (tmp_path / "agent.toml").write_text(text + IDENTITY)
+    monkeypatch.chdir(tmp_path.parent)
+    config = load_config(Path(tmp_path.name) / "agent.toml")
+    assert config.identity
+    paths = (config.state_dir, config.trust, config.identity.key, config.identity.certificate)
+    assert all(path.is_absolute() for path in (*paths, config.identity.authority))
 
 
 def test_everything_that_can_be_said(tmp_path: Path) -> None:
