@@ -15,7 +15,7 @@ from .signature import (
     check_understood,
     open_envelope,
 )
-from .when import to_seconds, to_text
+from .when import to_text
 from .wire import SLUG, TRUST, Fields, canonical, parse_json
 
 PAYLOAD_TYPE: Final = "application/vnd.wherry.assignment.v1+json"
@@ -159,7 +159,6 @@ class Assignment:
         fields.schema(SCHEMA)
         check_understood(fields, _KNOWN)
         window = fields.mapping("window", {})
-        late = fields.text("deadline", "", limit=40)
         return cls(
             device=fields.text("device", pattern=SLUG),
             rollout=fields.text("rollout", pattern=SLUG),
@@ -167,8 +166,8 @@ class Assignment:
             digest=fields.text("digest", "", pattern=DIGEST),
             size=fields.integer("size", 0, high=64 * 1024),
             sequence=fields.integer("sequence", low=1),
-            issued_at=_moment(fields, "issued_at"),
-            expires=_moment(fields, "expires"),
+            issued_at=fields.moment("issued_at"),
+            expires=fields.moment("expires"),
             mode=fields.text("mode", "live", limit=16),
             soak_rows=fields.integer("soak_rows", -1, low=-1),
             soak_seconds=fields.integer("soak_seconds", -1, low=-1),
@@ -176,7 +175,7 @@ class Assignment:
             window=MaintenanceWindow.from_fields(Fields(window, "assignment.window", TRUST))
             if window
             else None,
-            deadline=_seconds(fields, "deadline", late) if late else None,
+            deadline=fields.optional_moment("deadline"),
             policy=FetchPolicy.from_fields(fields.table("policy", {})),
             keyid=keyid,
             extra=fields.rest(),
@@ -215,17 +214,6 @@ class Assignment:
         if self.policy != FetchPolicy():
             found["policy"] = self.policy.to_dict()
         return found
-
-
-def _moment(fields: Fields, name: str) -> float:
-    return _seconds(fields, name, fields.text(name, limit=40))
-
-
-def _seconds(fields: Fields, name: str, text: str) -> float:
-    try:
-        return to_seconds(text)
-    except ValueError as error:
-        raise fields.error(name, "a time like 2026-11-24T07:54:29Z") from error
 
 
 def open_assignment(envelope: bytes, root: TrustRoot) -> Assignment:

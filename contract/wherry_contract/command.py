@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from .signature import KEY_ID, AssignmentKey, PublicKey, check_understood, open_envelope
-from .when import to_seconds, to_text
+from .when import to_text
 from .wire import SLUG, TRUST, Fields, canonical, parse_json
 
 PAYLOAD_TYPE: Final = "application/vnd.wherry.command.v1+json"
@@ -54,8 +54,8 @@ class Command:
             device=fields.text("device", pattern=SLUG),
             ask=fields.text("ask", pattern=SLUG),
             sequence=fields.integer("sequence", low=1),
-            issued_at=_moment(fields, "issued_at"),
-            expires=_moment(fields, "expires"),
+            issued_at=fields.moment("issued_at"),
+            expires=fields.moment("expires"),
             device_key=fields.text("device_key", "", pattern=KEY_ID),
             keyid=keyid,
             extra=fields.rest(),
@@ -77,13 +77,6 @@ class Command:
             | binding
             | dict(self.extra)
         )
-
-
-def _moment(fields: Fields, name: str) -> float:
-    try:
-        return to_seconds(fields.text(name, limit=40))
-    except ValueError as error:
-        raise fields.error(name, "a time like 2026-11-24T07:54:29Z") from error
 
 
 def open_command(

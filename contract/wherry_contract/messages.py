@@ -17,7 +17,7 @@ from .histograms import LATENCY_BINS, SCORE_BINS
 from .manifest import MAX_CLASSES
 from .oci import DIGEST
 from .profile import FeatureCounts
-from .when import to_seconds, to_text
+from .when import to_text
 from .wire import MESSAGE, SLUG, Fields, compact, parse_json
 
 LIMIT_BYTES: Final = 256 * 1024
@@ -33,13 +33,6 @@ def _open(data: bytes, name: str) -> Fields:
 
 def _close(name: str, document: Mapping[str, Any], extra: Mapping[str, Any]) -> bytes:
     return compact({"schema": f"wherry/{name}/1+json"} | dict(document) | dict(extra))
-
-
-def _moment(fields: Fields, name: str) -> float:
-    try:
-        return to_seconds(fields.text(name, limit=40))
-    except ValueError as error:
-        raise fields.error(name, "a time like 2026-11-24T07:54:29Z") from error
 
 
 @dataclass(frozen=True)
@@ -153,8 +146,8 @@ class State:
             bundle_version=fields.text("bundle_version", "", limit=64),
             trust=fields.text("trust", "empty", limit=16),
             fallback=fields.flag("fallback", default=False),
-            started_at=_moment(fields, "started_at"),
-            reported_at=_moment(fields, "reported_at"),
+            started_at=fields.moment("started_at"),
+            reported_at=fields.moment("reported_at"),
             extra=fields.rest(),
         )
 
@@ -256,7 +249,7 @@ class Event:
             place=Place.from_fields(fields),
             code=fields.text("code", limit=64),
             text=fields.text("text", "", limit=2000),
-            at=_moment(fields, "at"),
+            at=fields.moment("at"),
             severity=fields.choice("severity", ("info", "warning", "error"), "info"),
             rollout=fields.text("rollout", "", limit=63),
             bundle=fields.text("bundle", "", pattern=DIGEST),
@@ -327,8 +320,8 @@ class Window:
             place=Place.from_fields(fields),
             bundle=fields.text("bundle", "", pattern=DIGEST),
             edges=fields.text("edges", pattern=DIGEST),
-            opened=_moment(fields, "opened"),
-            closed=_moment(fields, "closed"),
+            opened=fields.moment("opened"),
+            closed=fields.moment("closed"),
             rows=fields.integer("rows"),
             flagged=fields.integer("flagged", 0),
             fallback=fields.integer("fallback", 0),

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 from .errors import ManifestError, MessageError, SetupError, TrustError, WherryError
+from .when import to_seconds
 
 SLUG: Final = r"[a-z0-9][a-z0-9-]{0,62}"  # ids of devices, families, rollouts
 MAX_DEPTH: Final = 24  # levels of nesting; our deepest own document has 7
@@ -172,6 +173,21 @@ class Fields:
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
             raise self.error(name, f"an integer from {low} to {high}")
         return value
+
+    def moment(self, name: str) -> float:
+        """A time, RFC 3339 in UTC, as Unix seconds."""
+        return self._seconds(name, self.text(name, limit=40))
+
+    def optional_moment(self, name: str) -> float | None:
+        """Likewise; None where there is none."""
+        text = self.text(name, "", limit=40)
+        return self._seconds(name, text) if text else None
+
+    def _seconds(self, name: str, text: str) -> float:
+        try:
+            return to_seconds(text)
+        except ValueError as error:
+            raise self.error(name, "a time like 2026-11-24T07:54:29Z") from error
 
     def number(self, name: str, default: object = None) -> float:
         """A finite number."""

@@ -268,11 +268,23 @@ def lay_out(layout: Layout, store: Path) -> None:
 def _link_code(folder: Path) -> None:
     """The agent and the contract alone: a path to all that is here would bring its runtime."""
     folder.mkdir()
+    for name, place in agent_packages().items():
+        (folder / name).symlink_to(place)
+
+
+def agent_packages() -> dict[str, Path]:
+    """What a board has of ours, by name, and where it is installed here.
+
+    Raises:
+        SetupError: H06, the agent is not installed here.
+    """
+    found = {}
     for name in _PACKAGES:
         spec = importlib.util.find_spec(name)
         if spec is None or not spec.origin:
             raise SetupError("H06", f"{name} is not installed", cure="pip install 'wherry[agent]'")
-        (folder / name).symlink_to(Path(spec.origin).parent)
+        found[name] = Path(spec.origin).parent
+    return found
 
 
 def _probe(item: Runtime, store: Path, code: Path, digest: str) -> Run:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 from pathlib import Path
-from typing import Final
 
 from wherry import __version__
-from wherry_contract.errors import SetupError
-
-PACKAGES: Final = ("wherry_agent", "wherry_contract")
+from wherry.runtimes import agent_packages
 
 
 def lay_out_agent(folder: Path) -> None:
@@ -24,12 +20,8 @@ def lay_out_agent(folder: Path) -> None:
         OSError: no room or no right.
     """
     folder.mkdir(parents=True)
-    for name in PACKAGES:
-        spec = importlib.util.find_spec(name)
-        if spec is None or not spec.origin:
-            raise SetupError("H06", f"{name} is not installed", cure="pip install 'wherry[agent]'")
-        left_out = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(Path(spec.origin).parent, folder / name, ignore=left_out)
+    for name, place in agent_packages().items():
+        shutil.copytree(place, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     about = folder / f"wherry-{__version__}.dist-info"
     about.mkdir()
     metadata = f"Metadata-Version: 2.1\nName: wherry\nVersion: {__version__}\n"

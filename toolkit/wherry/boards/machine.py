@@ -27,7 +27,7 @@ from .archive import Entry, pack
 from .emulator import Place
 from .guest_memory import MARK, PORT
 from .recipe import Recipe
-from .root import Wanted, alone, fetch_packages, folder
+from .root import Wanted, alone, fetch_packages, folder, run_tool
 
 INSTALL: Final = "sudo apt-get install --no-install-recommends qemu-system-arm e2fsprogs"
 SIZES_MIB: Final = (512, 384, 256, 192, 160, 128, 112, 96, 80, 64, 48)
@@ -181,7 +181,7 @@ def prepare(where: Path, job: Job, place: Place, recipe: Recipe, progress: Progr
     mib = int(sum(p.lstat().st_size for p in tree.rglob("*")) / 2**20 * _SLACK) + 64
     progress(f"a disk of {mib} MiB")
     options = ["-q", "-t", "ext4", "-O", "^has_journal", "-d", str(tree), str(disk), f"{mib}M"]
-    _run([programs["mke2fs"], *options])
+    run_tool([programs["mke2fs"], *options])
     shutil.rmtree(tree)
     path = ":".join(f"/opt/wherry/{name}" for name in ("runtime", "agent", "site"))
     text = _INIT.format(
@@ -290,9 +290,3 @@ def rows(looks: Sequence[Look]) -> list[Sequence[object]]:
         )
         for item in looks
     ]
-
-
-def _run(command: Sequence[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SetupError("H15", f"{Path(command[0]).name}: {done.stderr.strip()[-_SHOWN:]}")

@@ -162,10 +162,10 @@ def fetch_packages(wanted: Wanted, apt: Path, root: Path, progress: Progress) ->
     settings = {"APT_CONFIG": str(apt / "apt.conf")}
     progress(f"asking {wanted.mirror} for the packages of {wanted.suite}")
     # apt's own word for "a source failed" is a warning and exit 0, unless it is told
-    _run(["apt-get", "update", "-qq", "-o", "APT::Update::Error-Mode=any"], settings)
+    run_tool(["apt-get", "update", "-qq", "-o", "APT::Update::Error-Mode=any"], settings)
     progress(f"fetching {', '.join(wanted.packages)} for {wanted.architecture}")
     download = ["apt-get", "install", "-y", "-qq", "--download-only", "--no-install-recommends"]
-    _run([*download, *wanted.packages], settings)
+    run_tool([*download, *wanted.packages], settings)
     _unpack(apt, root, progress)
 
 
@@ -177,7 +177,7 @@ def _unpack(apt: Path, root: Path, progress: Progress) -> None:
         command = [shutil.which("dpkg-deb") or "dpkg-deb", "--fsys-tarfile", str(package)]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as source:
             tar = ["tar", "-x", "-C", str(root), "--no-same-owner", *recipes.excluded()]
-            _run(tar, {}, stdin=source.stdout)
+            run_tool(tar, stdin=source.stdout)
         if source.returncode:
             raise SetupError("H15", f"{package.name} cannot be unpacked")
 
@@ -200,7 +200,7 @@ def install_wheels(
     """
     arguments = recipes.pip_arguments(recipe, target, requirements, hashes=hashes)
     quiet = ["--quiet", "--disable-pip-version-check", "--no-input"]
-    _run([sys.executable, "-m", "pip", *quiet, *arguments], {})
+    run_tool([sys.executable, "-m", "pip", *quiet, *arguments])
 
 
 def _mend(root: Path, recipe: Recipe) -> None:
@@ -247,11 +247,23 @@ def _compile(recipe: Recipe, half: Path, progress: Progress) -> None:
     )
 
 
-def _run(command: Sequence[str], settings: Mapping[str, str], stdin: object = None) -> None:
+def run_tool(
+    command: Sequence[str], settings: Mapping[str, str] | None = None, stdin: object = None
+) -> None:
+    """Run a program of this machine to its end.
+
+    Args:
+        command: the program and its arguments.
+        settings: further environment variables.
+        stdin: what it reads, a pipe's end; None for nothing.
+
+    Raises:
+        SetupError: H15, it failed or took too long.
+    """
     try:
         done = subprocess.run(
             command,
-            env=dict(os.environ) | dict(settings),
+            env=dict(os.environ) | dict(settings or {}),
             stdin=stdin,  # type: ignore[call-overload]  # a pipe's end, or nothing
             capture_output=True,
             text=True,
