@@ -249,7 +249,7 @@ def armv7_runs_trees() -> None:
     need("tflite")
     raw, label = table()
     made = convert_tflite(through_skops(fitted(RF, raw, label)), numbers(5))
-    on_board(made, "terminal-armv7-debian12")
+    on_board(made, "pos-armv7")
 
 
 def deep_trees_stay_small() -> None:
@@ -281,7 +281,7 @@ def _judge(converted: Any, trait: str) -> None:
     from wherry_contract.manifest import BoardNeeds
 
     model = Model(converted.needs, BoardNeeds(), frozenset({trait}))
-    board = load_board("terminal-armv7-debian12", Path())
+    board = load_board("pos-armv7", Path())
     verdict = judge_board(board, model, load_knowledge())
     assert verdict.problems
     raise BoardsRefuseError([verdict])
@@ -331,13 +331,13 @@ ROWS = [
         Refused("K01", "export it with an older onnx"),
         lambda: load_onnx(onnx_file(helper.make_node("Sigmoid", ["x"], ["y"]), ir=99))),
     Row("microsoft/onnxruntime#24511", "there is no wheel for armv7",
-        Refused("Q06", 'runtime = "tflite"'), lambda: on_board(forest(), "terminal-armv7-debian12")),
+        Refused("Q06", 'runtime = "tflite"'), lambda: on_board(forest(), "pos-armv7")),
     Row("microsoft/onnxruntime#8874", "so trees do not run there", RIGHT, armv7_runs_trees),
     Row("microsoft/onnxruntime#9195, #19466", "a reduced build lacks tree operators",
         Refused("Q06", "operators"),
-        lambda: on_board(forest(), "raspberry-pi-4", operators={"onnxruntime": ("Add",)})),
+        lambda: on_board(forest(), "pi4", operators={"onnxruntime": ("Add",)})),
     Row("onnx/sklearn-onnx#858", "the checker for boards crashes on trees", RIGHT,
-        lambda: on_board(lightgbm_same(), "raspberry-pi-4")),
+        lambda: on_board(lightgbm_same(), "pi4")),
     Row("microsoft/onnxruntime#20052", "int8 is slower than float32, unnoticed",
         Refused("Q01", "raise a budget"), slower_is_measured),
     Row("PINTO0309/onnx2tf#444, #683", "int8 loses decisions, unnoticed",

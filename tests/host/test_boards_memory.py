@@ -69,7 +69,7 @@ def test_a_console_says_how_a_boot_went(console: str, verdict: str) -> None:
 @needs_machine
 @pytest.mark.slow
 def test_the_agent_installs_a_bundle_and_scores_on_an_emulated_machine(tmp_path: Path) -> None:
-    board = load_board("raspberry-pi-3", FOLDER)
+    board = load_board("pi3", FOLDER)
     recipe, pin = recipe_of(board), pins_of(board)[0]
     place = create(recipe, print).place
     parts, layout = unpack(BUNDLE)

@@ -12,7 +12,15 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from support_build import wherry, write_project
 
-from wherry.profiles import FOLDER, NOTE, Board, known_boards, load_board, load_knowledge
+from wherry.profiles import (
+    FOLDER,
+    NOTE,
+    OWN_VARIABLE,
+    Board,
+    known_boards,
+    load_board,
+    load_knowledge,
+)
 from wherry.targets import Model, judge_board
 from wherry.traits import (
     DYNAMIC,
@@ -65,51 +73,51 @@ def test_every_defect_says_where_it_was_seen_and_what_to_do() -> None:
 @pytest.mark.parametrize(
     ("name", "needs", "found", "problem", "note"),
     [
-        pytest.param("raspberry-pi-4", NEEDS, (), "", "", id="float on a Pi 4"),
-        pytest.param("raspberry-pi-5", NEEDS, INT8, "", "", id="int8 with dot product"),
-        pytest.param("raspberry-pi-4", NEEDS, INT8, "", "slower than float32", id="int8 without"),
+        pytest.param("pi4", NEEDS, (), "", "", id="float on a Pi 4"),
+        pytest.param("pi5", NEEDS, INT8, "", "", id="int8 with dot product"),
+        pytest.param("pi4", NEEDS, INT8, "", "slower than float32", id="int8 without"),
         pytest.param("pc-x86-64", NEEDS, INT8, "", "", id="int8 on a PC"),
         pytest.param(
-            "raspberry-pi-3", NEEDS, {*INT8, LOWEST}, "overflows at -128", "slower", id="-128"
+            "pi3", NEEDS, {*INT8, LOWEST}, "overflows at -128", "slower", id="-128"
         ),
-        pytest.param("raspberry-pi-5", NEEDS, {*INT8, LOWEST}, "", "", id="-128 on a Pi 5"),
+        pytest.param("pi5", NEEDS, {*INT8, LOWEST}, "", "", id="-128 on a Pi 5"),
         pytest.param(
-            "terminal-armv7-debian12", NEEDS, (), "the bundle claims onnxruntime", "",
+            "pos-armv7", NEEDS, (), "the bundle claims onnxruntime", "",
             id="no onnxruntime on 32 bits",
         ),
-        pytest.param("terminal-armv7-debian12", LITE, (), "", "", id="tflite on 32 bits"),
+        pytest.param("pos-armv7", LITE, (), "", "", id="tflite on 32 bits"),
         pytest.param(
-            "terminal-armv7-debian13", NEEDS, (), "the board can have onnxruntime 1.21.0", "",
+            "pos-armv7-debian13", NEEDS, (), "the board can have onnxruntime 1.21.0", "",
             id="too old a runtime",
         ),
-        pytest.param("terminal-armv7-debian13", OLD, (), "", "", id="float on 1.21"),
+        pytest.param("pos-armv7-debian13", OLD, (), "", "", id="float on 1.21"),
         pytest.param(
-            "terminal-armv7-debian13", OLD, INT8, "115 of 200 decisions", "slower",
+            "pos-armv7-debian13", OLD, INT8, "115 of 200 decisions", "slower",
             id="signed int8 on 1.21 armhf",
         ),
         pytest.param(
-            "terminal-armv7-debian13", OLD, {UNSIGNED, WEIGHTS, INTEGER}, "", "slower",
+            "pos-armv7-debian13", OLD, {UNSIGNED, WEIGHTS, INTEGER}, "", "slower",
             id="unsigned int8 on 1.21 armhf",
         ),
         pytest.param(
-            "raspberry-pi-5", LITE, {DYNAMIC, WEIGHTS, INTEGER}, "ai-edge-quantizer's dynamic", "",
+            "pi5", LITE, {DYNAMIC, WEIGHTS, INTEGER}, "ai-edge-quantizer's dynamic", "",
             id="dynamic int8 on tflite-runtime 2.14",
         ),
-        pytest.param("raspberry-pi-5", LITE, {WEIGHTS}, "", "", id="int8 weights alone"),
-        pytest.param("raspberry-pi-5", LITE, {FOUR}, "cannot load 4-bit", "", id="int4 weights"),
+        pytest.param("pi5", LITE, {WEIGHTS}, "", "", id="int8 weights alone"),
+        pytest.param("pi5", LITE, {FOUR}, "cannot load 4-bit", "", id="int4 weights"),
         pytest.param(
-            "raspberry-pi-4", replace(NEEDS, ir=14), (), "IR versions up to 13, the file has 14", "",
+            "pi4", replace(NEEDS, ir=14), (), "IR versions up to 13, the file has 14", "",
             id="IR",
         ),
         pytest.param(
-            "raspberry-pi-4", replace(NEEDS, opsets={"": 27}), (), "up to 26", "", id="opset"
+            "pi4", replace(NEEDS, opsets={"": 27}), (), "up to 26", "", id="opset"
         ),
         pytest.param(
-            "raspberry-pi-4", replace(NEEDS, opsets={"": 17, "com.microsoft": 1}), (),
+            "pi4", replace(NEEDS, opsets={"": 17, "com.microsoft": 1}), (),
             "no operators of 'com.microsoft'", "", id="domain",
         ),
         pytest.param(
-            "raspberry-pi-4", replace(LITE, opsets={"FULLY_CONNECTED": 12}), (),
+            "pi4", replace(LITE, opsets={"FULLY_CONNECTED": 12}), (),
             "FULLY_CONNECTED up to 11", "", id="operator version",
         ),
     ],
@@ -155,7 +163,7 @@ def test_what_a_board_lacks(
     changes: dict[str, Any], needs: RuntimeNeeds, asks: BoardNeeds, problem: str
 ) -> None:
     model = Model(needs, asks, frozenset())
-    verdict = judge_board(board("raspberry-pi-4", **changes), model, KNOWLEDGE)
+    verdict = judge_board(board("pi4", **changes), model, KNOWLEDGE)
     assert any(problem in what for what, _cure in verdict.problems), verdict
 
 
@@ -181,11 +189,25 @@ def test_a_profile_of_ones_own(tmp_path: Path) -> None:
     )
 
 
+def test_profiles_in_the_folder_of_ones_own_are_known_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(OWN_VARIABLE, str(tmp_path))
+    (tmp_path / "till.toml").write_text(OWN.format(more="", version="1.28.0"))
+    assert "till" in known_boards()
+    assert load_board("till", Path()).cpu == "cortex-a35"
+    listed = json.loads(wherry(capsys, "board", "list", "--json").out)["boards"]
+    assert "Till" in [item["title"] for item in listed]
+    (tmp_path / "pi4.toml").write_text(OWN.format(more="", version="1.28.0"))
+    with pytest.raises(SetupError, match="comes with Wherry"):
+        load_board("pi4", Path())
+
+
 @pytest.mark.parametrize(
     ("name", "text", "code", "words"),
     [
-        pytest.param("raspbery-pi-4", "", "H01", "did you mean 'raspberry-pi-4'", id="misspelt"),
-        pytest.param("zzz", "", "H01", "known: pc-x86-64", id="unknown"),
+        pytest.param("pi-4", "", "H01", "did you mean 'pi4'", id="misspelt"),
+        pytest.param("zzz", "", "H01", "known: arm64-generic", id="unknown"),
         pytest.param("till.toml", "", "H02", "No such file", id="no file"),
         pytest.param("till.toml", "[[", "H01", "not valid TOML", id="no TOML"),
         pytest.param("till.toml", OWN.format(more="fetures = []", version="1.28.0"), "H01",
@@ -296,7 +318,7 @@ def test_traits_of_tflite(made: dict[str, Any], found: set[str]) -> None:
 def test_a_board_that_cannot_run_it_stops_the_build(
     shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    more = '[target]\nboards = ["raspberry-pi-5", "terminal-armv7-debian12"]\n'
+    more = '[target]\nboards = ["pi5", "pos-armv7"]\n'
     project, out = write_project(shop, more=more), tmp_path / "no.wherry"
     done = wherry(capsys, "build", project, "--out", out, "--unsigned", "--json")
     assert done.code == 1
@@ -313,15 +335,15 @@ def test_boards_that_can_are_named_with_what_is_slow_there(
     shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     more = (
-        '[target]\nboards = ["raspberry-pi-4", "raspberry-pi-5"]\n[quantize]\nmethod = "int8"\n'
+        '[target]\nboards = ["pi4", "pi5"]\n[quantize]\nmethod = "int8"\n'
         "[gates]\nflips = 400\nedge_flips = 400\nmetric_drop = 1.0\n"
     )
     project, page = write_project(shop, model="net", more=more), tmp_path / "a.html"
     out = tmp_path / "a.wherry"
     done = wherry(capsys, "build", project, "--out", out, "--unsigned", "--report", page)
     assert done.code == 0, done.err
-    (slow,) = (line for line in done.out.splitlines() if line.startswith("raspberry-pi-4"))
+    (slow,) = (line for line in done.out.splitlines() if line.startswith("pi4"))
     assert "slower than float32" in slow
-    (fine,) = (line for line in done.out.splitlines() if line.startswith("raspberry-pi-5"))
+    (fine,) = (line for line in done.out.splitlines() if line.startswith("pi5"))
     assert fine.endswith("fits")
-    assert "raspberry-pi-4" in page.read_text()
+    assert "pi4" in page.read_text()

@@ -1,13 +1,14 @@
 """Profiles of boards, ceilings of runtimes and what is known to go wrong, read from data.
 
 `targets/*.toml` holds a profile for each board; beside them lie the ceilings of runtime
-versions and a list of what loads and is wrong all the same. A project may bring profiles
-of its own boards.
+versions and a list of what loads and is wrong all the same. Profiles of a user's own boards
+lie in a folder of theirs (`own_folder`), or are named by their path.
 """
 
 from __future__ import annotations
 
 import difflib
+import os
 import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from wherry_contract.wire import PROJECT, Fields
 from .traits import EVERY
 
 FOLDER: Final = Path(__file__).parent / "targets"
+OWN_VARIABLE: Final = "WHERRY_BOARDS"
 LIMIT_BYTES: Final = 1 << 16
 NOTE: Final = "note"
 EFFECTS: Final = (NOTE, "wrong numbers", "refused", "crash", "reports home")
@@ -34,7 +36,6 @@ class Emulation:
     """How a board is emulated here (docs/boards.md).
 
     Attributes:
-        cpu: QEMU's name of the CPU; other CPUs of its family lack or have instructions.
         cpuinfo: what the board's ``/proc/cpuinfo`` says; runtimes choose kernels by it.
         suite: of Debian.
         python: the interpreter's version, as ``3.11``.
@@ -42,7 +43,6 @@ class Emulation:
         lock: name of the list of wheels.
     """
 
-    cpu: str
     cpuinfo: str
     suite: str
     python: str
@@ -53,7 +53,6 @@ class Emulation:
     def from_fields(cls, fields: Fields) -> Emulation:
         """Read the section."""
         found = cls(
-            cpu=fields.text("cpu", pattern=r"[a-z0-9-]+"),
             cpuinfo=fields.text("cpuinfo", limit=LIMIT_BYTES),
             suite=fields.text("suite", pattern=r"[a-z]+"),
             python=fields.text("python", pattern=r"3\.\d{1,2}"),
@@ -72,13 +71,14 @@ class Board:
         name: of its file, without the ending.
         title: in words.
         architecture: as ``uname -m`` says it.
-        cpu: the core.
+        cpu: the core, by QEMU's name; others of its family lack or have instructions.
         features: of the CPU, as ``neon`` or ``dotprod``.
         memory_mib: of the smallest model sold.
         runtimes: versions that can be installed, by distribution.
         operators: allow-lists that are narrower than the contract's, by distribution: of
             runtimes that were built without some operators.
         emulation: how it is emulated; None if it is not.
+        folder: where its file is; its lists of wheels are in ``locks`` there.
     """
 
     name: str
@@ -90,6 +90,7 @@ class Board:
     runtimes: Mapping[str, tuple[str, ...]]
     operators: Mapping[str, tuple[str, ...]]
     emulation: Emulation | None = None
+    folder: Path = FOLDER
 
 
 @dataclass(frozen=True)
@@ -156,10 +157,20 @@ class Knowledge:
     wrong: tuple[Wrong, ...]
 
 
-def known_boards(folder: Path = FOLDER) -> list[str]:
-    """Names of the profiles that come with Wherry."""
-    names = {path.name for path in folder.glob("*.toml")} - {_CEILINGS, _WRONG}
-    return sorted(name.removesuffix(".toml") for name in names)
+def own_folder() -> Path:
+    """Where profiles of a user's own boards are: ``WHERRY_BOARDS``, or the folder for settings."""
+    own = os.environ.get(OWN_VARIABLE)
+    settings = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    return Path(own) if own else settings / "wherry" / "boards"
+
+
+def known_boards() -> list[str]:
+    """Names of the profiles that come with Wherry, and of the user's own."""
+    return sorted(_names(FOLDER) | _names(own_folder()))
+
+
+def _names(folder: Path) -> set[str]:
+    return {path.stem for path in folder.glob("*.toml")} - {Path(_CEILINGS).stem, Path(_WRONG).stem}
 
 
 def load_board(name: str, folder: Path) -> Board:
@@ -173,14 +184,18 @@ def load_board(name: str, folder: Path) -> Board:
         SetupError: H01 there is no such board, or its file is wrong; H02 it cannot be read.
     """
     if name.endswith(".toml"):
-        return _board(_read(folder / name), Path(name).stem)
+        return _board(folder / name)
     names = known_boards()
     if name not in names:
         near = difflib.get_close_matches(name, names, 1, 0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
         detail = f"there is no board {name[:64]!r}; {hint}"
-        raise SetupError("H01", detail, cure="or name a file of your own that ends in .toml")
-    return _board(_read(FOLDER / f"{name}.toml"), name)
+        cure = f"or put a file of your own into {own_folder()}, or name one that ends in .toml"
+        raise SetupError("H01", detail, cure=cure)
+    shipped, own = FOLDER / f"{name}.toml", own_folder() / f"{name}.toml"
+    if shipped.exists() and own.exists():  # which of them is meant would be a guess
+        raise SetupError("H01", f"{own}: a board of that name comes with Wherry", cure="rename it")
+    return _board(shipped if shipped.exists() else own)
 
 
 def load_knowledge(folder: Path = FOLDER) -> Knowledge:
@@ -210,18 +225,20 @@ def _read(path: Path) -> Fields:
         raise SetupError("H01", f"{path.name} is not valid TOML: {error}") from error
 
 
-def _board(fields: Fields, name: str) -> Board:
+def _board(path: Path) -> Board:
+    fields = _read(path)
     own = fields.mapping("emulation", {})
     board = Board(
-        name=name,
+        name=path.stem,
         title=fields.text("title"),
         architecture=fields.text("architecture"),
-        cpu=fields.text("cpu"),
+        cpu=fields.text("cpu", pattern=r"[a-z0-9-]+"),
         features=fields.texts("features", []),
         memory_mib=fields.integer("memory_mib"),
         runtimes=_lists(fields, "runtimes"),
         operators=_lists(fields, "operators"),
         emulation=Emulation.from_fields(Fields(own, "emulation", PROJECT)) if own else None,
+        folder=path.parent,
     )
     for versions in board.runtimes.values():
         for version in versions:

@@ -22,6 +22,7 @@ from .recipe import Recipe
 INSTALL: Final = "sudo apt-get install --no-install-recommends qemu-user"
 PROGRAMS: Final = ("openssl",)  # of Debian, that the agent starts
 _QEMU: Final = {"aarch64": "qemu-aarch64", "armv7l": "qemu-arm"}
+_NO_CPUS: Final = ("max", "any")  # all instructions at once: no board is like that
 _START: Final = "wherry_board_start"
 _OVERLAYS: Final = "WHERRY_BOARD_PATH"
 # what a program inside may know of this machine
@@ -125,7 +126,8 @@ def cpu_models(emulator: Path) -> tuple[str, ...]:
         SetupError: H14, it does not run.
     """
     done = subprocess.run([emulator, "-cpu", "help"], capture_output=True, text=True, check=False)
-    names = tuple(line.split()[0] for line in done.stdout.splitlines()[1:] if line.split())
+    listed = [line.split()[0] for line in done.stdout.splitlines()[1:] if line.split()]
+    names = tuple(name for name in listed if name not in _NO_CPUS)
     if not names:  # it lists them and ends with 1
         raise SetupError("H14", f"{emulator}: {done.stderr.strip()[:200] or 'it lists no CPUs'}")
     return names
@@ -138,7 +140,7 @@ def place_of(recipe: Recipe, folder: Path, emulator: Path) -> Place:
         folder=folder / f"{recipe.board}-{recipe.own_key}",
         base=folder / recipe.folder_name,
         emulator=emulator,
-        cpu=recipe.emulation.cpu,
+        cpu=recipe.cpu,
         version=recipe.emulation.python,
     )
 

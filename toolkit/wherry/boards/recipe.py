@@ -41,6 +41,7 @@ class Recipe:
     Attributes:
         board: its name.
         machine: as ``uname -m`` says it.
+        cpu: QEMU's name of the CPU.
         architecture: as Debian calls it.
         emulation: the profile's part about it.
         lock: requirements with digests, as pip reads them.
@@ -49,6 +50,7 @@ class Recipe:
 
     board: str
     machine: str
+    cpu: str
     architecture: str
     emulation: Emulation
     lock: str
@@ -64,7 +66,7 @@ class Recipe:
     @property
     def own_key(self) -> str:
         """Likewise for what is the board's own: its CPU and what it says of it."""
-        own = (self.key, self.emulation.cpu, self.emulation.cpuinfo)
+        own = (self.key, self.cpu, self.emulation.cpuinfo)
         return hashlib.sha256("\0".join(own).encode()).hexdigest()[:16]
 
     @property
@@ -88,13 +90,15 @@ def recipe_of(board: Board, mirror: str = MIRROR) -> Recipe:
         others = ", ".join(name for name in known_boards() if name != board.name)
         detail = f"{board.name}: its profile has no [emulation] of an ARM CPU"
         raise SetupError("H14", detail, cure=f"name another board: {others}")
-    path = LOCKS / f"{board.emulation.lock}.txt"
+    own = board.folder / "locks" / f"{board.emulation.lock}.txt"
+    path = own if own.exists() else LOCKS / own.name
     try:
         lock = path.read_text()
     except OSError as error:
         raise SetupError("H02", f"{path}: {error.strerror}") from error
     architecture = _DEBIAN[board.architecture]
-    return Recipe(board.name, board.architecture, architecture, board.emulation, lock, mirror)
+    machine = board.architecture
+    return Recipe(board.name, machine, board.cpu, architecture, board.emulation, lock, mirror)
 
 
 def apt_settings(folder: Path, architecture: str) -> str:

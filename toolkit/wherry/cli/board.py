@@ -64,6 +64,7 @@ def show_board(name: str, *, as_json: bool) -> None:
     """Show one board: its CPU, its runtimes, what its environment is made of.
 
     NAME is one of `wherry board list`, or the path of a profile of your own, ending in .toml.
+    A profile in the folder WHERRY_BOARDS (or ~/.config/wherry/boards) is listed as well.
 
     Example: wherry board show pi3
     """
@@ -88,7 +89,6 @@ def show_board(name: str, *, as_json: bool) -> None:
         rows += [
             ("Debian", f"{item.emulation.suite}: {', '.join(item.emulation.packages)}"),
             ("wheels", ", ".join(wheels)),
-            ("emulated CPU", item.emulation.cpu),
             ("environment", state),
         ]
         document |= {"packages": list(item.emulation.packages), "wheels": wheels}
