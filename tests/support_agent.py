@@ -446,6 +446,7 @@ class Depot:
     port: int = 0
     faults: Faults = field(default_factory=Faults)
     requests: list[tuple[str, str]] = field(default_factory=list)
+    headers: list[Mapping[str, str]] = field(default_factory=list)
     released: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -511,6 +512,7 @@ class _DepotHandler(BaseHTTPRequestHandler):
         """Answer, well or badly."""
         asked = self.headers.get("Range", "")
         self.served.requests.append((self.path, asked))
+        self.served.headers.append(self.headers)
         faults = self.served.faulty(self.path)
         self.close_connection = True
         if faults.silent:

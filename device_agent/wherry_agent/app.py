@@ -169,8 +169,8 @@ class Agent:
             self._outbox = self._open_outbox(stack)
             identity = self._config.identity
             self._tls = Tls(identity, self._clock.now) if identity else None
-            depot = Depot(self._config.depot, tls=self._tls)
-            self._core = build_core(self._config, self._outbox, self._clock, depot)
+            source = self._open_source()
+            self._core = build_core(self._config, self._outbox, self._clock, source)
             for fact in self._unspoken:
                 self._core.spool.tell(fact)
             self._core.updater.start()
@@ -183,6 +183,18 @@ class Agent:
                 self._core.scorer.tick()
             self._stop.set()
             self._end()
+
+    def _open_source(self) -> Source:
+        """Where bundles come from."""
+        depot, place = Depot(self._config.depot, tls=self._tls), self._config.registry
+        if place is None:
+            return depot
+        from .registry import open_registry  # only who has one carries it
+
+        return open_registry(place, self._config.family, depot, self._clock.now, self._say)
+
+    def _say(self, fact: Fact, key: str) -> None:
+        self._core.spool.tell(fact, key=key)
 
     def _is_asked(self) -> bool:
         """Whether somebody wants the end; waits a while for it."""

@@ -20,6 +20,8 @@ _LIMIT_BYTES: Final = 64 * 1024
 _LARGEST: Final = 2**31
 _LABEL: Final = r"[A-Za-z0-9][A-Za-z0-9 ._/-]{0,62}"
 
+_REPOSITORY: Final = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"  # one word of a repository's name
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -58,6 +60,23 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class RegistryPlace:
+    """Where a registry is, as agent.toml says it.
+
+    Attributes:
+        url: ``https://host[:port][/namespace]``.
+        credentials: a file of docker's form; nothing to come as anybody.
+        authority: certificates that are trusted there, PEM; nothing for the system's.
+        fallback: whether what the registry does not have comes from the depot.
+    """
+
+    url: str
+    credentials: Path | None = None
+    authority: Path | None = None
+    fallback: bool = True
+
+
+@dataclass(frozen=True)
 class AgentConfig:
     """Everything the agent is told.
 
@@ -68,6 +87,7 @@ class AgentConfig:
         trust: path of trust.json.
         broker: nothing for an agent that only serves.
         depot: base URL of the blobs.
+        registry: where bundles come from instead of the depot; nothing for the depot.
         metered: whether the link costs by the byte.
         listen: ``host:port`` or ``unix:/path``; loopback unless the operator says otherwise.
         labels: site, group and the like, for selectors.
@@ -90,6 +110,7 @@ class AgentConfig:
     identity: Identity | None = None
     broker_identity: bool = False
     metered: bool = False
+    registry: RegistryPlace | None = None
 
 
 def load_config(path: Path) -> AgentConfig:
@@ -131,6 +152,7 @@ def _read(fields: Fields, folder: Path) -> AgentConfig:
         limits=Limits.from_fields(fields.table("limits", {})),
         identity=identity,
         metered=depot.flag("metered", default=False),
+        registry=_registry(fields.table("registry", {}), folder),
         broker_identity=broker.flag("identity", default=identity is not None),
     )
     for part in (broker, depot, serving, application, fields):
@@ -156,6 +178,24 @@ def _identity(fields: Fields, folder: Path) -> Identity | None:
     return identity
 
 
+def _registry(fields: Fields, folder: Path) -> RegistryPlace | None:
+    """Where a registry is; its password goes over HTTPS alone."""
+    url = fields.text("url", "").rstrip("/")
+    if not url:
+        _refuse_unknown(fields)
+        return None
+    match = re.fullmatch(rf"(https?)://[A-Za-z0-9.:\[\]-]+((?:/{_REPOSITORY})*)", url)
+    if not match or not _is_http(url):
+        raise fields.error("url", "like https://host/namespace, in lower case")
+    files = {name: fields.text(name, "") for name in ("credentials", "authority")}
+    if files["credentials"] and match[1] != "https":
+        raise fields.error("url", "https://, since there are credentials")
+    paths = {name: folder / text for name, text in files.items() if text}
+    place = RegistryPlace(url, **paths, fallback=fields.flag("fallback", default=True))
+    _refuse_unknown(fields)
+    return place
+
+
 def _refuse_unknown(fields: Fields) -> None:
     if fields.rest():
         raise fields.error(min(fields.rest()), "spelled as docs/agent.md has it; it is unknown")
@@ -172,11 +212,14 @@ def _labels(fields: Fields) -> dict[str, str]:
 
 def _depot_url(fields: Fields) -> str:
     url = fields.text("url", "").rstrip("/")
-    try:
-        parts = urlsplit(url)
-        right = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        right = False
-    if url and not right:
+    if url and not _is_http(url):
         raise fields.error("url", "like http://host:8700/depot")
     return url
+
+
+def _is_http(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False

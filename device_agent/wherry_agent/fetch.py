@@ -1,49 +1,26 @@
 """The depot's client: blobs by digest over HTTP, resumable, capped, never a redirect.
 
 A depot is a folder of static files: ``blobs/sha256/<hex>`` and
-``statements/<hex>.dsse.json``. Whatever a portal or proxy in between sends instead is
-found out by length and digest, and thrown away.
+``statements/<hex>.dsse.json``.
 """
 
 from __future__ import annotations
 
 import http.client
-import re
-import socket
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from email.utils import parsedate_to_datetime
-from http import HTTPStatus
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
 from wherry_contract.errors import LinkError
 from wherry_contract.oci import Descriptor, blob_path
 
-from .pace import Meter, Pace
-from .store import BlobStore, as_store_error
-from .tls import Tls, tls_error
+from .pace import Pace
+from .store import BlobStore
+from .tls import Tls
+from .transfer import bring, check_status, connect, exchange, from_byte, read_small
 
-_CHUNK_BYTES: Final = 64 * 1024
 _SECONDS: Final = 20.0  # without a byte
-_PAUSE_SECONDS: Final = 0.2
-_LONGEST_WAIT_SECONDS: Final = 3600.0
-_CONTENT_RANGE = re.compile(r"bytes (\d{1,15})-(\d{1,15})/(\d{1,15}|\*)")
-
-
-class Later(LinkError):  # noqa: N818 - a request, and no fault
-    """The depot asks to come again later: it is busy, and neither side has failed.
-
-    Attributes:
-        wait_seconds: how much later.
-    """
-
-    def __init__(self, detail: str, wait_seconds: float) -> None:
-        super().__init__("L04", detail)
-        self.wait_seconds = wait_seconds
 
 
 class Source(Protocol):
@@ -115,17 +92,7 @@ class Depot:
             raise
 
     def _small(self, path: str, limit: int) -> bytes:
-        data, end = b"", time.monotonic() + 3 * self._seconds
-        with self._open(path, 0) as response, _told("it was cut off"):
-            for chunk in _chunks(response):
-                data += chunk
-                if len(data) > limit:
-                    raise LinkError("L06", f"{path} has more than {limit} bytes")
-                if time.monotonic() > end:
-                    raise LinkError("L04", f"{path} comes too slowly")
-            if response.length:
-                raise LinkError("L04", f"{path} was cut off, {response.length} bytes are missing")
-        return data
+        return read_small(lambda offset: self._open(path, offset), path, limit, self._seconds)
 
     def fetch(
         self,
@@ -134,195 +101,19 @@ class Depot:
         stop: Callable[[], bool],
         pace: Pace | None = None,
     ) -> bool:
-        """Bring a blob into the store, going on where an earlier try was cut off.
-
-        Args:
-            wanted: what, with its size.
-            store: keeps the part between tries.
-            stop: asked after every chunk.
-            pace: its bounds.
-
-        Returns:
-            False if it was told to stop; the part is kept.
-
-        Raises:
-            LinkError: L04 cut off or too slow, L05 refused, L06 other bytes than wanted.
-            UpdateError: U13, the pace's bytes or seconds are used up.
-            StoreError: D01 or D06.
-        """
-        part = store.part(wanted.digest)
-        try:
-            done = part.stat().st_size if part.exists() else 0
-            if done > wanted.size:
-                part.unlink()
-                done = 0
-            if not wanted.size:
-                part.touch()
-        except OSError as error:
-            raise as_store_error(error, part.name) from error
-        if done < wanted.size and not self._append(
-            wanted, part, done, _Steps(stop, pace or Pace())
-        ):
-            return False
-        if not store.adopt(wanted.digest):
-            raise LinkError("L06", f"{wanted.file_name or wanted.digest} has other content")
-        return True
-
-    def _append(self, wanted: Descriptor, part: Path, done: int, steps: _Steps) -> bool:
-        with self._open(blob_path(wanted.digest), done) as response:
-            start = _start(response, done, wanted.size)
-            try:
-                stream = part.open("ab")
-                with stream, _told(f"cut off after {start} bytes"):
-                    stream.truncate(start)
-                    for chunk in _chunks(response, steps.chunk_bytes):
-                        start += len(chunk)
-                        if start > wanted.size:
-                            stream.truncate(0)
-                            raise LinkError("L06", f"more than the {wanted.size} bytes wanted")
-                        stream.write(chunk)
-                        if not steps.go_on(len(chunk)):
-                            return False
-            except OSError as error:
-                raise as_store_error(error, part.name) from error
-        if start < wanted.size:
-            raise LinkError("L04", f"cut off at {start} of {wanted.size} bytes")
-        return True
+        """Bring a blob into the store; as `transfer.bring`."""
+        path = blob_path(wanted.digest)
+        return bring(lambda offset: self._open(path, offset), wanted, store, stop, pace)
 
     @contextmanager
     def _open(self, path: str, offset: int) -> Iterator[http.client.HTTPResponse]:
-        connection = self._connection()
-        headers = {"Accept-Encoding": "identity"}
-        if offset:
-            headers["Range"] = f"bytes={offset}-"
-        try:
-            try:
-                with _by(3 * self._seconds, connection):
-                    connection.request("GET", f"{self._parts.path}/{path}", headers=headers)
-                    response = connection.getresponse()
-            except (OSError, http.client.HTTPException) as error:
-                where = self._parts.netloc
-                told = tls_error(error, where) or (self._tls and self._tls.lost(where))
-                raise told or LinkError("L04", f"{where}: {error or repr(error)}") from error
-            with response:  # it holds the socket on its own when the server closes
-                _check_status(response, path)
-                yield response
-        finally:
-            connection.close()
+        context = self._tls.context() if self._tls else None
+        connection = connect(self._parts, self._seconds, context)
+        target = f"{self._parts.path}/{path}"
+        asked = exchange(connection, target, from_byte(offset), self._seconds, self._lost)
+        with asked as response:
+            check_status(response, path)
+            yield response
 
-    def _connection(self) -> http.client.HTTPConnection:
-        host, port = self._parts.hostname, self._parts.port
-        if host and self._parts.scheme == "https":
-            context = self._tls.context() if self._tls else None
-            return http.client.HTTPSConnection(host, port, timeout=self._seconds, context=context)
-        if host and self._parts.scheme == "http":
-            return http.client.HTTPConnection(host, port, timeout=self._seconds)
-        raise LinkError("L04", "no depot is configured", cure="set [depot] url in agent.toml")
-
-
-def _check_status(response: http.client.HTTPResponse, path: str) -> None:
-    status = response.status
-    if status in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
-        return
-    if 300 <= status < 400:
-        raise LinkError("L06", f"{path}: a redirect ({status}), which is not followed")
-    wait = retry_after(response)
-    if wait and status in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS):
-        raise Later(f"{path}: HTTP {status}, come again in {wait:.0f} s", wait)
-    raise LinkError("L05", f"{path}: HTTP {status}")
-
-
-def retry_after(response: http.client.HTTPResponse) -> float:
-    """Seconds that a server asks to wait; 0 if it asks for nothing, an hour at most.
-
-    A date is taken against the server's own, since the board's clock may be wrong.
-    """
-    asked = response.getheader("Retry-After", "").strip()
-    if asked.isascii() and asked.isdigit():
-        seconds = float(asked[:9])
-    else:
-        try:
-            then = parsedate_to_datetime(asked)
-            seconds = (then - parsedate_to_datetime(response.getheader("Date", ""))).total_seconds()
-        except (TypeError, ValueError):  # neither a number nor two dates that compare
-            return 0.0
-    return min(max(seconds, 0.0), _LONGEST_WAIT_SECONDS)
-
-
-def _start(response: http.client.HTTPResponse, done: int, size: int) -> int:
-    """Where the bytes that follow belong: a server may ignore Range and send everything.
-
-    What announces another length is refused before the part is touched: the page of a
-    captive portal must not cost what was already here.
-    """
-    if response.status == HTTPStatus.OK:
-        if response.length not in (None, size):
-            raise LinkError("L06", f"{response.length} bytes come where {size} are wanted")
-        return 0
-    match = _CONTENT_RANGE.fullmatch(response.getheader("Content-Range", ""))
-    if not match or int(match[1]) != done or match[3] not in ("*", str(size)):
-        raise LinkError("L06", "it sent another range than was asked for")
-    return done
-
-
-def _chunks(response: http.client.HTTPResponse, size: int = _CHUNK_BYTES) -> Iterator[bytes]:
-    """What has arrived, piece by piece, so that a slow line can be stopped in between."""
-    while chunk := response.read1(size):
-        yield chunk
-
-
-@contextmanager
-def _by(seconds: float, connection: http.client.HTTPConnection) -> Iterator[None]:
-    """Cut a connection off whose answer has not begun in time.
-
-    A socket's timeout bounds one read, and a server may send a head byte by byte for ever.
-    """
-    late = threading.Event()
-
-    def cut() -> None:
-        late.set()
-        with suppress(OSError):  # it may be gone already
-            if connection.sock:
-                connection.sock.shutdown(socket.SHUT_RDWR)
-
-    timer = threading.Timer(seconds, cut)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-    if late.is_set():  # what is left of a head that was cut reads like a whole one
-        raise TimeoutError("its answer did not begin in time")
-
-
-class _Steps:
-    """What happens between the chunks of a transfer: measuring, pausing, stopping."""
-
-    def __init__(self, stop: Callable[[], bool], pace: Pace) -> None:
-        self._stop = stop
-        self._meter = Meter(pace, time.monotonic())
-        self.chunk_bytes = pace.chunk_bytes
-
-    def go_on(self, count: int) -> bool:
-        """Count a chunk and pause as its pace asks; false if told to stop."""
-        pause = self._meter.took(count, time.monotonic())
-        while not self._stop():
-            if pause <= 0:
-                return True
-            time.sleep(min(pause, _PAUSE_SECONDS))
-            pause -= _PAUSE_SECONDS
-        return False
-
-
-@contextmanager
-def _told(what: str) -> Iterator[None]:
-    """Tell the network's failures from the disk's: a timeout, a reset, a broken chunk."""
-    try:
-        yield
-    except (http.client.HTTPException, ConnectionError, TimeoutError) as error:
-        raise LinkError("L04", f"{what}: {error or repr(error)}") from error
-    except OSError as error:
-        if error.errno is None:  # TLS has its own
-            raise LinkError("L04", f"{what}: {error}") from error
-        raise
+    def _lost(self, where: str) -> LinkError | None:
+        return self._tls.lost(where) if self._tls else None

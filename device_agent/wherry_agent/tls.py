@@ -114,6 +114,31 @@ def fleet_context(
     return context
 
 
+def registry_context(authority: Path | None, now: Callable[[], float]) -> FleetContext:
+    """A context for a registry, which is not of this fleet and may not speak TLS 1.3.
+
+    Args:
+        authority: certificates that are trusted, PEM; nothing for the system's.
+        now: the clock for dates, Unix seconds.
+
+    Raises:
+        LinkError: L09, the file cannot be read.
+    """
+    context = FleetContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.verify_flags |= ssl.VerifyFlags(_NO_CHECK_TIME)
+    context.now = now
+    try:
+        if authority:
+            context.load_verify_locations(authority)
+        else:
+            context.load_default_certs()
+    except OSError as error:  # ssl's own are of this kind
+        detail = f"{authority}: {error.strerror or error}"
+        raise LinkError("L09", detail, cure="check [registry] authority in agent.toml") from error
+    return context
+
+
 def _check_dates(shown: Any, now: float) -> None:
     for name, late in (("notBefore", False), ("notAfter", True)):
         if name not in shown:

@@ -33,7 +33,6 @@ from wherry_contract.states import SlotTrust
 from wherry_contract.states import UpdateState as S
 
 from .config import AgentConfig
-from .fetch import Later
 from .intake import Board, Intake
 from .pace import bar
 from .reach import Reach
@@ -41,6 +40,7 @@ from .record import DeviceRecord, Update
 from .shelf import Choice, slot_for, without_active
 from .spool import Fact
 from .store import StatePair
+from .transfer import Later
 from .updater import (
     RETRY_BUDGET,
     TABLE,

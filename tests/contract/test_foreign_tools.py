@@ -13,10 +13,10 @@ from urllib.request import Request, urlopen
 
 import jsonschema
 import pytest
-from support import accepts, free_port, wait_for
 from support_contract import golden_bundle, golden_parts, opened, vector
+from support_registry import running_registry
 
-from wherry.release import copy_to_registry
+from wherry.to_registry import RegistryTarget, copy_bundle
 from wherry_contract import oci
 from wherry_contract.errors import SetupError
 from wherry_contract.wire import sha256_digest
@@ -41,25 +41,8 @@ def skopeo(*words: str, folder: Path) -> bytes:
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Iterator[str]:
-    """Debian's docker-registry on a free port, with its storage in the test's folder."""
-    program = shutil.which("docker-registry")
-    assert program, "docker-registry is missing; `make test-tools` installs it"
-    port = free_port()
-    settings = tmp_path / "registry.yml"
-    settings.write_text(
-        "version: 0.1\n"
-        "log: {level: error}\n"
-        f"storage: {{filesystem: {{rootdirectory: {tmp_path / 'registry'}}}}}\n"
-        f"http: {{addr: '127.0.0.1:{port}'}}\n"
-    )
-    with (tmp_path / "registry.log").open("wb") as log:
-        process = subprocess.Popen([program, "serve", str(settings)], stdout=log, stderr=log)
-    try:
-        wait_for(lambda: accepts(port), what="docker-registry")
-        yield f"127.0.0.1:{port}"
-    finally:
-        process.kill()
-        process.wait()
+    with running_registry(tmp_path / "registry") as running:
+        yield running.netloc
 
 
 @pytest.fixture
@@ -76,13 +59,15 @@ def test_skopeo_reads_the_file(packed: Path, tmp_path: Path) -> None:
 
 
 def test_a_release_is_copied_to_a_registry_unchanged(packed: Path, registry: str) -> None:
-    copy_to_registry(packed, f"{registry}/models/fraud:1.0.0")
-    url = f"http://{registry}/v2/models/fraud/manifests/1.0.0"
+    tag = copy_bundle(packed, RegistryTarget(f"http://{registry}/models")).rpartition(":")[2]
+    url = f"http://{registry}/v2/models/fraud/manifests/{tag}"
     kind = "application/vnd.oci.image.manifest.v1+json"
     with urlopen(Request(url, headers={"Accept": kind}), timeout=10) as answer:
         assert answer.read() == opened(golden_bundle()).manifest
     with pytest.raises(SetupError, match="H05"):
-        copy_to_registry(packed, f"{registry}/models/NOT ALLOWED:1")
+        copy_bundle(packed, RegistryTarget(f"https://{registry}/models"))
+    with pytest.raises(SetupError, match="H07"):
+        copy_bundle(packed, RegistryTarget(f"http://{registry}/NOT ALLOWED"))
 
 
 def test_to_a_registry_and_back(packed: Path, tmp_path: Path, registry: str) -> None:

@@ -5,12 +5,10 @@ Stage, sign with the keys that are at hand, and publish once enough people have 
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from wherry_contract.bundle import open_bundle
 from wherry_contract.errors import SetupError, TrustError
@@ -26,8 +24,6 @@ from .repository.state import MODELS, ROOT, TARGETS
 
 if TYPE_CHECKING:
     from securesystemslib.signer import Signer
-
-_COPY_SECONDS: Final = 600.0
 
 
 @dataclass(frozen=True)
@@ -222,26 +218,3 @@ class Releases:
     def _outcome(self, published: tuple[str, ...]) -> Outcome:
         waiting = tuple(item for item in self.repository.status() if item.missing)
         return Outcome(published, waiting, names_of(self.keys))
-
-
-def copy_to_registry(path: Path, reference: str) -> None:
-    """Copy a bundle's blobs into an OCI registry, by skopeo.
-
-    Args:
-        path: the bundle file.
-        reference: as ``registry.example/models/fraud:1.4.0``.
-
-    Raises:
-        SetupError: H06 skopeo is not installed, H05 it did not succeed.
-    """
-    program = shutil.which("skopeo")
-    if program is None:
-        raise SetupError("H06", "skopeo is not installed", cure="apt install skopeo")
-    local = reference.partition("/")[0].partition(":")[0] in ("localhost", "127.0.0.1")
-    plain = ["--dest-tls-verify=false"] if local else []
-    command = [program, "copy", "-q", *plain, f"oci-archive:{path}", f"docker://{reference}"]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=_COPY_SECONDS, check=False
-    )
-    if done.returncode:
-        raise SetupError("H05", f"skopeo: {done.stderr.strip()[-300:]}")

@@ -32,7 +32,9 @@ sign_option = click.option(
 @click.option("--targets", type=_file, multiple=True, help="With --init: may delegate.")
 @click.option("--models", type=_file, multiple=True, help="With --init: may release bundles.")
 @click.option("--threshold", type=click.IntRange(1), default=2, show_default=True, help="Of each.")
-@click.option("--registry", default="", help="Copy the bundle there too, as host/models/fraud:1.")
+@click.option("--registry", default="", help="An OCI registry for the blobs, https://host/models.")
+@click.option("--registry-auth", type=_file, help="Its login, by `skopeo login --authfile FILE`.")
+@click.option("--registry-authority", type=_file, help="Its certificate authority, PEM.")
 @sign_option
 @data_option
 @json_option
@@ -51,6 +53,8 @@ def publish(
     models: tuple[Path, ...],
     threshold: int,
     registry: str,
+    registry_auth: Path | None,
+    registry_authority: Path | None,
     keys: tuple[str, ...],
     data: Path | None,
     as_json: bool,
@@ -63,8 +67,9 @@ def publish(
     devices see changes before that.
     """
     from wherry.client import home
-    from wherry.release import Releases, copy_to_registry
+    from wherry.release import Releases
     from wherry.signers import open_signers
+    from wherry.to_registry import RegistryTarget, copy_bundle
 
     releases = Releases(data or home())
     signers = open_signers(keys, releases.keys)
@@ -85,8 +90,8 @@ def publish(
         digest, found = releases.stage(bundle, counter or 0)
         say(f"{bundle.name}: release {found}, {digest}")
     if bundle and registry:
-        copy_to_registry(bundle, registry)
-        say(f"copied to {registry}")
+        target = RegistryTarget(registry, registry_auth, registry_authority)
+        say(f"copied to {copy_bundle(bundle, target)}")
     outcome = releases.finish(signers)
     show("wherry/publish/1", outcome.to_dict(), outcome.lines(), as_json=as_json)
     return 0 if outcome.complete else 1
