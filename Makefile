@@ -4,9 +4,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 # Debian's names for what the tests run beside us
-TOOLS := mosquitto mosquitto_sub openssl skopeo docker-registry strace gcc softhsm2-util qemu-aarch64 qemu-system-aarch64
+TOOLS := mosquitto mosquitto_sub openssl skopeo docker-registry strace gcc softhsm2-util qemu-aarch64 qemu-system-aarch64 \
+  systemd-analyze sshd ssh
 PACKAGES := mosquitto mosquitto-clients openssl skopeo docker-registry strace gcc libc6-dev softhsm2 \
-  qemu-user qemu-system-arm
+  qemu-user qemu-system-arm systemd openssh-server openssh-client
 # heavy frameworks and runtime versions, each in an environment that the user's cache folder keeps
 # under a name made of its pins
 ENVIRONMENTS := torch tensorflow runtimes

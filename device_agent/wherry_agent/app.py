@@ -8,6 +8,7 @@ happens to it stops the others.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import logging
 import os
 import platform
@@ -33,6 +34,7 @@ from .fetch import Depot, Source
 from .intake import Board
 from .mqtt import Handlers, Link
 from .outbox import Outbox
+from .pulse import UPDATES, Notifier, Pulse, Watchdog
 from .reach import Reach
 from .runtime import runtimes
 from .scoring import Scorer
@@ -141,8 +143,11 @@ def _memory() -> Path | None:
 class Agent:
     """One running agent."""
 
-    def __init__(self, config: AgentConfig, clock: Clock | None = None) -> None:
+    def __init__(
+        self, config: AgentConfig, clock: Clock | None = None, notifier: Notifier | None = None
+    ) -> None:
         self._config = config
+        self._notifier = notifier or Notifier({}, 0)
         self._clock = open_clock(config, clock or SystemClock())
         self._asked: SimpleQueue[None] = SimpleQueue()
         self._stop = threading.Event()
@@ -150,6 +155,7 @@ class Agent:
         self._session = secrets.token_hex(8)
         self._started_at = self._clock.now()
         self._unspoken: list[Fact] = []
+        self._pulse = Pulse(self._clock.monotonic)
 
     def stop(self) -> None:
         """End `run` soon; may be called from a signal handler.
@@ -179,8 +185,12 @@ class Agent:
             self._link = self._new_link()
             self._start_threads()
             give_back()
+            watchdog = Watchdog(self._notifier, self._pulse, self._overdue)
+            self._notifier.ready()
             while not self._is_asked():
                 self._core.scorer.tick()
+                watchdog.feed(self._server.address)
+            self._notifier.stopping()
             self._stop.set()
             self._end()
 
@@ -203,6 +213,9 @@ class Agent:
         except Empty:
             return False
         return True
+
+    def _overdue(self) -> int:
+        return self._server.overdue(self._config.limits.stuck_answer_seconds)
 
     def _open_outbox(self, stack: ExitStack) -> Outbox:
         """The outbox; where the disk will not have it, one in memory until the next start."""
@@ -307,11 +320,13 @@ class Agent:
 
     def _update(self) -> None:
         updater, trust = self._core.updater, self._core.trust
+        updater.beat = lambda: self._pulse.beat(UPDATES)
+        self._pulse.watch(UPDATES, self._config.limits.stuck_update_seconds)
         if not self._stop.is_set():
             updater.check_active()
         while not self._stop.is_set():
             # without the time no certificate is good, and no order would ever come
-            updater.wake.wait(min(trust.settle(), updater.run_once()))
+            self._pulse.sleep(UPDATES, updater.wake, min(trust.settle(), updater.run_once()))
             updater.wake.clear()
 
     # --- the end ------------------------------------------------------------------------
@@ -376,14 +391,19 @@ class Agent:
         return {"outbox": held} | ({"features": features} if features else {})
 
 
-def run_agent(config: AgentConfig) -> None:
+def run_agent(config: AgentConfig, notifier: Notifier) -> None:
     """Run an agent in this process until SIGTERM or SIGINT.
+
+    Args:
+        config: what it is told.
+        notifier: the service manager.
 
     Raises:
         WherryError: it cannot start.
     """
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-    agent = Agent(config)
+    faulthandler.enable()  # where every thread was, if the watchdog ends us
+    agent = Agent(config, notifier=notifier)
 
     def leave(_number: int, _frame: FrameType | None) -> None:
         agent.stop()

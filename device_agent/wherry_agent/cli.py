@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -128,9 +129,12 @@ def _log_to_stderr() -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from .app import run_agent
+    from .first_start import prepare
+    from .pulse import Notifier
 
     _log_to_stderr()
-    run_agent(load_config(options.config))
+    notifier = Notifier(os.environ, os.getpid())
+    run_agent(prepare(options.config, notifier), notifier)
     return 0
 
 

@@ -45,6 +45,8 @@ class Limits:
     request_rows: int = 1024
     request_seconds: float = 10.0  # from a request's first byte to its last
     connections: int = 64
+    stuck_answer_seconds: float = 60.0  # a request that waits longer shows that scoring hangs
+    stuck_update_seconds: float = 1200.0  # longer than any step of an update may take
 
     @classmethod
     def from_fields(cls, fields: Fields) -> Limits:

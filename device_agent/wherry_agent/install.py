@@ -102,8 +102,16 @@ class Installed:
     state: str
 
 
-def install_file(config: AgentConfig, path: Path, clock: Clock | None = None) -> Installed:
+def install_file(
+    config: AgentConfig, path: Path, clock: Clock | None = None, *, rollout: str = ""
+) -> Installed:
     """Install a bundle file on a device whose agent is not running.
+
+    Args:
+        config: of the device.
+        path: of the file.
+        clock: of the board.
+        rollout: what it is reported as; "" for a name of its own.
 
     Raises:
         SetupError: H02, the file cannot be read.
@@ -116,7 +124,8 @@ def install_file(config: AgentConfig, path: Path, clock: Clock | None = None) ->
             bundle = open_bundle(stream)
             parts = bundle.parts()
             believed = open_clock(config, clock or SystemClock())
-            state = _install(config, bundle, path.parent, believed)
+            name = rollout or f"local-{secrets.token_hex(4)}"
+            state = _install(config, bundle, path.parent, believed, rollout=name)
     except OSError as error:
         raise SetupError("H02", f"{path}: {error.strerror}") from error
     return Installed(bundle.digest, parts.manifest.name, parts.manifest.version, state)
@@ -139,7 +148,7 @@ def install_folder(config: AgentConfig, folder: Path, clock: Clock | None = None
             bundle = open_bundle(stream)
             parts = bundle.parts()
             believed = open_clock(config, clock or SystemClock())
-            state = _install(config, bundle, folder, believed, payload)
+            state = _install(config, bundle, folder, believed, payload=payload)
     except OSError as error:
         cure = "ask for a stick with an order for it, or install a bundle's file"
         raise SetupError("H02", f"{place}: {error.strerror}", cure=cure) from error
@@ -165,7 +174,13 @@ def _bundle_of(folder: Path, digest: str) -> Path:
 
 
 def _install(
-    config: AgentConfig, bundle: Bundle, folder: Path, clock: TrustedClock, payload: bytes = b""
+    config: AgentConfig,
+    bundle: Bundle,
+    folder: Path,
+    clock: TrustedClock,
+    *,
+    payload: bytes = b"",
+    rollout: str = "",
 ) -> str:
     with folder_lock(config.state_dir):
         outbox = open_outbox(config)
@@ -173,7 +188,7 @@ def _install(
             core = build_core(config, outbox, clock, FileSource(bundle, folder))
             core.updater.start()
             if not payload:
-                core.updater.install(_order(config, bundle, clock.now()))
+                core.updater.install(_order(config, bundle, clock.now(), rollout))
             elif not core.updater.judge(payload):
                 raise TrustError("T04", "the order on the stick was carried out before")
             update = _carry_out(core.updater, bundle.digest)
@@ -186,10 +201,10 @@ def _install(
     return state
 
 
-def _order(config: AgentConfig, bundle: Bundle, now: float) -> Assignment:
+def _order(config: AgentConfig, bundle: Bundle, now: float, rollout: str) -> Assignment:
     return Assignment(
         device=config.device,
-        rollout=f"local-{secrets.token_hex(4)}",
+        rollout=rollout,
         family=config.family,
         digest=bundle.digest,
         size=len(bundle.manifest),

@@ -133,6 +133,12 @@ class HttpServer:
         """How many are open."""
         return len(self._open)
 
+    def overdue(self, seconds: float) -> int:
+        """How many requests have waited for their answer for longer than so many seconds."""
+        since = time.monotonic() - seconds
+        with self._lock:
+            return sum(item.asked_at < since for item in self._open)
+
     def stop(self, seconds: float) -> bool:
         """Let nobody in any more and let requests under way end; false if some did not."""
         self.stopping = True
@@ -167,6 +173,7 @@ class _Connection:
         self._deadline = 0.0  # monotonic, of the request that is arriving; 0 before its first byte
         self._hurried = False
         self.idle_since = time.monotonic()  # infinite while a request is under way
+        self.asked_at = _BUSY  # when a request was whole; infinite once it is answered
 
     def interrupt(self) -> None:
         """Make a blocked read end."""
@@ -206,11 +213,13 @@ class _Connection:
         return self._answer(call)
 
     def _answer(self, call: Call) -> bool:
+        self.asked_at = call.started
         try:
             reply = self._server.hooks.handle(call)
         except Exception as error:  # noqa: BLE001 - a bug in one answer must not end the others
             self._server.hooks.crashed(error)
             reply = Reply(HTTPStatus.INTERNAL_SERVER_ERROR, b'{"error":"a fault of the agent"}')
+        self.asked_at = _BUSY
         self._send(call.method, reply, last=self._server.stopping)
         if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
             return False

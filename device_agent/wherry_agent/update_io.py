@@ -81,6 +81,7 @@ class Updater:
         self._held_until = -math.inf
         self.wake = threading.Event()
         self.changed: Callable[[], None] = lambda: None
+        self.beat: Callable[[], None] = lambda: None  # a sign of life, at each part of a download
         self.record = DeviceRecord()
         self._actions: Mapping[S, Callable[[Update], Result]] = {
             S.OFFERED: self._offered,
@@ -354,6 +355,7 @@ class Updater:
         return _DONE if fetched else Result(E.WAIT)
 
     def _halted(self) -> bool:
+        self.beat()
         update = self.record.update
         barred = update is not None and bool(self._barred(update.assignment))
         return self._stopped or barred or bool(self._offers)
