@@ -21,8 +21,9 @@ from support_agent import DEVICE, FLEET, write_agent_config
 
 from wherry_agent.config import load_config
 from wherry_agent.status import read_status
-from wherry_contract.messages import Ack, Event, Presence, State, Window, ranges
+from wherry_contract.messages import Ack, Event, Presence, State, ranges
 from wherry_contract.topics import Topic
+from wherry_contract.window import Window
 
 ROW = {"AMOUNT": 12.5, "NIGHTS": 2, "RISK": 3}
 QUICK = {"reconnect_seconds": 1.0, "acknowledge_seconds": 0.5, "heartbeat_seconds": 5.0}

@@ -37,18 +37,11 @@ from wherry_contract.address import BrokerAddress
 from wherry_contract.assignment import Assignment, open_assignment
 from wherry_contract.errors import WherryError
 from wherry_contract.histograms import LATENCY_BINS, SCORE_BINS
-from wherry_contract.messages import (
-    Ack,
-    Event,
-    Place,
-    Presence,
-    State,
-    Window,
-    unwrap_assignment,
-)
-from wherry_contract.profile import FeatureCounts
+from wherry_contract.messages import Ack, Event, Place, Presence, State, unwrap_assignment
 from wherry_contract.signature import TrustRoot
+from wherry_contract.slots import FeatureCounts
 from wherry_contract.topics import Topic
+from wherry_contract.window import Window
 
 FAMILY = "fraud"
 BUNDLE = "sha256:" + "b" * 64

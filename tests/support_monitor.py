@@ -13,8 +13,9 @@ from wherry.monitor import Cell, FleetView, Reference
 from wherry.rows import StoredWindow
 from wherry_contract.features import Feature, InputContract, RawMatrix
 from wherry_contract.histograms import LATENCY_BINS, SCORE_BINS, score_bins
-from wherry_contract.messages import Place, Window
+from wherry_contract.messages import Place
 from wherry_contract.profile import build_profile
+from wherry_contract.window import Window
 
 DAY = 86_400.0
 MONDAY = 1_532_304_000.0  # 2018-07-23

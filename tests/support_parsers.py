@@ -15,16 +15,18 @@ from support_agent import keys, make_bundle, order_for, sign, signed_order
 from wherry_contract.assignment import PAYLOAD_TYPE, Assignment, open_assignment
 from wherry_contract.bundle import open_bundle
 from wherry_contract.command import Command
+from wherry_contract.compact import read_window, split_windows
 from wherry_contract.delta import Delta, apply_delta, read_deltas, write_deltas
 from wherry_contract.fleet_keys import FleetKeys
 from wherry_contract.golden import GoldenVectors
 from wherry_contract.identity import EnrolRequest, Papers, RenewRequest
 from wherry_contract.manifest import Manifest
-from wherry_contract.messages import Ack, Event, Presence, State, Window, unwrap_assignment
+from wherry_contract.messages import Ack, Event, Presence, State, unwrap_assignment
 from wherry_contract.oci import OciManifest
 from wherry_contract.profile import ReferenceProfile
 from wherry_contract.signature import BundleStatement, TrustRoot
 from wherry_contract.told_time import ToldTime
+from wherry_contract.window import Window
 
 VECTORS = ROOT / "contract" / "vectors"
 _HOSTILE: tuple[Any, ...] = (
@@ -41,6 +43,12 @@ def _bundle(data: bytes) -> None:
 
 def _order(data: bytes) -> None:
     open_assignment(unwrap_assignment(data), keys().root())
+
+
+def _batch(data: bytes) -> None:
+    known = ReferenceProfile.from_bytes((VECTORS / "compact/standard-profile.json").read_bytes())
+    for body in split_windows(data):
+        read_window(body, "shop-1", lambda first: (f"sha256:{first.hex():0<64}", known))
 
 
 PARSERS: Mapping[str, Callable[[bytes], Any]] = {
@@ -60,6 +68,7 @@ PARSERS: Mapping[str, Callable[[bytes], Any]] = {
     "renew": RenewRequest.from_bytes,
     "papers": Papers.from_bytes,
     "window": Window.from_bytes,
+    "batch": _batch,
     "event": Event.from_bytes,
     "state": State.from_bytes,
     "presence": Presence.from_bytes,
@@ -86,6 +95,7 @@ def seeds(name: str) -> tuple[bytes, ...]:
         "trust-root": [keys().root().to_bytes(), (VECTORS / "trust.json").read_bytes()],
         "deltas": [write_deltas([Delta(digest, digest, digest, 9)])],
         "delta": [b"BSDIFF40" + bytes(24)],
+        "batch": [(VECTORS / "compact/standard-1000.bin").read_bytes()],
     }
     messages = VECTORS / "messages"
     found |= {

@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import make_compact
 import numpy as np
 
 from wherry_contract import bundle, histograms, messages, psi, signature
@@ -24,8 +25,10 @@ from wherry_contract.encoder import Encoder, Step
 from wherry_contract.features import Feature, InputContract
 from wherry_contract.golden import GoldenVectors
 from wherry_contract.manifest import BoardNeeds, Manifest, Output, RuntimeNeeds, Soak
-from wherry_contract.profile import FeatureCounts, SlotCounter, build_profile
+from wherry_contract.profile import build_profile
 from wherry_contract.rule import Condition, Rule
+from wherry_contract.slots import FeatureCounts, SlotCounter
+from wherry_contract.window import Window
 from wherry_contract.wire import sha256_digest
 
 DAY = 1_795_478_400.0  # 2026-11-24T00:00:00Z
@@ -186,7 +189,7 @@ def every_message(layout: bundle.Layout) -> dict[str, bytes]:
     """One payload of each kind."""
     inputs, profile = contract(), parts().profile
     place = messages.Place("shop-1", SPOOL, 41, 38)
-    window = messages.Window(
+    window = Window(
         place=place,
         bundle=layout.digest,
         edges=profile.edges_id,
@@ -434,7 +437,7 @@ def every_file() -> dict[str, bytes]:
         name: json.dumps(document, indent=1, allow_nan=False).encode() + b"\n"
         for name, document in documents.items()
     }
-    return files | every_message(layout) | shown
+    return files | every_message(layout) | shown | make_compact.every_file()
 
 
 def main(folder: Path) -> None:

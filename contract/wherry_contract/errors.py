@@ -161,6 +161,11 @@ _ROWS: tuple[tuple[str, str, str], ...] = (
     ("G05", "the message was seen before", "nothing to do: it was counted once"),
     ("G06", "the topic is not one of ours", "compare with contract/SPEC-mqtt.md"),
     ("G07", "two agents use one device id", "give each device its own id and state folder"),
+    (
+        "G08",
+        "the message is about a bundle that is not known here",
+        "add that bundle to the depot, or let the device send JSON",
+    ),
     # Update on the device
     ("U01", "there is not enough disk for the update", "free the space that the detail names"),
     ("U02", "a newer assignment replaced this one", "nothing to do"),

@@ -13,6 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 
 SCORE_BINS: Final = 64
 LATENCY_BINS: Final = 40
+MEMORY_BINS: Final = 40
+TEMPERATURE_BINS: Final = 32
+NEAR_BINS: Final = 2  # below the threshold's own
 
 # 63 inner edges at log-odds -7.75, -7.5 … 7.75; a score on an edge belongs to the bin above
 SCORE_EDGES: Final = np.array(
@@ -53,6 +56,18 @@ def latency_bin(microseconds: float) -> int:
     if microseconds <= 1:
         return 0
     return min(LATENCY_BINS - 1, max(0, int(2 * math.log2(microseconds))))
+
+
+def memory_bin(mebibytes: float) -> int:
+    """The bin of one look at the memory, 0 to 39: quarter octaves of MiB, up to 1 GiB."""
+    if mebibytes <= 1:
+        return 0
+    return min(MEMORY_BINS - 1, int(4 * math.log2(mebibytes)))
+
+
+def temperature_bin(celsius: float) -> int:
+    """The bin of one temperature in degrees Celsius, 0 to 31: 5 degrees each, from -40 on."""
+    return min(TEMPERATURE_BINS - 1, max(0, math.floor(celsius / 5) + 8))
 
 
 def latency_quantile(counts: ArrayLike, share: float) -> float:

@@ -7,16 +7,11 @@ it twice, late or with gaps changes nothing.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from .features import NAME
-from .histograms import LATENCY_BINS, SCORE_BINS
-from .manifest import MAX_CLASSES
 from .oci import DIGEST
-from .profile import FeatureCounts
 from .when import to_text
 from .wire import MESSAGE, SLUG, Fields, compact, parse_json
 
@@ -25,13 +20,19 @@ SPOOL: Final = r"[0-9a-f]{16}"
 _MOST_RANGES: Final = 1024
 
 
-def _open(data: bytes, name: str) -> Fields:
+def open_payload(data: bytes, name: str) -> Fields:
+    """The fields of a JSON payload, its schema checked.
+
+    Raises:
+        MessageError: G01, G02 or G03.
+    """
     fields = Fields(parse_json(data, limit=LIMIT_BYTES, what=name, domain=MESSAGE), name, MESSAGE)
     fields.schema(f"wherry/{name}")
     return fields
 
 
-def _close(name: str, document: Mapping[str, Any], extra: Mapping[str, Any]) -> bytes:
+def close_payload(name: str, document: Mapping[str, Any], extra: Mapping[str, Any]) -> bytes:
+    """A JSON payload with its schema first."""
     return compact({"schema": f"wherry/{name}/1+json"} | dict(document) | dict(extra))
 
 
@@ -55,7 +56,7 @@ class Presence:
         Raises:
             MessageError: G01, G02 or G03.
         """
-        fields = _open(data, "presence")
+        fields = open_payload(data, "presence")
         return cls(
             device=fields.text("device", pattern=SLUG),
             online=fields.flag("online"),
@@ -66,7 +67,7 @@ class Presence:
     def to_bytes(self) -> bytes:
         """The payload."""
         document = {"device": self.device, "online": self.online, "session": self.session}
-        return _close("presence", document, self.extra)
+        return close_payload("presence", document, self.extra)
 
 
 @dataclass(frozen=True)
@@ -122,11 +123,11 @@ class State:
         Raises:
             MessageError: G01, G02 or G03.
         """
-        fields = _open(data, "state")
+        fields = open_payload(data, "state")
         labels, sequences = fields.mapping("labels", {}), fields.mapping("sequences", {})
         if not all(isinstance(value, str) for value in labels.values()):
             raise fields.error("labels", "strings by name")
-        if not all(_is_count(value) for value in sequences.values()):
+        if not all(is_count(value) for value in sequences.values()):
             raise fields.error("sequences", "integers by key id")
         return cls(
             device=fields.text("device", pattern=SLUG),
@@ -174,7 +175,7 @@ class State:
             "started_at": to_text(self.started_at),
             "reported_at": to_text(self.reported_at),
         }
-        return _close("state", document, self.extra)
+        return close_payload("state", document, self.extra)
 
 
 @dataclass(frozen=True)
@@ -244,7 +245,7 @@ class Event:
         Raises:
             MessageError: G01, G02 or G03.
         """
-        fields = _open(data, "event")
+        fields = open_payload(data, "event")
         return cls(
             place=Place.from_fields(fields),
             code=fields.text("code", limit=64),
@@ -264,114 +265,7 @@ class Event:
             if getattr(self, name):
                 document[name] = getattr(self, name)
         times = {"at": to_text(self.at)}
-        return _close("event", document | times | self.place.to_dict(), self.extra)
-
-
-@dataclass(frozen=True)
-class Window:
-    """One drift-and-telemetry window: integer counts and nothing else of what was scored.
-
-    Attributes:
-        bundle: the model that scored; windows are cut when it changes.
-        edges: the edges that were counted against; only windows that share it add up.
-        opened: first moment, Unix seconds (of the payments, if the application says when).
-        closed: last moment.
-        rows: rows scored, by model or fallback.
-        flagged: rows at or above the threshold; of classes, rows that were decided.
-        fallback: rows that the fallback rule answered.
-        errors: refused or failed rows by error code; they are not among `rows`.
-        features: counts by feature name.
-        scores: 64 bins of what the model scored (`Output.bins`).
-        latency: 40 bins of the time from request to answer: one count for each answered
-            request, however many rows it had, so they need not add up to `rows`.
-        reason: what closed it: ``rows``, ``time``, ``switch`` or ``stop``.
-        classes: of a model that decides between classes, how often it decided each, in the
-            manifest's order, and behind them how often none; empty for other models.
-    """
-
-    place: Place
-    bundle: str
-    edges: str
-    opened: float
-    closed: float
-    rows: int
-    flagged: int
-    fallback: int
-    errors: Mapping[str, int]
-    features: Mapping[str, FeatureCounts]
-    scores: tuple[int, ...]
-    latency: tuple[int, ...]
-    reason: str
-    extra: Mapping[str, Any] = field(default_factory=dict)
-    classes: tuple[int, ...] = ()
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> Window:
-        """Read a payload.
-
-        Raises:
-            MessageError: G01, G02 or G03; G01 also if the counts do not add up.
-        """
-        fields = _open(data, "window")
-        features, errors = fields.table("features"), fields.mapping("errors", {})
-        if not all(_is_count(value) for value in errors.values()):
-            raise fields.error("errors", "counts by code")
-        window = cls(
-            place=Place.from_fields(fields),
-            bundle=fields.text("bundle", "", pattern=DIGEST),
-            edges=fields.text("edges", pattern=DIGEST),
-            opened=fields.moment("opened"),
-            closed=fields.moment("closed"),
-            rows=fields.integer("rows"),
-            flagged=fields.integer("flagged", 0),
-            fallback=fields.integer("fallback", 0),
-            errors=errors,
-            features={
-                name: FeatureCounts.from_fields(features.table(name))
-                for name in list(features.rest())
-            },
-            scores=fields.counts("scores", limit=SCORE_BINS),
-            latency=fields.counts("latency", limit=LATENCY_BINS),
-            reason=fields.choice("reason", ("rows", "time", "switch", "stop")),
-            classes=fields.counts("classes", [], limit=MAX_CLASSES + 1),
-            extra=fields.rest(),
-        )
-        window._check(fields)
-        return window
-
-    def _check(self, fields: Fields) -> None:
-        if len(self.scores) != SCORE_BINS or len(self.latency) != LATENCY_BINS:
-            raise fields.error("scores", f"{SCORE_BINS} bins, and latency {LATENCY_BINS}")
-        if any(counts.rows != self.rows for counts in self.features.values()):
-            raise fields.error("features", "counts that add up to rows")
-        if sum(self.scores) + self.fallback != self.rows or self.flagged > self.rows:
-            raise fields.error("scores", "counts that add up to rows")
-        if self.classes and sum(self.classes) != sum(self.scores):
-            raise fields.error("classes", "counts that add up to those of scores")
-        if not all(re.fullmatch(NAME, name) for name in (*self.features, *self.errors)):
-            raise fields.error("features", f"by names like {NAME}, and errors too")
-        if self.closed < self.opened:
-            raise fields.error("closed", "not before opened")
-
-    def to_bytes(self) -> bytes:
-        """The payload."""
-        document = {
-            "bundle": self.bundle,
-            "edges": self.edges,
-            "opened": to_text(self.opened),
-            "closed": to_text(self.closed),
-            "rows": self.rows,
-            "flagged": self.flagged,
-            "fallback": self.fallback,
-            "errors": dict(self.errors),
-            "reason": self.reason,
-            "features": {name: counts.to_dict() for name, counts in self.features.items()},
-            "scores": list(self.scores),
-            "latency": list(self.latency),
-        }
-        if self.classes:
-            document["classes"] = list(self.classes)
-        return _close("window", self.place.to_dict() | document, self.extra)
+        return close_payload("event", document | times | self.place.to_dict(), self.extra)
 
 
 @dataclass(frozen=True)
@@ -395,7 +289,7 @@ class Ack:
         Raises:
             MessageError: G01, G02 or G03.
         """
-        fields = _open(data, "ack")
+        fields = open_payload(data, "ack")
         spool = fields.text("spool", pattern=SPOOL)
         stored = fields.items("stored", [], limit=_MOST_RANGES)
         refused = fields.items("refused", [], limit=_MOST_RANGES)
@@ -417,7 +311,7 @@ class Ack:
             "stored": [list(item) for item in self.stored],
             "refused": [list(item) for item in self.refused],
         }
-        return _close("ack", document, self.extra)
+        return close_payload("ack", document, self.extra)
 
 
 def _is_pair(item: object) -> bool:
@@ -425,11 +319,11 @@ def _is_pair(item: object) -> bool:
 
 
 def _is_seq(value: object) -> bool:
-    return _is_count(value) and value != 0
+    return is_count(value) and value != 0
 
 
-def _is_count(value: object) -> bool:
-    # what every JSON reader holds exactly, and every database as an integer
+def is_count(value: object) -> bool:
+    """Whether every JSON reader holds it exactly, and every database as an integer."""
     return type(value) is int and 0 <= value < 2**53
 
 
@@ -460,7 +354,7 @@ def unwrap_command(data: bytes) -> bytes:
     Raises:
         MessageError: G01, G02 or G03.
     """
-    return compact(_open(data, "command").mapping("envelope"))
+    return compact(open_payload(data, "command").mapping("envelope"))
 
 
 def unwrap_assignment(data: bytes) -> bytes:
@@ -469,4 +363,4 @@ def unwrap_assignment(data: bytes) -> bytes:
     Raises:
         MessageError: G01, G02 or G03.
     """
-    return compact(_open(data, "assignment").mapping("envelope"))
+    return compact(open_payload(data, "assignment").mapping("envelope"))

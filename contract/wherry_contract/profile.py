@@ -28,64 +28,21 @@ from .decision import class_counts, decide, winning
 from .errors import ManifestError
 from .features import Feature, InputContract, RawMatrix
 from .histograms import SCORE_BINS, score_bins, value_bins
+from .slots import (
+    MAX_BINS,
+    MAX_PAIR_CELLS,
+    MAX_PAIRS,
+    FeatureCounts,
+    SlotCounter,
+    pair_name,
+)
 from .wire import MANIFEST, Domain, Fields, canonical, parse_json, sha256_digest
 
 SCHEMA: Final = "wherry/profile"
 LIMIT_BYTES: Final = 4 * 2**20
-MAX_BINS: Final = 4096
 BINS: Final = 10
 LEAST_SHARE: Final = 0.005  # a bin holds at least this share of the reference
 _SAME: Final = 2.0**-20  # of the largest value that a model gives: those that are closer are one
-
-Counts = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class FeatureCounts:
-    """The counts of one feature: exclusive slots.
-
-    Attributes:
-        bins: values in each bin, or rows of each category.
-        below: numbers under the contract's minimum, or categories that are not listed.
-        above: numbers over the contract's maximum.
-        missing: gaps.
-    """
-
-    bins: tuple[int, ...]
-    below: int = 0
-    above: int = 0
-    missing: int = 0
-
-    @classmethod
-    def from_fields(cls, fields: Fields) -> FeatureCounts:
-        """Read the counts of one feature."""
-        return cls(
-            bins=fields.counts("bins", limit=MAX_BINS),
-            below=fields.integer("below", 0),
-            above=fields.integer("above", 0),
-            missing=fields.integer("missing", 0),
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON form; a slot that holds nothing is left out."""
-        document: dict[str, Any] = {"bins": list(self.bins)}
-        for name in ("below", "above", "missing"):
-            if getattr(self, name):
-                document[name] = getattr(self, name)
-        return document
-
-    @property
-    def rows(self) -> int:
-        """How many rows were counted."""
-        return sum(self.bins) + self.below + self.above + self.missing
-
-    def __add__(self, other: FeatureCounts) -> FeatureCounts:
-        return FeatureCounts(
-            tuple(a + b for a, b in zip(self.bins, other.bins, strict=True)),
-            self.below + other.below,
-            self.above + other.above,
-            self.missing + other.missing,
-        )
 
 
 @dataclass(frozen=True)
@@ -135,57 +92,22 @@ def quantile_edges(
     return tuple(edges)
 
 
-class SlotCounter:
-    """Counts blocks of raw rows into slots; the device's hot path and the host's alike.
+@dataclass(frozen=True)
+class PairProfile:
+    """Reference counts of two features together.
 
-    One `searchsorted` a feature finds the slot directly: the edges are framed so that
-    below, above and missing (NaN sorts last) are slots like any other.
+    Attributes:
+        features: their names.
+        counts: the first feature's slots, and in each of them the second's.
     """
 
-    def __init__(self, features: Sequence[Feature], edges: Sequence[Sequence[float]]) -> None:
-        self._frames = [
-            _frame(feature, inner) for feature, inner in zip(features, edges, strict=True)
-        ]
-        sizes = [len(frame) + 1 for frame in self._frames]
-        # indices are of the machine's own width: `bincount` takes no others on a 32-bit board
-        self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.intp)
+    features: tuple[str, str]
+    counts: tuple[int, ...]
 
-    def zeros(self) -> Counts:
-        """An empty row of slots for all features, to be handed to `add`."""
-        return np.zeros(int(self._starts[-1]), np.int64)
-
-    def add(self, counts: Counts, raw: RawMatrix) -> None:
-        """Count a block into `counts`.
-
-        Args:
-            counts: int64, as `zeros` makes it; changed in place.
-            raw: float64, shape (rows, features).
-        """
-        slots = np.empty(raw.shape, np.intp)
-        for place, frame in enumerate(self._frames):
-            slots[:, place] = frame.searchsorted(raw[:, place])
-        slots += self._starts[:-1]
-        counts += np.bincount(slots.ravel(), minlength=len(counts))
-
-    def split(self, counts: Counts) -> tuple[FeatureCounts, ...]:
-        """The counts of each feature, from the row of slots."""
-        found = []
-        for start, end in zip(self._starts[:-1], self._starts[1:], strict=True):
-            below, *bins, above, missing = counts[start:end].tolist()
-            found.append(FeatureCounts(tuple(bins), below, above, missing))
-        return tuple(found)
-
-
-def _frame(feature: Feature, inner: Sequence[float]) -> NDArray[np.float64]:
-    """Edges around the inner ones, such that slot 0 is below and the last is missing."""
-    if feature.dtype == "category":
-        last = len(feature.categories) - 0.5
-        return np.array([-0.5, *(np.arange(len(feature.categories) - 1) + 0.5), last, math.inf])
-    low = -math.inf if feature.minimum is None else np.nextafter(feature.minimum, -math.inf)
-    high = math.inf if feature.maximum is None else feature.maximum
-    # an edge outside the range would fold a bin into the wrong slot; it is pulled to the border
-    clipped = np.clip(np.array(inner, np.float64), low, high)
-    return np.array([low, *clipped, high, math.inf])
+    @property
+    def name(self) -> str:
+        """As windows call it."""
+        return pair_name(*self.features)
 
 
 @dataclass(frozen=True)
@@ -199,6 +121,7 @@ class ReferenceProfile:
         scores: int, 64 bins of the model's scores on reference rows (`Output.bins`).
         flagged: how many of those rows the model flags; of classes how many it decides.
         classes: of classes, how often each was decided, and behind them how often none.
+        pairs: features that are also counted together.
     """
 
     contract: str
@@ -208,6 +131,7 @@ class ReferenceProfile:
     flagged: int = 0
     extra: Mapping[str, Any] = field(default_factory=dict)
     classes: tuple[int, ...] = ()
+    pairs: tuple[PairProfile, ...] = ()
 
     @classmethod
     def from_bytes(cls, data: bytes, domain: Domain = MANIFEST) -> ReferenceProfile:
@@ -227,6 +151,7 @@ class ReferenceProfile:
             scores=fields.counts("scores", limit=SCORE_BINS),
             flagged=fields.integer("flagged"),
             classes=fields.counts("classes", []),
+            pairs=tuple(_read_pair(item) for item in fields.tables("pairs", [], limit=MAX_PAIRS)),
             extra=fields.rest(),
         )
         if len(profile.scores) != SCORE_BINS:
@@ -253,6 +178,11 @@ class ReferenceProfile:
         }
         if self.classes:
             document["classes"] = list(self.classes)
+        if self.pairs:
+            document["pairs"] = [
+                {"features": list(item.features), "counts": list(item.counts)}
+                for item in self.pairs
+            ]
         return canonical(document | dict(self.extra))
 
     @property
@@ -285,7 +215,11 @@ class ReferenceProfile:
             ManifestError: M08 if profile and contract do not belong together.
         """
         self.check(contract)
-        return SlotCounter(contract.features, [item.edges for item in self.features])
+        return SlotCounter(
+            contract.features,
+            [item.edges for item in self.features],
+            pair_places(contract, [item.features for item in self.pairs]),
+        )
 
     def check(self, contract: InputContract) -> None:
         """Refuse a profile that was not made for this contract.
@@ -304,6 +238,16 @@ class ReferenceProfile:
                 raise ManifestError("M08", f"the profile's bins of {item.name} do not fit")
             if item.counts.rows != self.rows:
                 raise ManifestError("M08", f"the profile counts other rows of {item.name}")
+        self._check_pairs(contract)
+
+    def _check_pairs(self, contract: InputContract) -> None:
+        slots = {item.name: len(item.counts.bins) + 3 for item in self.features}
+        pair_places(contract, [pair.features for pair in self.pairs])
+        for pair in self.pairs:
+            if len(pair.counts) != slots[pair.features[0]] * slots[pair.features[1]]:
+                raise ManifestError("M08", f"the profile's cells of {pair.name} do not fit")
+            if sum(pair.counts) != self.rows:
+                raise ManifestError("M08", f"the profile counts other rows of {pair.name}")
 
 
 def _read_feature(fields: Fields) -> FeatureProfile:
@@ -314,6 +258,31 @@ def _read_feature(fields: Fields) -> FeatureProfile:
     return FeatureProfile(name, edges, counts, fields.rest())
 
 
+def _read_pair(fields: Fields) -> PairProfile:
+    names = fields.texts("features", limit=2)
+    if len(names) != 2:
+        raise fields.error("features", "the names of two features")
+    return PairProfile((names[0], names[1]), fields.counts("counts", limit=MAX_PAIR_CELLS))
+
+
+def pair_places(
+    contract: InputContract, pairs: Sequence[tuple[str, str]]
+) -> tuple[tuple[int, int], ...]:
+    """The columns of each pair.
+
+    Raises:
+        ManifestError: M08, too many, a pair twice, or not of two features of the contract.
+    """
+    found = []
+    for first, second in pairs:
+        if first == second or not {first, second} <= set(contract.names):
+            raise ManifestError("M08", f"{first} and {second} are no pair of the contract's")
+        found.append((contract.names.index(first), contract.names.index(second)))
+    if len(found) > MAX_PAIRS or len({frozenset(item) for item in found}) != len(found):
+        raise ManifestError("M08", f"at most {MAX_PAIRS} pairs, and each once")
+    return tuple(found)
+
+
 def build_profile(
     contract: InputContract,
     raw: RawMatrix,
@@ -322,6 +291,7 @@ def build_profile(
     *,
     bins: int = BINS,
     score_edges: Sequence[float] = (),
+    pairs: Sequence[tuple[str, str]] = (),
 ) -> ReferenceProfile:
     """The reference profile of training rows.
 
@@ -332,11 +302,17 @@ def build_profile(
         threshold: the operating threshold.
         bins: the most bins of a feature.
         score_edges: of the histogram of a value; none for a probability (`Output.edges`).
+        pairs: names of features that are also counted together.
+
+    Raises:
+        ManifestError: M08, a pair that is none, or that has too many cells.
     """
     edges = [
         _reference_edges(feature, raw[:, j], bins) for j, feature in enumerate(contract.features)
     ]
-    counter = SlotCounter(contract.features, edges)
+    places = pair_places(contract, pairs)
+    _check_cells(contract, edges, places)
+    counter = SlotCounter(contract.features, edges, places)
     slots = counter.zeros()
     counter.add(slots, raw)
     features = tuple(
@@ -346,16 +322,35 @@ def build_profile(
         )
     )
     shown = winning(scores)
-    places = value_bins(shown, score_edges) if score_edges else score_bins(shown)
+    found = value_bins(shown, score_edges) if score_edges else score_bins(shown)
     classes = () if scores.ndim == 1 else class_counts(decide(scores, threshold), scores.shape[1])
     return ReferenceProfile(
         contract.name,
         contract.version,
         features,
-        tuple(np.bincount(places, minlength=SCORE_BINS).tolist()),
+        tuple(np.bincount(found, minlength=SCORE_BINS).tolist()),
         int((shown >= threshold).sum()),
         classes=tuple(map(int, classes)),
+        pairs=tuple(
+            PairProfile((first, second), cells)
+            for (first, second), cells in zip(pairs, counter.split_pairs(slots), strict=True)
+        ),
     )
+
+
+def _check_cells(
+    contract: InputContract, edges: Sequence[Sequence[float]], pairs: Sequence[tuple[int, int]]
+) -> None:
+    slots = [
+        (len(feature.categories) or len(inner) + 1) + 3
+        for feature, inner in zip(contract.features, edges, strict=True)
+    ]
+    for first, second in pairs:
+        cells = slots[first] * slots[second]
+        if cells > MAX_PAIR_CELLS:
+            name = pair_name(contract.names[first], contract.names[second])
+            detail = f"{name} has {cells} cells, at most {MAX_PAIR_CELLS} are counted"
+            raise ManifestError("M08", detail)
 
 
 def value_edges(scores: NDArray[np.float64]) -> tuple[float, ...]:

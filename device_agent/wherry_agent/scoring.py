@@ -19,8 +19,10 @@ from wherry_contract.errors import ServingError
 from wherry_contract.features import RawMatrix
 from wherry_contract.histograms import LATENCY_BINS, SCORE_BINS, latency_bin
 from wherry_contract.manifest import Manifest
-from wherry_contract.messages import Place, Window
-from wherry_contract.profile import FeatureCounts, ReferenceProfile
+from wherry_contract.messages import Place
+from wherry_contract.profile import ReferenceProfile
+from wherry_contract.slots import FeatureCounts
+from wherry_contract.window import Window
 
 from .clock import Clock
 from .config import Limits

@@ -20,7 +20,8 @@ from wherry_agent.scoring import Scorer, Served, Tally
 from wherry_contract.errors import ServingError
 from wherry_contract.features import RawMatrix
 from wherry_contract.histograms import SCORE_BINS, latency_bin, score_bins
-from wherry_contract.messages import Place, Window
+from wherry_contract.messages import Place
+from wherry_contract.window import Window
 
 PLAIN = make_bundle(category=True)
 OTHER = make_bundle("2.0.0", category=True, bias=-2.0)

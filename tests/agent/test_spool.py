@@ -17,7 +17,8 @@ from wherry_agent.scoring import Tally
 from wherry_agent.spool import Fact, Spool
 from wherry_contract.errors import StoreError, TrustError
 from wherry_contract.histograms import LATENCY_BINS, SCORE_BINS
-from wherry_contract.messages import Event, Window
+from wherry_contract.messages import Event
+from wherry_contract.window import Window
 
 MADE = make_bundle()
 

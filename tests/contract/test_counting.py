@@ -25,13 +25,8 @@ from wherry_contract.histograms import (
     latency_quantile,
     score_bins,
 )
-from wherry_contract.profile import (
-    FeatureCounts,
-    ReferenceProfile,
-    SlotCounter,
-    build_profile,
-    quantile_edges,
-)
+from wherry_contract.profile import ReferenceProfile, build_profile, quantile_edges
+from wherry_contract.slots import FeatureCounts, SlotCounter
 
 AMOUNT = Feature("AMOUNT", minimum=-10.0, maximum=10.0, missing="allow")
 OPEN = Feature("OPEN", missing="allow")

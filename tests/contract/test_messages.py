@@ -22,13 +22,13 @@ from wherry_contract.messages import (
     Place,
     Presence,
     State,
-    Window,
     ranges,
     unwrap_assignment,
     wrap_assignment,
 )
-from wherry_contract.profile import FeatureCounts
+from wherry_contract.slots import FeatureCounts
 from wherry_contract.topics import Topic, every_device, parse_topic
+from wherry_contract.window import Window
 
 READERS: Mapping[str, Callable[[bytes], Any]] = {
     "presence": Presence.from_bytes,
@@ -220,6 +220,18 @@ MALFORMED: list[tuple[str, dict[str, Any], str]] = [
     ("window", {"scores": [*SCORES[:-1], True]}, "G01"),
     ("window", {"latency": LATENCY[:-1]}, "G01"),
     ("window", {"latency": [*LATENCY[:-1], -1]}, "G01"),
+    ("window", {"flagged_scores": SCORES[:-1]}, "G01"),
+    ("window", {"flagged_scores": [1, *SCORES[1:]]}, "G01"),
+    ("window", {"flagged_scores": SCORES, "near": 1}, "G01"),
+    ("window", {"near": -1}, "G01"),
+    ("window", {"memory": [1]}, "G01"),
+    ("window", {"temperature": [0] * 33}, "G01"),
+    ("window", {"pairs": {"AMOUNT*KIND": [4, 0]}}, "G01"),
+    ("window", {"pairs": {"AMOUNT*NONE": [5]}}, "G01"),
+    ("window", {"pairs": {"AMOUNT": [5]}}, "G01"),
+    ("window", {"pairs": {f"AMOUNT*{place}": [5] for place in range(9)}}, "G01"),
+    ("window", {"probing": {"repeats": -1}}, "G01"),
+    ("window", {"probing": {"two words": 1}}, "G01"),
     ("window", {"features": []}, "G01"),
     ("window", {"features": {"AMOUNT": [5]}}, "G01"),
     ("window", {"features": {"AMOUNT": {"bins": [4]}}}, "G01"),

@@ -31,6 +31,7 @@ from wherry_contract.manifest import Manifest, Output
 from wherry_contract.operators import ALLOWED
 from wherry_contract.states import AFTER_SWITCH, Outcome, SlotTrust, UpdateState
 from wherry_contract.topics import DOWN, RETAINED, UP
+from wherry_contract.window import Window
 from wherry_contract.wire import MAX_DEPTH, Fields, canonical, compact
 
 PAGES = {path.name: path.read_text() for path in sorted((ROOT / "contract").glob("SPEC-*.md"))}
@@ -50,7 +51,7 @@ BY_NAME: Mapping[str, tuple[Read, Callable[[Any], bytes]]] = {
     "time": (told_time.ToldTime.from_bytes, canonical),
     "presence": (messages.Presence.from_bytes, compact),
     "state": (messages.State.from_bytes, compact),
-    "window": (messages.Window.from_bytes, compact),
+    "window": (Window.from_bytes, compact),
     "event": (messages.Event.from_bytes, compact),
     "ack": (messages.Ack.from_bytes, compact),
 }
@@ -72,6 +73,7 @@ SNIPPETS = [
 def test_the_pages_are_known_and_have_examples() -> None:
     assert set(PAGES) == {
         "SPEC-bundle.md",
+        "SPEC-compact.md",
         "SPEC-delta.md",
         "SPEC-drift.md",
         "SPEC-identity.md",

@@ -15,9 +15,9 @@ from support_contract import VECTORS, document, opened, vector
 from wherry_contract.encoder import Encoder
 from wherry_contract.features import Feature, InputContract
 from wherry_contract.histograms import LATENCY_EDGES_US, SCORE_EDGES, latency_bin, score_bins
-from wherry_contract.profile import SlotCounter
 from wherry_contract.psi import assess
 from wherry_contract.signature import TrustRoot
+from wherry_contract.slots import SlotCounter
 from wherry_contract.wire import MANIFEST, Fields
 
 
@@ -46,7 +46,8 @@ def test_made_again_they_are_the_same(seed: str, tmp_path: Path) -> None:
 
 def test_the_readme_names_them_all() -> None:
     page = vector("README.md").decode()
-    names = {name if "/" not in name else "messages/*.json" for name in files(VECTORS)}
+    folders = {"messages": "messages/*.json", "compact": "compact/*"}
+    names = {folders.get(name.partition("/")[0], name) for name in files(VECTORS)}
     assert [name for name in sorted(names) if f"`{name}`" not in page] == []
 
 

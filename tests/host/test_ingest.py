@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import resource
 import sqlite3
 import threading
@@ -15,15 +17,18 @@ import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 from support import Mosquitto, wait_for
+from support_agent import keys, make_bundle, public_key
 from support_fleet import event, open_store, state, window
 
 from wherry.server.ingest import Arrival, Ingest, is_newer
 from wherry.server.link import Link
 from wherry.server.store import Store
 from wherry_contract.address import BrokerAddress
+from wherry_contract.compact import join_windows, write_window
 from wherry_contract.errors import StoreError
-from wherry_contract.messages import LIMIT_BYTES, Ack, Presence, Window
+from wherry_contract.messages import LIMIT_BYTES, Ack, Presence
 from wherry_contract.topics import Topic
+from wherry_contract.window import Window
 
 NOW = 1000.0
 SPOOL = "0" * 16
@@ -412,3 +417,56 @@ def test_a_broker_that_is_away_at_the_start(tmp_path: Path, mosquitto: Mosquitto
             wait_for(lambda: link.listening_since)
         finally:
             link.stop()
+
+
+@contextmanager
+def with_bundle(folder: Path) -> Iterator[tuple[Store, Window, bytes]]:
+    """A store that knows a bundle, and a window of it in both forms."""
+    made = make_bundle(category=True)
+    with open_store(folder, "a") as store:
+        (folder / "keys").mkdir()
+        signer = json.dumps(public_key(keys().bundle).to_dict())
+        (folder / "keys" / "maker.pub.json").write_text(signer)
+        store.add_bundle(store.depot.add(io.BytesIO(made.to_tar())))
+        profile = made.parts.profile
+        names = {item.name: item.counts for item in profile.features}
+        found = window(
+            "a",
+            1,
+            bundle=made.digest,
+            edges=profile.edges_id,
+            features=names,
+            rows=profile.rows,
+            scores=(profile.rows,) + (0,) * 63,
+        )
+        yield store, found, write_window(found, profile) or b""
+
+
+def test_compact_windows_are_stored_as_json_has_them(tmp_path: Path) -> None:
+    with with_bundle(tmp_path) as (store, found, compact):
+        takes = ingest(store)
+        second = replace(found, place=replace(found.place, seq=2))
+        both = join_windows([compact, write_window(second, store.profile(found.bundle)) or b""])
+        assert takes.take([Arrival(topic("a", "window"), both)]) == [("a", Ack(SPOOL, ((1, 2),)))]
+        assert [item.window for item in store.windows()] == [found, second]
+        takes.take([sent(found)])  # the same content in the other form is the same message
+        assert store.counters() == {"windows": 2, "duplicates": 1}
+        assert store.incidents() == []
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "refused"),
+    [
+        pytest.param(lambda data: data[:-1], "G01", (), id="a batch that is cut"),
+        pytest.param(lambda data: data + data[2:-1] + b"\xff", "G01", ((1, "G01"),), id="one bad"),
+        pytest.param(lambda data: data[:1] + b"\x07" + data[2:], "G03", (), id="a newer version"),
+        pytest.param(lambda data: data[:6] + b"\x00" + data[7:], "G08", (), id="unknown bundle"),
+    ],
+)
+def test_compact_windows_that_cannot_be_read(
+    tmp_path: Path, change: Any, code: str, refused: tuple[tuple[int, str], ...]
+) -> None:
+    with with_bundle(tmp_path) as (store, _, compact):
+        acks = ingest(store).take([Arrival(topic("a", "window"), change(compact))])
+        assert [item.code for item in store.incidents()] == [code]
+        assert [ack.refused for _, ack in acks if ack.refused] == ([refused] if refused else [])

@@ -20,7 +20,7 @@ from support_monitor import (
 
 from wherry.monitor import Policy, judge
 from wherry.rows import StoredWindow
-from wherry_contract.messages import Window
+from wherry_contract.window import Window
 
 # --- exact ----------------------------------------------------------------------------------
 

@@ -28,7 +28,8 @@ from wherry_agent.scoring import Counter, Scorer, Served, Tally
 from wherry_contract.bundle import Parts
 from wherry_contract.decision import class_counts, decide
 from wherry_contract.errors import MessageError
-from wherry_contract.messages import Place, Window
+from wherry_contract.messages import Place
+from wherry_contract.window import Window
 
 FOREST = skops_of(RandomForestClassifier(9, max_depth=6, random_state=0), "names")
 BOOSTED = skops_of(GradientBoostingRegressor(n_estimators=20, random_state=0), "values")

@@ -22,7 +22,7 @@ from wherry.server.database import Database
 from wherry.server.intake import INCIDENTS_KEPT, Batch
 from wherry.server.ledger import Change
 from wherry_contract.errors import RolloutError, StoreError
-from wherry_contract.messages import Window
+from wherry_contract.window import Window
 
 
 def batch(*windows: Window, at: float = 100.0) -> Batch:

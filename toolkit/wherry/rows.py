@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from wherry_contract.messages import Event, State, Window
+from wherry_contract.messages import Event, State
+from wherry_contract.window import Window
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ import numpy as np
 from wherry_contract.features import Feature, InputContract
 from wherry_contract.histograms import SCORE_BINS
 from wherry_contract.manifest import Output
-from wherry_contract.messages import Window
-from wherry_contract.profile import LEAST_SHARE, FeatureCounts, FeatureProfile, ReferenceProfile
+from wherry_contract.profile import LEAST_SHARE, FeatureProfile, ReferenceProfile
+from wherry_contract.slots import FeatureCounts
+from wherry_contract.window import Window
 
 from .compare import Row, Share, Spread, equal_groups, join_neighbours, join_rare
 from .view import Kind

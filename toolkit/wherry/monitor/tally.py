@@ -10,7 +10,7 @@ import numpy as np
 
 from wherry.rows import StoredWindow
 from wherry_contract.histograms import LATENCY_BINS
-from wherry_contract.messages import Window
+from wherry_contract.window import Window
 
 from .compare import Row
 from .subjects import Key, Reference, window_rows

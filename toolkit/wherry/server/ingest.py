@@ -15,19 +15,14 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from wherry.rows import DeviceRow, Incident
+from wherry_contract.compact import is_compact, place_of, read_window, split_windows
 from wherry_contract.errors import MessageError, StoreError, WherryError
-from wherry_contract.messages import (
-    LIMIT_BYTES,
-    Ack,
-    Event,
-    Presence,
-    State,
-    Window,
-    ranges,
-)
+from wherry_contract.messages import LIMIT_BYTES, Ack, Event, Presence, State, ranges
 from wherry_contract.topics import UP, Topic, parse_topic
+from wherry_contract.window import Window
 
 from .intake import Batch, Spot, spot
+from .known import KnownProfiles
 from .store import Store
 
 _PLACE: Final = (
@@ -73,6 +68,7 @@ class Ingest:
         self._fleet = fleet
         self._clock = clock
         self._news = news
+        self._known = KnownProfiles(store)
         self._again: list[Arrival] = []
 
     @property
@@ -137,7 +133,9 @@ class Ingest:
             raise MessageError("G06", arrival.topic[:120])
         if len(payload) > LIMIT_BYTES:
             raise MessageError("G02", f"{len(payload)} bytes")
-        if topic.channel == "window":
+        if topic.channel == "window" and is_compact(payload):
+            self._read_batch(topic, payload, found)
+        elif topic.channel == "window":
             window = Window.from_bytes(payload)
             _check_device(window.place.device, topic)
             found.windows.append((window, payload))
@@ -153,6 +151,20 @@ class Ingest:
             presence = Presence.from_bytes(payload)
             _check_device(presence.device, topic)
             found.presence.append(presence)
+
+    def _read_batch(self, topic: Topic, payload: bytes, found: _Sorted) -> None:
+        """Read each window of a batch; what is stored is JSON, the same for one that came so."""
+        for body in split_windows(payload):
+            try:
+                window = read_window(body, topic.device, self._known.find)
+            except MessageError as error:
+                incident = (topic.device, topic.channel, error.code, error.detail[:300], len(body))
+                found.incidents.append(Incident(self._clock(), *incident))
+                spot = place_of(body)
+                if spot and error.code in _FOR_GOOD:
+                    found.refused[topic.device, spot[0]][spot[1]] = error.code
+            else:
+                found.windows.append((window, window.to_bytes()))
 
 
 def _check_device(named: str, topic: Topic) -> None:

@@ -11,7 +11,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 
 from wherry.rows import Incident
-from wherry_contract.messages import Event, Place, State, Window
+from wherry_contract.messages import Event, Place, State
+from wherry_contract.window import Window
 
 from . import database as db
 from .database import in_parts

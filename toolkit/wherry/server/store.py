@@ -14,8 +14,9 @@ from sqlalchemy.dialects.sqlite import insert
 from wherry.rows import BundleRow, DeviceRow, Incident, RolloutRow, StoredEvent, StoredWindow
 from wherry_contract.errors import RolloutError
 from wherry_contract.manifest import Manifest
-from wherry_contract.messages import Event, State, Window
+from wherry_contract.messages import Event, State
 from wherry_contract.profile import ReferenceProfile
+from wherry_contract.window import Window
 
 from . import database as db
 from .depot import Depot
