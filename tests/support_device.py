@@ -26,6 +26,7 @@ from wherry_agent.store import BlobStore, StatePair
 from wherry_agent.trust import PinnedTrust
 from wherry_agent.update_io import Updater
 from wherry_contract.assignment import Assignment, open_assignment
+from wherry_contract.command import Command, open_command
 from wherry_contract.messages import Event
 from wherry_contract.signature import ENVELOPE_LIMIT_BYTES, BundleStatement, TrustRoot
 
@@ -130,6 +131,10 @@ class HereTrust:
     def assignment(self, envelope: bytes) -> Assignment:
         """As `Trust` has it."""
         return open_assignment(envelope, self._root)
+
+    def command(self, envelope: bytes) -> Command:
+        """As `Trust` has it."""
+        return open_command(envelope, self._root.keys, self._root.assignment_keys)
 
     def settle(self) -> float:
         """As `Trust` has it."""

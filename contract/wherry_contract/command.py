@@ -13,6 +13,8 @@ from .wire import SLUG, TRUST, Fields, canonical, parse_json
 PAYLOAD_TYPE: Final = "application/vnd.wherry.command.v1+json"
 SCHEMA: Final = "wherry/command"
 LIMIT_BYTES: Final = 16 * 1024
+ASKS: Final = ("logs", "self-test", "snapshot")
+MOST_LINES: Final = 1000
 _KNOWN: Final = ("ask", "device_key")
 
 
@@ -27,6 +29,7 @@ class Command:
         issued_at: Unix seconds.
         expires: Unix seconds; after it the command is void.
         device_key: as an assignment's.
+        lines: of ``logs``, how many of the last are wanted; 0 for as many as an answer holds.
         keyid: which key signed it; filled in by `open_command`.
     """
 
@@ -36,6 +39,7 @@ class Command:
     issued_at: float
     expires: float
     device_key: str = ""
+    lines: int = 0
     keyid: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
 
@@ -57,6 +61,7 @@ class Command:
             issued_at=fields.moment("issued_at"),
             expires=fields.moment("expires"),
             device_key=fields.text("device_key", "", pattern=KEY_ID),
+            lines=fields.integer("lines", 0, high=MOST_LINES),
             keyid=keyid,
             extra=fields.rest(),
         )
@@ -75,6 +80,7 @@ class Command:
                 "must_understand": ["ask", *binding],
             }
             | binding
+            | ({"lines": self.lines} if self.lines else {})
             | dict(self.extra)
         )
 

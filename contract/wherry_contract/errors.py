@@ -256,6 +256,11 @@ _ROWS: tuple[tuple[str, str, str], ...] = (
         "a certificate is not valid at this hour",
         "check the clock; the agent asks the server for the time",
     ),
+    (
+        "L12",
+        "the device has not answered yet",
+        "it is asked again until the question expires; look again: `wherry device answers`",
+    ),
     # Disk and state
     ("D01", "the disk is full", "free some space; the running model goes on"),
     (
@@ -318,6 +323,12 @@ _ROWS: tuple[tuple[str, str, str], ...] = (
     ("R08", "the device is enrolled already", "choose another id, or say --again for new papers"),
     ("R09", "the rollout has ended", "push the bundle that the devices should run"),
     ("R10", "another server uses this data folder", "stop it, or choose another with --data"),
+    (
+        "R11",
+        "the device has too many questions open",
+        "wait for the answers, or until they expire: `wherry device answers`",
+    ),
+    ("R12", "there is no such question", "see `wherry device answers`"),
     # Set-up
     ("H01", "the project file is wrong", "compare with docs/project.md"),
     ("H02", "a file cannot be read", "check the path"),

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from .answer import Answer
 from .oci import DIGEST
 from .when import to_text
 from .wire import MESSAGE, SLUG, Fields, compact, parse_json
@@ -93,6 +94,7 @@ class State:
         fallback: whether the fallback rule answers.
         started_at: of this start, Unix seconds.
         reported_at: of this report, Unix seconds.
+        commands: last command sequence by key id.
     """
 
     device: str
@@ -115,6 +117,7 @@ class State:
     started_at: float
     reported_at: float
     extra: Mapping[str, Any] = field(default_factory=dict)
+    commands: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> State:
@@ -124,11 +127,9 @@ class State:
             MessageError: G01, G02 or G03.
         """
         fields = open_payload(data, "state")
-        labels, sequences = fields.mapping("labels", {}), fields.mapping("sequences", {})
+        labels = fields.mapping("labels", {})
         if not all(isinstance(value, str) for value in labels.values()):
             raise fields.error("labels", "strings by name")
-        if not all(is_count(value) for value in sequences.values()):
-            raise fields.error("sequences", "integers by key id")
         return cls(
             device=fields.text("device", pattern=SLUG),
             agent=fields.text("agent", limit=64),
@@ -140,7 +141,7 @@ class State:
             spool=fields.text("spool", pattern=SPOOL),
             phase=fields.text("phase", limit=32),
             rollout=fields.text("rollout", "", limit=63),
-            sequences=sequences,
+            sequences=_by_key(fields, "sequences"),
             active=fields.choice("active", ("", "a", "b"), ""),
             bundle=fields.text("bundle", "", pattern=DIGEST),
             bundle_name=fields.text("bundle_name", "", limit=63),
@@ -149,6 +150,7 @@ class State:
             fallback=fields.flag("fallback", default=False),
             started_at=fields.moment("started_at"),
             reported_at=fields.moment("reported_at"),
+            commands=_by_key(fields, "commands"),
             extra=fields.rest(),
         )
 
@@ -175,6 +177,8 @@ class State:
             "started_at": to_text(self.started_at),
             "reported_at": to_text(self.reported_at),
         }
+        if self.commands:
+            document["commands"] = dict(self.commands)
         return close_payload("state", document, self.extra)
 
 
@@ -226,6 +230,7 @@ class Event:
         rollout: the rollout it belongs to, if any.
         bundle: the bundle it is about, if any.
         outcome: in the report of an update, how it ended.
+        answer: what came of a command, in an event that answers one.
     """
 
     place: Place
@@ -237,6 +242,7 @@ class Event:
     bundle: str = ""
     outcome: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
+    answer: Answer | None = None
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Event:
@@ -246,6 +252,7 @@ class Event:
             MessageError: G01, G02 or G03.
         """
         fields = open_payload(data, "event")
+        answer = fields.mapping("answer", {})
         return cls(
             place=Place.from_fields(fields),
             code=fields.text("code", limit=64),
@@ -255,15 +262,22 @@ class Event:
             rollout=fields.text("rollout", "", limit=63),
             bundle=fields.text("bundle", "", pattern=DIGEST),
             outcome=fields.text("outcome", "", limit=16),
+            answer=Answer.from_fields(Fields(answer, "event.answer", MESSAGE)) if answer else None,
             extra=fields.rest(),
         )
 
     def to_bytes(self) -> bytes:
         """The payload."""
-        document = {"code": self.code, "severity": self.severity, "text": self.text}
+        document: dict[str, Any] = {
+            "code": self.code,
+            "severity": self.severity,
+            "text": self.text,
+        }
         for name in ("outcome", "rollout", "bundle"):
             if getattr(self, name):
                 document[name] = getattr(self, name)
+        if self.answer:
+            document["answer"] = self.answer.to_dict()
         times = {"at": to_text(self.at)}
         return close_payload("event", document | times | self.place.to_dict(), self.extra)
 
@@ -312,6 +326,13 @@ class Ack:
             "refused": [list(item) for item in self.refused],
         }
         return close_payload("ack", document, self.extra)
+
+
+def _by_key(fields: Fields, name: str) -> dict[str, int]:
+    sequences = fields.mapping(name, {})
+    if not all(is_count(value) for value in sequences.values()):
+        raise fields.error(name, "integers by key id")
+    return sequences
 
 
 def _is_pair(item: object) -> bool:

@@ -29,9 +29,12 @@ from wherry_contract.messages import State
 
 from . import __version__
 from .clock import Clock, SystemClock, TrustedClock
+from .commands import STATE as COMMANDS
+from .commands import Commands
 from .config import AgentConfig
 from .fetch import Depot, Source
 from .intake import Board
+from .log_ring import LogRing, where
 from .mqtt import Handlers, Link
 from .outbox import Outbox
 from .pulse import UPDATES, Notifier, Pulse, Watchdog
@@ -156,6 +159,7 @@ class Agent:
         self._started_at = self._clock.now()
         self._unspoken: list[Fact] = []
         self._pulse = Pulse(self._clock.monotonic)
+        self._ring = LogRing()
 
     def stop(self) -> None:
         """End `run` soon; may be called from a signal handler.
@@ -171,6 +175,8 @@ class Agent:
             WherryError: the agent cannot start: its folder, port or runtime is not to be had.
         """
         with ExitStack() as stack:
+            _log.addHandler(self._ring)
+            stack.callback(_log.removeHandler, self._ring)
             stack.enter_context(folder_lock(self._config.state_dir))
             self._outbox = self._open_outbox(stack)
             identity = self._config.identity
@@ -180,6 +186,7 @@ class Agent:
             for fact in self._unspoken:
                 self._core.spool.tell(fact)
             self._core.updater.start()
+            self._commands = self._open_commands()
             self._server = self._open_port()
             stack.callback(self._say_where, "")
             self._link = self._new_link()
@@ -232,6 +239,20 @@ class Agent:
         mib = min(_MEMORY_MIB, limits.outbox_mib)
         return Outbox(memory, self._config.device, mib=mib, days=limits.outbox_days)
 
+    def _open_commands(self) -> Commands:
+        core, config = self._core, self._config
+        commands = Commands(
+            config,
+            StatePair(config.state_dir, COMMANDS),
+            core.trust,
+            core.spool,
+            self._clock,
+            self._ring,
+            quiet=lambda: core.updater.held,
+        )
+        commands.start()
+        return commands
+
     def _open_port(self) -> HttpServer:
         service = Service(self._config, self._core.scorer, self._session, self._core.updater.hold)
         hooks = Hooks(
@@ -261,9 +282,10 @@ class Agent:
             assignment=updater.offer,
             tell=self._tell,
             state=self._state,
+            command=self._commands.take,
         )
         link = Link(self._config, self._session, self._outbox, self._clock, handlers, tls=self._tls)
-        updater.changed = link.changed
+        updater.changed = self._commands.changed = link.changed
         return link
 
     def _tell(self, fact: Fact, key: str | None) -> None:
@@ -279,6 +301,7 @@ class Agent:
         self._start("serving", self._server.run)
         self._start("outbox", self._flush)
         self._start("updater", self._update)
+        self._start("commands", self._obey)
         link, broker = self._link, self._config.broker
         if link and broker:
             self._start("link", lambda: link.run(broker))
@@ -306,7 +329,9 @@ class Agent:
         """A bug: its trace goes to the log, the fact goes upstream, once an hour for each kind."""
         _log.error("%s crashed and goes on", name, exc_info=error)
         kind = type(error).__name__
-        fact = Fact("agent.crash", f"{name}: {kind}: {error}"[:500], "error")
+        # not in its own words: they may repeat what was scored
+        place = where(type(error), error.__traceback__)
+        fact = Fact("agent.crash", f"{name}: {place}"[:500], "error")
         hour = int(self._clock.now() // 3600)
         self._core.spool.tell(fact, key=f"crash:{name}:{kind}:{hour}")
 
@@ -329,6 +354,12 @@ class Agent:
             self._pulse.sleep(UPDATES, updater.wake, min(trust.settle(), updater.run_once()))
             updater.wake.clear()
 
+    def _obey(self) -> None:
+        commands = self._commands
+        while not self._stop.is_set():
+            commands.wake.wait(commands.run_once())
+            commands.wake.clear()
+
     # --- the end ------------------------------------------------------------------------
 
     def _end(self) -> None:
@@ -337,6 +368,7 @@ class Agent:
         if not self._server.stop(_DRAIN_SECONDS):
             _log.warning("%d requests were cut off", self._server.connections)
         self._core.updater.stop()
+        self._commands.wake.set()
         self._core.scorer.stop()
         self._core.spool.wake.set()
         self._join({"serving", "outbox"})
@@ -344,7 +376,7 @@ class Agent:
             _log.error("the disk did not take the last window")
         if self._link:
             self._link.stop()
-        self._join({"link", "updater"})
+        self._join({"link", "updater", "commands"})
         if not any(thread.is_alive() for thread in self._threads):
             self._outbox.close()
         _log.info("stopped")
@@ -380,6 +412,7 @@ class Agent:
             fallback=served is not None and served.model is None,
             started_at=self._started_at,
             reported_at=self._clock.now(),
+            commands=self._commands.sequences,
             extra=self._also(),
         ).to_bytes()
 

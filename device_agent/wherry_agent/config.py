@@ -96,6 +96,7 @@ class AgentConfig:
         features: what the application declares that it supplies; empty if undeclared.
         identity: who it is, for TLS; nothing where it has a password, or none of this.
         broker_identity: whether the broker is our fleet's own, and takes that identity.
+        file: where all this stands.
     """
 
     device: str
@@ -113,6 +114,7 @@ class AgentConfig:
     broker_identity: bool = False
     metered: bool = False
     registry: RegistryPlace | None = None
+    file: Path = Path("agent.toml")
 
 
 def load_config(path: Path) -> AgentConfig:
@@ -132,10 +134,11 @@ def load_config(path: Path) -> AgentConfig:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SetupError("H08", f"{path}: {error}") from error
     # children work in another folder
-    return _read(Fields(document, path.name, SETTINGS), path.parent.absolute())
+    return _read(Fields(document, path.name, SETTINGS), path.absolute())
 
 
-def _read(fields: Fields, folder: Path) -> AgentConfig:
+def _read(fields: Fields, path: Path) -> AgentConfig:
+    folder = path.parent
     broker, depot = fields.table("broker", {}), fields.table("depot", {})
     serving, application = fields.table("serving", {}), fields.table("application", {})
     url = broker.text("url", "")
@@ -156,6 +159,7 @@ def _read(fields: Fields, folder: Path) -> AgentConfig:
         metered=depot.flag("metered", default=False),
         registry=_registry(fields.table("registry", {}), folder),
         broker_identity=broker.flag("identity", default=identity is not None),
+        file=path,
     )
     for part in (broker, depot, serving, application, fields):
         _refuse_unknown(part)

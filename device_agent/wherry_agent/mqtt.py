@@ -50,11 +50,13 @@ class Handlers:
         assignment: takes a payload of the device's assignment topic.
         tell: takes an event, with a key for those that are told once.
         state: makes the state message.
+        command: takes a payload of the device's command topic.
     """
 
     assignment: Callable[[bytes], None]
     tell: Callable[[Fact, str], None]
     state: Callable[[], bytes]
+    command: Callable[[bytes], None] = lambda _payload: None
 
 
 @dataclass
@@ -275,8 +277,8 @@ class Link:
     def _subscribe(self) -> None:
         self._unsubscribed = 0.0
         if self._client:
-            topics = [(self._topic(channel), 0) for channel in ("assignment", "ack", "presence")]
-            self._client.subscribe(topics)
+            levels = {"assignment": 0, "ack": 0, "presence": 0, "command": 1}
+            self._client.subscribe([(self._topic(name), qos) for name, qos in levels.items()])
 
     def _on_subscribe(
         self, _client: paho.Client, _data: Any, _mid: int, reasons: list[Any], _more: Any
@@ -291,6 +293,8 @@ class Link:
         try:
             if channel == "assignment" and payload:
                 self._handlers.assignment(payload)
+            elif channel == "command" and payload:
+                self._handlers.command(payload)
             elif channel == "ack":
                 self._on_ack(Ack.from_bytes(payload))
             elif channel == "presence" and payload:

@@ -36,6 +36,7 @@ from .config import AgentConfig, Limits, load_config
 from .identity import check as check_identity
 from .outbox import Outbox
 from .probe import probe
+from .record import DeviceRecord
 from .runtime import KINDS, runtimes
 from .spool import Fact
 from .store import BlobStore, StatePair, as_store_error, durable_write, make_folder
@@ -105,6 +106,8 @@ def self_test(path: Path | None) -> list[Check]:
             checks += _in_folder(folder, config.limits if config else Limits())
     except WherryError as error:
         checks.append(_failed("disk", error))
+    if config:
+        checks += _active(config)
     return checks
 
 
@@ -240,6 +243,21 @@ def _models(folder: Path, limits: Limits) -> Iterator[Check]:
     for name, version in here.items():
         what = "model" if len(here) == 1 else f"model in {name}"
         yield _run(what, partial(_model, folder, limits, name, version))
+
+
+def _active(config: AgentConfig) -> list[Check]:
+    """What serves here, probed as at a start; nothing where nothing does."""
+    try:
+        record = DeviceRecord.from_dict(StatePair(config.state_dir).peek() or {})
+    except WherryError as error:
+        return [_failed("active bundle", error)]
+    return [_run("active bundle", partial(_bundle, config, record))] if record.active else []
+
+
+def _bundle(config: AgentConfig, record: DeviceRecord) -> str:
+    slot, limits = record.serving, config.limits
+    found = probe(config.state_dir, slot.digest, seconds=limits.probe_seconds, mib=limits.probe_mib)
+    return f"{slot.name} {slot.version} gives the right scores; {found['p50_us']:.0f} us a row"
 
 
 def _model(folder: Path, limits: Limits, name: str, version: str) -> str:

@@ -12,10 +12,12 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
+from wherry_contract.answer import Answer
 from wherry_contract.errors import StoreError, WherryError
 from wherry_contract.messages import Event, Place
 
 from .clock import Clock
+from .log_ring import where
 from .outbox import Outbox
 from .scoring import Tally
 
@@ -36,6 +38,7 @@ class Fact:
     rollout: str = ""
     bundle: str = ""
     outcome: str = ""
+    answer: Answer | None = None
 
     @classmethod
     def of(cls, error: WherryError, *, rollout: str = "", bundle: str = "") -> Fact:
@@ -90,7 +93,9 @@ class Spool:
             self.lost += 1
         if isinstance(item, Tally):
             kind = type(error).__name__
-            fact = Fact("agent.crash", f"a window was dropped: {kind}: {error}"[:500], "error")
+            # not in its own words, as in `app`
+            place = where(type(error), error.__traceback__)
+            fact = Fact("agent.crash", f"a window was dropped: {place}"[:500], "error")
             self.tell(fact, key=f"unsayable:{kind}:{int(self._clock.now() // 3600)}")
 
     def record(self, fact: Fact, *, key: str) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from wherry_contract.assignment import Assignment, open_assignment
+from wherry_contract.command import Command, open_command
 from wherry_contract.errors import StoreError, TrustError
 from wherry_contract.signature import ENVELOPE_LIMIT_BYTES, BundleStatement, TrustRoot
 
@@ -32,6 +33,10 @@ class Trust(Protocol):
 
     def assignment(self, envelope: bytes) -> Assignment:
         """The order in a verified envelope, or a `TrustError`."""
+        ...
+
+    def command(self, envelope: bytes) -> Command:
+        """The command in a verified envelope, or a `TrustError`."""
         ...
 
     def settle(self) -> float:
@@ -65,12 +70,22 @@ class PinnedTrust:
         """
         answer = self._ask({"envelope": _encode(envelope)})
         order = Assignment.from_bytes(answer["payload"].encode(), answer["keyid"])
-        if order.device_key and self._identity:
+        self._check_key(order.device_key)
+        return order
+
+    def command(self, envelope: bytes) -> Command:
+        """The command in a verified envelope; likewise."""
+        answer = self._ask({"envelope": _encode(envelope), "command": True})
+        command = Command.from_bytes(answer["payload"].encode(), answer["keyid"])
+        self._check_key(command.device_key)
+        return command
+
+    def _check_key(self, named: str) -> None:
+        if named and self._identity:
             from .identity import fingerprint
 
-            if order.device_key != fingerprint(self._identity):
+            if named != fingerprint(self._identity):
                 raise TrustError("T03", "it names another device's key")
-        return order
 
     def admit(self, order: Assignment, source: Source) -> BundleStatement:
         """What the signers say of a bundle, by the statement that lies beside it.
@@ -121,8 +136,12 @@ def _work(request: Mapping[str, Any]) -> Mapping[str, Any]:
             envelope, family=request["family"], digest=request["digest"]
         )
         return {"payload": statement.to_bytes().decode()}
-    assignment = open_assignment(envelope, root)
-    return {"payload": assignment.to_bytes().decode(), "keyid": assignment.keyid}
+    signed: Assignment | Command
+    if "command" in request:
+        signed = open_command(envelope, root.keys, root.assignment_keys)
+    else:
+        signed = open_assignment(envelope, root)
+    return {"payload": signed.to_bytes().decode(), "keyid": signed.keyid}
 
 
 if __name__ == "__main__":

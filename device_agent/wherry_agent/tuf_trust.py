@@ -11,6 +11,7 @@ import base64
 import logging
 import secrets
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import asdict
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from wherry_contract.assignment import Assignment
+from wherry_contract.command import Command
 from wherry_contract.errors import LinkError, StoreError, TrustError, WherryError
 from wherry_contract.signature import BundleStatement
 from wherry_contract.told_time import write_nonce
@@ -68,6 +70,7 @@ class TufTrust:
         self._source = source
         self._identity = identity
         self._asked_time = float("-inf")
+        self._verifying = threading.Lock()  # its floors and its cache are one verifier's at a time
 
     def assignment(self, envelope: bytes) -> Assignment:
         """The order in a verified envelope.
@@ -77,17 +80,29 @@ class TufTrust:
             LinkError: the keys are not here, or the time is not known, and cannot be had now.
             StoreError: D01, D06, D07.
         """
-        request = {"task": "assignment", "envelope": base64.b64encode(envelope).decode()}
-        answer = self._ask(request, self._source)
+        answer = self._open("assignment", envelope)
         order = Assignment.from_bytes(answer["payload"].encode(), answer["keyid"])
-        own = self._own_key()
-        if order.device_key != own:
-            raise TrustError("T03", "it names another device's key")
-        if order.issued_at > self._clock.now() + _DATED_AHEAD_SECONDS:
-            if answer["offline"]:  # perhaps it is our clock that is late
-                raise LinkError("L04", f"the time is not known: {answer['offline']}")
-            raise TrustError("T14", "it is dated more than a day ahead")
+        self._check(order, answer["offline"])
         return order
+
+    def command(self, envelope: bytes) -> Command:
+        """The command in a verified envelope; likewise."""
+        answer = self._open("command", envelope)
+        command = Command.from_bytes(answer["payload"].encode(), answer["keyid"])
+        self._check(command, answer["offline"])
+        return command
+
+    def _open(self, task: str, envelope: bytes) -> dict[str, Any]:
+        request = {"task": task, "envelope": base64.b64encode(envelope).decode()}
+        return self._ask(request, self._source)
+
+    def _check(self, signed: Assignment | Command, offline: str) -> None:
+        if signed.device_key != self._own_key():
+            raise TrustError("T03", "it names another device's key")
+        if signed.issued_at > self._clock.now() + _DATED_AHEAD_SECONDS:
+            if offline:  # perhaps it is our clock that is late
+                raise LinkError("L04", f"the time is not known: {offline}")
+            raise TrustError("T14", "it is dated more than a day ahead")
 
     def admit(self, order: Assignment, source: Source) -> BundleStatement:
         """What the repository lists of a bundle, by metadata that is fresh now.
@@ -144,7 +159,8 @@ class TufTrust:
             "identity": self._identity and {k: str(v) for k, v in asdict(self._identity).items()},
         }
         try:
-            return run_child(__name__, dict(request) | about, seconds=_SECONDS)
+            with self._verifying:
+                return run_child(__name__, dict(request) | about, seconds=_SECONDS)
         except ChildFailure as failure:
             # nobody's signature is to blame, so it is tried again
             raise StoreError("D07", f"the verifier: {failure}") from failure
@@ -234,6 +250,7 @@ def _work(request: Mapping[str, Any]) -> Mapping[str, Any]:
         return look_at_root(request)
     tasks: Mapping[str, Callable[[Verifier, Mapping[str, Any]], Mapping[str, Any]]] = {
         "assignment": Verifier.assignment,
+        "command": Verifier.command,
         "admit": Verifier.admit,
         "time": Verifier.time,
     }

@@ -72,6 +72,12 @@ class Verifier:
         order = keys.assignment(base64.b64decode(request["envelope"]))
         return {"payload": order.to_bytes().decode(), "keyid": order.keyid, "offline": trouble}
 
+    def command(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Who asks what; likewise."""
+        keys, trouble = self._keys_at_hand()
+        command = keys.command(base64.b64decode(request["envelope"]))
+        return {"payload": command.to_bytes().decode(), "keyid": command.keyid, "offline": trouble}
+
     def admit(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         """What is listed of a bundle; nothing but fresh metadata will do.
 

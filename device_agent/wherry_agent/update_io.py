@@ -135,6 +135,11 @@ class Updater:
             self.wake.set()
         return held
 
+    @property
+    def held(self) -> bool:
+        """Whether the board is to be left in peace now."""
+        return self._reach.clock.monotonic() < self._held_until
+
     def stop(self) -> None:
         """Interrupt a download at its next chunk."""
         self._stopped = True
@@ -365,7 +370,7 @@ class Updater:
         why = bar(
             order,
             self._reach.clock.now(),
-            held=self._reach.clock.monotonic() < self._held_until,
+            held=self.held,
             metered=self._config.metered,
         )
         if why:

@@ -19,6 +19,7 @@ from types import MappingProxyType
 from typing import Final
 
 from wherry_contract.assignment import Assignment
+from wherry_contract.command import Command
 from wherry_contract.errors import TrustError, UpdateError
 from wherry_contract.states import AFTER_SWITCH, Outcome, SlotTrust
 from wherry_contract.states import UpdateState as S
@@ -120,15 +121,23 @@ def is_new(assignment: Assignment, record: DeviceRecord, device: str) -> bool:
     Raises:
         TrustError: T03 for another device, T04 an older one replayed, T14 far ahead.
     """
-    if assignment.device != device:
-        raise TrustError("T03", f"it names {assignment.device}")
-    last = record.sequences.get(assignment.keyid, 0)
-    if assignment.sequence < last:
-        raise TrustError("T04", f"sequence {assignment.sequence}, last was {last}")
-    if assignment.sequence > last + _MOST_AHEAD:
+    return check_sequence(assignment, record.sequences.get(assignment.keyid, 0), device)
+
+
+def check_sequence(signed: Assignment | Command, last: int, device: str) -> bool:
+    """Whether what a key has signed is for this device and beyond the last that was accepted.
+
+    Raises:
+        TrustError: T03, T04 or T14.
+    """
+    if signed.device != device:
+        raise TrustError("T03", f"it names {signed.device}")
+    if signed.sequence < last:
+        raise TrustError("T04", f"sequence {signed.sequence}, last was {last}")
+    if signed.sequence > last + _MOST_AHEAD:
         # a stolen key must not use up the numbers of the key that it is
-        raise TrustError("T14", f"sequence {assignment.sequence}, last was {last}")
-    return assignment.sequence > last
+        raise TrustError("T14", f"sequence {signed.sequence}, last was {last}")
+    return signed.sequence > last
 
 
 def judge_offer(assignment: Assignment, record: DeviceRecord, *, family: str, now: float) -> None:

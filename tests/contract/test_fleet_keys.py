@@ -114,6 +114,7 @@ def commanded(value: Command = COMMAND, seed: int = 1, kind: str = command.PAYLO
 def test_what_the_right_keys_sign_is_taken() -> None:
     assert replace(order(), extra={}) == replace(ORDER, keyid=public(1).keyid)
     assert replace(commanded(), extra={}) == replace(COMMAND, keyid=public(1).keyid)
+    assert commanded(replace(COMMAND, lines=7)).lines == 7
     assert told() == ToldTime(NONCE, AT, public(2).keyid)
 
 
@@ -147,6 +148,19 @@ SIGNED: list[tuple[str, Callable[[], Any], str]] = [
     ("a command by a time key", lambda: commanded(seed=2), "T02"),
     ("a command after its key", lambda: commanded(replace(COMMAND, issued_at=AT + 101)), "T02"),
     ("a command that is an order", lambda: commanded(kind=assignment.PAYLOAD_TYPE), "T09"),
+    ("a command by a key without a use", lambda: commanded(seed=3), "T02"),
+    ("a command by a stranger", lambda: commanded(seed=4), "T02"),
+    ("a command before its key", lambda: commanded(replace(COMMAND, issued_at=AT - 101)), "T02"),
+    ("command 0", lambda: commanded(replace(COMMAND, sequence=0)), "T09"),
+    ("command 2^63", lambda: commanded(replace(COMMAND, sequence=2**63)), "T09"),
+    ("a command for no device", lambda: commanded(replace(COMMAND, device="a/b")), "T09"),
+    (
+        "a command for a key that is none",
+        lambda: commanded(replace(COMMAND, device_key="x")),
+        "T09",
+    ),
+    ("more lines than there are", lambda: commanded(replace(COMMAND, lines=1001)), "T09"),
+    ("an over-long command", lambda: commanded(replace(COMMAND, extra={"x": "x" * 17_000})), "T09"),
     ("a command without words", lambda: commanded(replace(COMMAND, ask="")), "T09"),
     (
         "a command that relies on more",

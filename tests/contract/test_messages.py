@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from support_contract import vector
 
 from wherry_contract import states, topics
+from wherry_contract.answer import OUTCOMES, Answer
 from wherry_contract.errors import MessageError
 from wherry_contract.histograms import LATENCY_BINS, SCORE_BINS
 from wherry_contract.messages import (
@@ -70,6 +71,7 @@ STATE = st.builds(
     started_at=MOMENT,
     reported_at=MOMENT,
     extra=EXTRA,
+    commands=st.dictionaries(st.from_regex(r"[0-9a-f]{64}", fullmatch=True), SEQ, max_size=2),
 )
 EVENT = st.builds(
     Event,
@@ -82,6 +84,16 @@ EVENT = st.builds(
     DIGEST,
     st.sampled_from(["", *(outcome.value for outcome in states.Outcome)]),
     EXTRA,
+    st.none()
+    | st.builds(
+        Answer,
+        st.from_regex(r"[0-9a-f]{64}", fullmatch=True),
+        SEQ,
+        SLUG,
+        st.sampled_from(OUTCOMES),
+        EXTRA,
+        EXTRA,
+    ),
 )
 RANGE = st.tuples(SEQ, SEQ).map(lambda pair: (min(pair), max(pair)))
 ACK = st.builds(
@@ -177,6 +189,8 @@ def test_missing_fields(name: str, field: str) -> None:
         READERS[name](with_field(name, **{field: ...}))
 
 
+ANSWER = Answer("a" * 64, 1, "logs", "done", {"lines": []}).to_dict()
+
 MALFORMED: list[tuple[str, dict[str, Any], str]] = [
     ("presence", {"schema": "wherry/presence/2+json"}, "G03"),
     ("presence", {"schema": "wherry/state/1+json"}, "G01"),
@@ -206,6 +220,14 @@ MALFORMED: list[tuple[str, dict[str, Any], str]] = [
     ("event", {"severity": "fatal"}, "G01"),
     ("event", {"text": "x" * 2001}, "G01"),
     ("event", {"at": "2026-02-30T00:00:00Z"}, "G01"),
+    ("event", {"answer": []}, "G01"),
+    ("event", {"answer": {"ask": "logs"}}, "G01"),
+    ("event", {"answer": ANSWER | {"keyid": "x"}}, "G01"),
+    ("event", {"answer": ANSWER | {"sequence": 0}}, "G01"),
+    ("event", {"answer": ANSWER | {"outcome": "perhaps"}}, "G01"),
+    ("event", {"answer": ANSWER | {"document": "text"}}, "G01"),
+    ("event", {"answer": ANSWER | {"document": {"lines": ["x" * 50_000]}}}, "G01"),
+    ("state", {"commands": {"a": -1}}, "G01"),
     ("window", {"rows": 6}, "G01"),
     ("window", {"rows": -5}, "G01"),
     ("window", {"rows": 5.0}, "G01"),

@@ -53,6 +53,7 @@ BY_NAME: Mapping[str, tuple[Read, Callable[[Any], bytes]]] = {
     "state": (messages.State.from_bytes, compact),
     "window": (Window.from_bytes, compact),
     "event": (messages.Event.from_bytes, compact),
+    "answer": (messages.Event.from_bytes, compact),
     "ack": (messages.Ack.from_bytes, compact),
 }
 EXAMPLES = {

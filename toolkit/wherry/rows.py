@@ -186,3 +186,31 @@ class Order:
     digest: str
     issued_at: float
     envelope: bytes
+
+
+@dataclass(frozen=True)
+class Question:
+    """What an operator asked a device, and what it answered.
+
+    Attributes:
+        id: counts questions; 0 before it is noted.
+        keyid: which key signed the command.
+        sequence: of the command.
+        ask: an `ASKS` of the contract.
+        asked_at: Unix seconds by the server's clock, as all here.
+        expires: until when the device may take it.
+        envelope: DSSE.
+        answered_at: when the answer was stored; 0 before.
+        event: that answered; nothing before.
+    """
+
+    device: str
+    keyid: str
+    sequence: int
+    ask: str
+    asked_at: float
+    expires: float
+    envelope: bytes
+    id: int = 0
+    answered_at: float = 0.0
+    event: Event | None = None

@@ -44,7 +44,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, Entry]]] = {
     },
     "Run a fleet": {
         "serve": Entry("serve:serve", "Run the fleet's server: broker, depot, ingest"),
-        "device": Entry("device:device", "Claim, add, list and revoke devices"),
+        "device": Entry("device:device", "Claim, add, list, ask and revoke devices"),
         "rollout": Entry("fleet:rollout", "List, follow and stop rollouts"),
         "monitor": Entry("monitor:monitor", "Show health, latency and drift of the fleet"),
         "report": Entry("monitor:report", "Write the fleet's report as one HTML file"),

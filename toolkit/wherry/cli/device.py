@@ -13,6 +13,7 @@ from wherry.files import write_durably
 
 from .options import Pair, select_option, server_options
 from .output import Seconds, confirm, json_option, say, show, table, yes_option
+from .questions import device_answers, device_ask
 
 _PRIVATE: Final = 0o600
 _family = click.option("--family", required=True, help="The model family that it is pinned to.")
@@ -21,7 +22,11 @@ _label = click.option("--label", type=Pair(), multiple=True, help="As site=paris
 
 @click.group(epilog="Example: wherry device claim --count 20 --family fraud")
 def device() -> None:
-    """Claim, add, list and revoke devices."""
+    """Claim, add, list, ask and revoke devices."""
+
+
+device.add_command(device_ask)
+device.add_command(device_answers)
 
 
 @device.command(

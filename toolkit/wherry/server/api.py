@@ -24,10 +24,12 @@ from wherry_contract.errors import BundleError, RolloutError, WherryError
 from wherry_contract.wire import Fields
 
 from . import monitor_api, views
+from .asker import Asker
 from .depot import Depot
 from .identity_api import IdentityApi
 from .office import Office
 from .query import read_body
+from .question_api import QuestionApi
 from .registrar import Registrar
 from .rollout import Policy
 
@@ -51,6 +53,8 @@ _STATUS: Final[Mapping[str, HTTPStatus]] = {
     "R07": HTTPStatus.NOT_FOUND,
     "R08": HTTPStatus.CONFLICT,
     "R09": HTTPStatus.CONFLICT,
+    "R11": HTTPStatus.CONFLICT,
+    "R12": HTTPStatus.NOT_FOUND,
     "B02": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     "D01": HTTPStatus.INSUFFICIENT_STORAGE,
     "D06": HTTPStatus.SERVICE_UNAVAILABLE,
@@ -94,6 +98,7 @@ def make_app(
     token: str,
     scratch: Path,
     registrar: Registrar | None = None,
+    asker: Asker | None = None,
     *,
     life: Callable[[], Mapping[str, bool]] = dict,
     upload_bytes: int = BUNDLE_LIMIT_BYTES,
@@ -105,6 +110,7 @@ def make_app(
         token: what they must show.
         scratch: a folder for uploads that are not checked yet.
         registrar: gives devices their identity; nothing where they have passwords.
+        asker: asks devices; nobody where that is not wanted.
         life: the server's parts by name, and whether they go on.
         upload_bytes: the largest upload.
     """
@@ -121,6 +127,7 @@ def make_app(
         Route("/api/v1/rollouts/{name}", api.rollout, methods=["GET"]),
         Route("/api/v1/rollouts/{name}/abort", api.abort, methods=["POST"]),
         Route("/api/v1/events", api.events, methods=["GET"]),
+        *(QuestionApi(office.store, asker).routes() if asker else []),
         *monitor_api.routes(office.store),
     ]
     handlers: dict[Any, Callable[[Request, Exception], Response]] = {WherryError: _on_error}

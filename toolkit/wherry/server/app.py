@@ -26,6 +26,7 @@ from wherry_contract.errors import SetupError
 from wherry_contract.messages import Presence
 
 from .api import make_app
+from .asker import Asker
 from .database import Database
 from .depot import Depot
 from .driver import Driver, Radio
@@ -162,7 +163,9 @@ class _Server:
         self_test(address, self._kept.fleet, context=context)
 
         fleet = self._kept.fleet
-        driver = Driver(store, signer, key_of=self._key_of)
+        asker = Asker(store, signer, self._key_of)
+        driver = Driver(store, signer, key_of=self._key_of, asker=asker)
+        asker.news = driver.news
         ingest = Ingest(store, fleet, time.time, driver.news)
         link = Link(address, fleet, ingest, driver.connected, context)
         self._stack.callback(driver.stop)
@@ -185,7 +188,7 @@ class _Server:
         scratch = self._data / "uploads"
         scratch.mkdir(exist_ok=True)
         app = make_app(
-            office, self._token(), scratch, registrar, life=lambda: self._life(link, driver)
+            office, self._token(), scratch, registrar, asker, life=lambda: self._life(link, driver)
         )
         told = {"broker": self._device_url(), "depot": f"{depot}/depot", "enrol": enrol}
         ready = Ready(url, address.url, told, fleet, self._data)

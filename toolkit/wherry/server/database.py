@@ -175,8 +175,22 @@ assignment = sa.Table(
     sa.Column("issued_at", sa.Float, nullable=False),
     sa.Column("envelope", sa.LargeBinary, nullable=False),
 )
-
-
+# what operators ask of devices, and what those answered
+question = sa.Table(
+    "question",
+    _META,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("device", sa.String, nullable=False),
+    sa.Column("keyid", sa.String, nullable=False),
+    sa.Column("sequence", sa.Integer, nullable=False),
+    sa.Column("ask", sa.String, nullable=False),
+    sa.Column("asked_at", sa.Float, nullable=False),
+    sa.Column("expires", sa.Float, nullable=False, index=True),
+    sa.Column("envelope", sa.LargeBinary, nullable=False),
+    sa.Column("answered_at", sa.Float, nullable=False, default=0.0, index=True),
+    sa.Column("payload", sa.LargeBinary),  # the event that answers
+    sa.UniqueConstraint("device", "keyid", "sequence"),
+)
 claim = sa.Table(
     "claim",
     _META,

@@ -22,6 +22,7 @@ from wherry_contract.messages import wrap_assignment
 from wherry_contract.states import RolloutState as R
 from wherry_contract.when import to_seconds
 
+from .asker import Asker
 from .ledger import Change
 from .orders import VALID_SECONDS, AssignmentSigner, named_key
 from .rollout import (
@@ -72,6 +73,7 @@ class Driver:
         signer: AssignmentSigner,
         *,
         key_of: Callable[[str], str] = lambda _device: "",
+        asker: Asker | None = None,
         retain_days: float = 400.0,
         clock: Callable[[], float] = time.time,
         steady: Callable[[], float] = time.monotonic,
@@ -82,6 +84,7 @@ class Driver:
             store: windows and events older than `retain_days` are dropped from it.
             signer: signs orders.
             key_of: the fingerprint of a device's key; "" where it has none.
+            asker: has questions sent; nobody where none are asked.
             retain_days: must exceed what a device's outbox keeps, so that nothing comes twice.
             clock: Unix seconds; may be set by somebody.
             steady: seconds that nobody sets.
@@ -89,6 +92,7 @@ class Driver:
         self._store = store
         self._signer = signer
         self._key_of = key_of
+        self._asker = asker
         self._radio = Radio(lambda: None, lambda _device, _channel, _payload: None)
         self._retain_seconds = retain_days * 86_400
         self._wake = threading.Event()
@@ -151,6 +155,8 @@ class Driver:
         for row in self._store.ledger.rollouts(running=True):
             self._advance(row, self._look_at(row, devices, now))
         self._repeat(devices, now)
+        if self._asker and self._radio.listening_since() is not None:
+            self._asker.send(devices, self._radio.publish, now)
         if self._steady() >= self._late_at:
             self._late_at = self._steady() + _LATE_SECONDS
             for row in self._store.ledger.late():

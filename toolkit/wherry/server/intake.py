@@ -16,6 +16,7 @@ from wherry_contract.window import Window
 
 from . import database as db
 from .database import in_parts
+from .questions import note_answers
 
 INCIDENTS_KEPT: Final = 1000
 Spot = tuple[str, str, int]
@@ -107,6 +108,7 @@ def take(connection: sa.Connection, batch: Batch) -> int:
     ]
     new_windows = _insert_new(connection, db.window, windows)
     new_events = _insert_new(connection, db.event, events)
+    note_answers(connection, batch.events, batch.received_at)
     _note_devices(connection, batch)
     _note_incidents(connection, batch.incidents)
     _insert_new(

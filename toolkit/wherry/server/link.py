@@ -79,7 +79,8 @@ class Link:
         retain = channel in RETAINED
         topic = str(Topic(self._fleet, device, channel))
         if self.listening_since is not None:
-            self._outgoing.put((topic, payload, int(retain), retain))
+            qos = 0 if channel == "ack" else 1
+            self._outgoing.put((topic, payload, qos, retain))
 
     def _run(self) -> None:
         attempts = 0

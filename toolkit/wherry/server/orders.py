@@ -1,4 +1,4 @@
-"""Signs assignments, and tells the time: with keys that the fleet lists, or one of the server's own."""
+"""Signs assignments and commands, and tells the time: with keys that the fleet lists, or one of the server's own."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from wherry.repository.lab import open_keys
 from wherry.repository.repository import Repository
 from wherry.rows import Order
 from wherry_contract.assignment import PAYLOAD_TYPE, Assignment
+from wherry_contract.command import PAYLOAD_TYPE as COMMAND_TYPE
+from wherry_contract.command import Command
 from wherry_contract.errors import TrustError
 from wherry_contract.signature import AssignmentKey, PublicKey
 from wherry_contract.told_time import PAYLOAD_TYPE as TIME_TYPE
@@ -51,6 +53,10 @@ class AssignmentSigner:
     def sign(self, order: Assignment) -> bytes:
         """The envelope of an order."""
         return sign_envelope(order.to_bytes(), PAYLOAD_TYPE, [self._signer("assignment")])
+
+    def sign_command(self, command: Command) -> bytes:
+        """The envelope of a command, by the key that signs orders."""
+        return sign_envelope(command.to_bytes(), COMMAND_TYPE, [self._signer("assignment")])
 
     def tell_time(self, nonce: str, at: float) -> bytes:
         """The envelope of the time, for who asked with this nonce."""

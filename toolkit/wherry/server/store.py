@@ -22,6 +22,8 @@ from . import database as db
 from .depot import Depot
 from .intake import Batch, Spot, clashes, take
 from .ledger import Ledger
+from .questions import Questions
+from .questions import purge as purge_questions
 
 
 class Store:
@@ -31,6 +33,7 @@ class Store:
         self._database = database
         self.depot = depot
         self.ledger = Ledger(database)
+        self.questions = Questions(database)
 
     # --- asked by the monitor -----------------------------------------------------------
 
@@ -277,6 +280,7 @@ class Store:
         """
         with self._database.writing() as connection:
             _purge(connection, db.refusal, before, after)
+            purge_questions(connection, before, after)
             tables = (db.window, db.event)
             return sum(_purge(connection, table, before, after) for table in tables)
 

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from wherry.rows import BundleRow, Decision, DeviceRow, Exposure, Incident, RolloutRow, StoredEvent
+from wherry.rows import (
+    BundleRow,
+    Decision,
+    DeviceRow,
+    Exposure,
+    Incident,
+    Question,
+    RolloutRow,
+    StoredEvent,
+)
 from wherry_contract.messages import State
 from wherry_contract.when import to_text
 
@@ -85,6 +94,25 @@ def event_view(row: StoredEvent) -> dict[str, Any]:
         "bundle": event.bundle,
         "outcome": event.outcome,
     }
+
+
+def question_view(row: Question, online: bool, *, whole: bool) -> dict[str, Any]:  # noqa: FBT001 - of the device
+    """A question; `whole` with the document that answers it."""
+    event = row.event
+    answer = event.answer if event else None
+    found: dict[str, Any] = {
+        "id": row.id,
+        "device": row.device,
+        "online": online,
+        "ask": row.ask,
+        "asked_at": moment(row.asked_at),
+        "expires": moment(row.expires),
+        "answered_at": moment(row.answered_at),
+        "outcome": answer.outcome if answer else "",
+        "code": event.code if event else "",
+        "text": event.text if event else "",
+    }
+    return found | ({"document": dict(answer.document) if answer else {}} if whole else {})
 
 
 def incident_view(row: Incident) -> dict[str, Any]:
