@@ -30,8 +30,8 @@ def _every(
 
 EVERY = dict(_every(menu))
 READS = {
-    "build", "bundle inspect", "bundle diff", "bundle verify", "check", "device list",
-    "device show", "doctor", "key list", "monitor", "rollout list", "rollout status",
+    "build", "bundle inspect", "bundle diff", "bundle verify", "check", "device answers",
+    "device ask", "device list", "device show", "doctor", "key list", "monitor", "rollout list", "rollout status",
 }  # fmt: skip
 
 

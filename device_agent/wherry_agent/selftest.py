@@ -104,10 +104,9 @@ def self_test(path: Path | None) -> list[Check]:
     try:
         with _work_folder(config) as folder:
             checks += _in_folder(folder, config.limits if config else Limits())
+            checks += _active(config) if config else []
     except WherryError as error:
         checks.append(_failed("disk", error))
-    if config:
-        checks += _active(config)
     return checks
 
 
