@@ -235,7 +235,9 @@ class Behaviour:
 class Device(threading.Thread):
     """A light device: orders in, reports, windows and events out, until acknowledged."""
 
-    def __init__(self, config: Path, behaviour: Behaviour | None = None) -> None:
+    def __init__(
+        self, config: Path, behaviour: Behaviour | None = None, root: TrustRoot | None = None
+    ) -> None:
         found = load_config(config)
         super().__init__(name=found.device, daemon=True)
         assert found.broker
@@ -249,7 +251,7 @@ class Device(threading.Thread):
         self.bundle, self.proven, self.phase, self.rollout = "", "empty", "idle", ""
         self.sequences: dict[str, int] = {}
         self.mute = False  # whether what it says gets no further than its outbox
-        self._root = TrustRoot.from_bytes(found.trust.read_bytes())
+        self._root = root or TrustRoot.from_bytes(found.trust.read_bytes())
         self._seq = 0
         self._sent: dict[int, float] = {}
         self._stopped = threading.Event()

@@ -7,7 +7,9 @@ modelled as one of `WAYS`; each is something that real file systems do.
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -69,37 +71,51 @@ def _resize(into: bytearray, size: int) -> None:
 class Medium:
     """A folder, rebuilt call by call."""
 
-    def __init__(self, root: Path) -> None:
-        """Begin with what is in a folder before the first call, all of it safe."""
+    def __init__(self, root: Path, *, without: Collection[str] = ()) -> None:
+        """Begin with what is in a folder before the first call, all of it safe.
+
+        Args:
+            root: the folder.
+            without: names directly in it that are not looked at: another program's.
+        """
         self._root = root.resolve()
+        self._without = frozenset(without)
         self._numbers: dict[int, _File] = {}
-        self._names: dict[Path, _File | None] = {}  # None: a folder
-        for path in sorted(self._root.rglob("*")):
-            file = None if path.is_dir() else _File.of(path.read_bytes())
-            if file is not None:
-                self._numbers[path.stat().st_ino] = file
-            if not path.name.endswith("-shm"):
-                self._names[path.relative_to(self._root)] = file
+        self._names: dict[Path, _File | str | None] = {}  # text: a link to it; None: a folder
+        for name, kept in look(self._root, without).items():
+            self._names[name] = kept if not isinstance(kept, bytes) else _File.of(kept)
+            if isinstance(file := self._names[name], _File):
+                self._numbers[(self._root / name).stat().st_ino] = file
         self._safe_names = dict(self._names)
 
     def apply(self, call: Call) -> None:
-        """Do what a call did."""
+        """Do what a call did; what is written to a file that has no name is lost anyway."""
         name = call.path.relative_to(self._root)
-        if call.kind == "C":
+        if name.parts[:1] and name.parts[0] in self._without:
+            return
+        if call.kind in "WTS" and call.path.name.endswith(" (deleted)"):
+            return
+        if call.kind in "WTS":
+            self._change(call, name)
+        elif call.kind == "C":
             self._numbers[call.file] = self._names[name] = _File()
         elif call.kind == "D":
             self._names[name] = None
+        elif call.kind == "Y":
+            self._names[name] = os.fsdecode(call.data)
         elif call.kind == "U":
             self._names.pop(name)
-        elif call.kind in "RL":
+        else:
             self._names[call.other.relative_to(self._root)] = self._names[name]
             if call.kind == "R":
                 del self._names[name]
-        elif call.kind == "W":
+
+    def _change(self, call: Call, name: Path) -> None:
+        if call.kind == "W":
             self._numbers[call.file].write(call.offset, call.data)
         elif call.kind == "T":
             self._numbers[call.file].resize(call.offset)
-        elif call.kind == "S":
+        else:
             self._sync(call, name)
 
     def _sync(self, call: Call, name: Path) -> None:
@@ -124,12 +140,34 @@ class Medium:
                 continue
             if file is None:
                 place.mkdir()
+            elif isinstance(file, str):
+                place.symlink_to(file)
             else:
                 place.write_bytes(_content(file, way))
 
-    def contents(self) -> dict[Path, bytes | None]:
-        """Every file and folder that is there now; a folder has no content."""
-        return {name: file and bytes(file.now) for name, file in self._names.items()}
+    def contents(self) -> dict[Path, bytes | str | None]:
+        """Every file, link and folder that is there now, as `look` has it."""
+        return {
+            name: bytes(file.now) if isinstance(file, _File) else file
+            for name, file in self._names.items()
+        }
+
+
+def look(root: Path, without: Collection[str] = ()) -> dict[Path, bytes | str | None]:
+    """What is in a folder: bytes of files, where links lead, nothing for folders."""
+    found: dict[Path, bytes | str | None] = {}
+    for path in sorted(root.rglob("*")):
+        name = path.relative_to(root)
+        if path.name.endswith("-shm") or name.parts[0] in without:
+            continue
+        found[name] = _kept(path)
+    return found
+
+
+def _kept(path: Path) -> bytes | str | None:
+    if path.is_symlink():
+        return str(path.readlink())
+    return None if path.is_dir() else path.read_bytes()
 
 
 def _content(file: _File, way: str) -> bytes:

@@ -110,12 +110,12 @@ class Call:
 
     Attributes:
         kind: C created, W wrote, T set the size (to `offset`), S synced, R renamed,
-            U removed, D made a folder, L linked.
-        path: full.
+            U removed, D made a folder, L linked, Y made a symbolic link (to `data`).
+        path: full, below no symbolic link.
         other: the new name, of R and L.
         file: the inode of C, W, T and S.
         offset: of W; the size of T.
-        data: of W.
+        data: of W and Y.
     """
 
     kind: str

@@ -104,11 +104,27 @@ static int path_of(int file, char *into) {
   return 1;
 }
 
+/* A name below a link is the name where the link leads; the last part itself is kept. */
+static int settle(char *full) {
+  char real[PATH_MAX];
+  int kept = errno;
+  char *last = strrchr(full, '/');
+  if (!last || last == full) return is_tracked(full);
+  *last = 0;
+  int found = realpath(full, real) != NULL;
+  *last = '/';
+  errno = kept;
+  if (!found || strlen(real) + strlen(last) >= PATH_MAX) return 0;
+  memmove(full + strlen(real), last, strlen(last) + 1);
+  memcpy(full, real, strlen(real));
+  return is_tracked(full);
+}
+
 static int full_path(int folder, const char *path, char *into) {
   if (*path == '/') {
     if (strlen(path) >= PATH_MAX) return 0;
     strcpy(into, path);
-    return is_tracked(into);
+    return settle(into);
   }
   if (folder == AT_FDCWD) {
     if (!getcwd(into, PATH_MAX - 1)) return 0;
@@ -119,7 +135,7 @@ static int full_path(int folder, const char *path, char *into) {
   if (bytes + strlen(path) + 2 >= PATH_MAX) return 0;
   into[bytes] = '/';
   strcpy(into + bytes + 1, path);
-  return is_tracked(into);
+  return settle(into);
 }
 
 static int tracked_file(int file, char *path) {
@@ -358,6 +374,24 @@ int renameat(int folder, const char *from, int other, const char *to) { return d
 int renameat2(int folder, const char *from, int other, const char *to, unsigned flags) { return do_name('R', SYS_renameat2, folder, from, other, to, flags); }
 int link(const char *from, const char *to) { return do_name('L', SYS_linkat, AT_FDCWD, from, AT_FDCWD, to, 0); }
 int linkat(int folder, const char *from, int other, const char *to, int flags) { return do_name('L', SYS_linkat, folder, from, other, to, (unsigned)flags); }
+int symlinkat(const char *text, int folder, const char *path) {
+  char full[PATH_MAX];
+  if (!page || !page->armed || !full_path(folder, path, full))
+    return syscall(SYS_symlinkat, text, folder, path);
+  int done = -1;
+  enter();
+  int what = fate(0);
+  if (what > 0) {
+    errno = what;
+  } else {
+    done = syscall(SYS_symlinkat, text, folder, path);
+    struct iovec leads = {(void *)text, strlen(text)};
+    if (!done) note('Y', 0, 0, full, "", &leads, 1, strlen(text));
+  }
+  leave();
+  return done;
+}
+int symlink(const char *text, const char *path) { return symlinkat(text, AT_FDCWD, path); }
 int unlink(const char *path) { return do_name('U', SYS_unlinkat, AT_FDCWD, path, 0, NULL, 0); }
 int unlinkat(int folder, const char *path, int flags) { return do_name('U', SYS_unlinkat, folder, path, 0, NULL, (unsigned)flags); }
 int rmdir(const char *path) { return do_name('U', SYS_unlinkat, AT_FDCWD, path, 0, NULL, AT_REMOVEDIR); }

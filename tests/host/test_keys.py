@@ -120,13 +120,22 @@ def test_keys_that_cannot_sign(tmp_path: Path, content: bytes | None, words: str
     assert words in caught.value.detail
 
 
-@pytest.mark.parametrize("there", ["release.key", "release.pub.json"])
-def test_a_key_is_never_written_over(tmp_path: Path, there: str) -> None:
+@pytest.mark.parametrize(("there", "code"), [("release.key", "T10"), ("release.pub.json", "H03")])
+def test_a_key_is_never_written_over(tmp_path: Path, there: str, code: str) -> None:
     (tmp_path / there).write_text("precious")
-    with pytest.raises(SetupError) as caught:
+    with pytest.raises((SetupError, TrustError)) as caught:
         generate(tmp_path / "release.key")
-    assert caught.value.code == "H03"
+    assert caught.value.code == code
     assert (tmp_path / there).read_text() == "precious"
+
+
+def test_a_key_whose_making_was_cut_off_gets_its_public_file(tmp_path: Path) -> None:
+    public = generate(tmp_path / "release.key", passphrase="p")
+    (tmp_path / "release.pub.json").unlink()
+    with pytest.raises(TrustError):
+        generate(tmp_path / "release.key", passphrase="q")
+    assert generate(tmp_path / "release.key", passphrase="p") == public
+    assert read_public(tmp_path / "release.pub.json") == public
 
 
 @pytest.mark.parametrize(

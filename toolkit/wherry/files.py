@@ -20,7 +20,7 @@ def write_durably(path: Path, data: bytes, *, mode: int = 0o644) -> None:
         StoreError: D01 or D06; what was there is still there.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
         try:
             with os.fdopen(handle, "wb") as stream:
@@ -35,6 +35,15 @@ def write_durably(path: Path, data: bytes, *, mode: int = 0o644) -> None:
         sync_folder(path.parent)
     except OSError as error:
         raise as_store_error(error, path.name) from error
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it; their names are on the medium as well."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync_folder(folder.parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -51,6 +51,8 @@ def key_path(key: str, folder: Path | None = None) -> Path:
 def generate(path: Path, *, passphrase: str = "") -> PublicKey:
     """Make a key pair; a key that is there is never written over.
 
+    Cut off in between it leaves the private key alone, and another call ends it.
+
     Args:
         path: of the private key's file; the public one lies beside it.
         passphrase: encrypts the file; "" for none.
@@ -59,13 +61,16 @@ def generate(path: Path, *, passphrase: str = "") -> PublicKey:
         SetupError: H03, there is a key already; H06, cryptography is missing.
         StoreError: D01 or D06.
     """
-    if path.exists() or public_path(path).exists():
+    if public_path(path).exists():
         raise SetupError("H03", f"{path} is there already", cure="choose another name")
-    signer = _signers().generate_ed25519()
+    # the private key first: whoever sees a public key may count on it
+    if path.exists():
+        signer = load_signer(path, passphrase=passphrase)
+    else:
+        signer = _signers().generate_ed25519()
+        write_durably(path, _pem(signer, passphrase), mode=0o600)
     public = _public(signer)
-    # the public file first: a private key without it could not be told apart from others
     write_durably(public_path(path), canonical(public.to_dict()) + b"\n")
-    write_durably(path, _pem(signer, passphrase), mode=0o600)
     return public
 
 

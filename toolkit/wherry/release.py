@@ -102,7 +102,8 @@ class Releases:
 
     def _online(self, name: str) -> PublicKey:
         path = self.keys / f"{name}.key"
-        return read_public(public_path(path)) if path.exists() else generate(path)
+        found = public_path(path)
+        return read_public(found) if found.exists() else generate(path)
 
     def stage(self, path: Path, counter: int) -> tuple[str, int]:
         """Stage a bundle file; returns its digest and its release counter.

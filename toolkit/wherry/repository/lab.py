@@ -95,11 +95,9 @@ def online_signers(keys: Path) -> list[CryptoSigner]:
 
 def _have(keys: Path, name: str) -> PublicKey:
     path = keys / f"{name}.key"
-    if not path.exists():
-        # the public file is written first: left alone by an interrupted start, it is nobody's
-        public_path(path).unlink(missing_ok=True)
-        return generate(path, passphrase=os.environ.get(PASSPHRASE, ""))
-    return read_public(public_path(path))
+    if public_path(path).exists():
+        return read_public(public_path(path))
+    return generate(path, passphrase=os.environ.get(PASSPHRASE, ""))
 
 
 def names_of(keys: Path) -> dict[str, str]:

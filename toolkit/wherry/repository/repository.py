@@ -127,10 +127,13 @@ class Repository(Staged):
         wanted = digest.removeprefix("sha256:")
         for role in self.families():
             document = self.next(role)
-            found = [p for p in document.signed.targets if p.rpartition("/")[2].startswith(wanted)]
+            staged = _paths(document, wanted)
+            # one that is published and not staged was withdrawn by a command that was cut off
+            found = staged or _paths(self.state.models.get(role), wanted)
             if len(found) == 1 and len(wanted) >= 8:
-                del document.signed.targets[found[0]]
-                self.save(role, document)
+                if staged:
+                    del document.signed.targets[found[0]]
+                    self.save(role, document)
                 return role
         raise TrustError("T12", f"{digest[:80]} is not listed", cure="see `wherry publish --json`")
 
@@ -156,10 +159,13 @@ class Repository(Staged):
         """
         if len({key.keyid for key in keys}) < threshold:
             raise TrustError("T10", f"{family} needs {threshold} different keys")
+        role, wanted = f"{MODELS}{family}", ({key.keyid for key in keys}, threshold)
         targets = self.next(TARGETS)
+        held = targets.signed.delegations.roles.get(role)
+        if held and (set(held.keyids), held.threshold) == wanted and self.document(role):
+            return  # it was staged, or published, by a command that was cut off
         delegate(targets.signed, family, keys, threshold)
         self.save(TARGETS, targets)
-        role = f"{MODELS}{family}"
         if self.document(role) is None:
             self.save(role, first_models(self.clock()))
         self._sign_again()
@@ -193,10 +199,11 @@ class Repository(Staged):
         table = document.signed if holder == ROOT else document.signed.delegations
         roles = table.roles if holder == ROOT else {role: delegated(document.signed, role)}
         held = roles[role]
-        if old and old not in held.keyids:
+        # one that is published and not staged was exchanged by a command that was cut off
+        if old and old not in (*held.keyids, *self._published_keys(role)):
             raise TrustError("T02", f"key {old[:12]} has no part in {role}")
         left = [keyid for keyid in held.keyids if keyid != old]
-        if new:
+        if new and new.keyid not in left:
             left.append(new.keyid)
             table.keys[new.keyid] = tuf_key(new)
         if len(set(left)) < held.threshold:
@@ -207,15 +214,26 @@ class Repository(Staged):
         self.save(holder, document)
         self._sign_again()
 
+    def _published_keys(self, role: str) -> Sequence[str]:
+        """Ids of a role's keys by what is published; none where nothing is."""
+        if not self.exists:
+            return ()
+        if role in TOP:
+            return list(self.state.root.signed.roles[role].keyids)
+        delegations = self.state.targets.signed.delegations
+        held = (delegations.roles or {}).get(role) if delegations else None
+        return list(held.keyids) if held else ()
+
     def _exchange_fleet_key(self, role: str, old: str, new: PublicKey | None) -> None:
         document = self.next(TARGETS)
         before = self.fleet_keys(document.signed)
         lists = {name: getattr(before, f"{name}_keys") for name in FLEET_ROLES}
-        if old and old not in [item.keyid for item in lists[role]]:
+        published = getattr(self.fleet_keys(), f"{role}_keys") if self.exists else ()
+        if old and old not in [item.keyid for item in (*lists[role], *published)]:
             raise TrustError("T02", f"key {old[:12]} has no part in {role}")
         lists[role] = tuple(item for item in lists[role] if item.keyid != old)
         keys = dict(before.keys)
-        if new:
+        if new and new.keyid not in [item.keyid for item in lists[role]]:
             keys[new.keyid] = new
             lists[role] += (AssignmentKey(new.keyid, *validity(self.clock())),)
         if not lists[role]:
@@ -365,6 +383,12 @@ def _target(path: str, data: bytes, says: Mapping[str, Any] | None) -> TargetFil
     if says:
         target.unrecognized_fields["custom"] = {"wherry": dict(says)}
     return target
+
+
+def _paths(document: Metadata[Any] | None, digest: str) -> list[str]:
+    """Paths of what is listed under the beginning of a digest."""
+    paths = document.signed.targets if document else ()
+    return [path for path in paths if path.rpartition("/")[2].startswith(digest)]
 
 
 def _counter(target: TargetFile) -> int:

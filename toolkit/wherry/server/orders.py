@@ -38,9 +38,7 @@ class AssignmentSigner:
             SetupError, TrustError: the key's files are damaged.
         """
         path = folder / "assignment.key"
-        if not path.exists():
-            # the public file is written first: left alone by an interrupted start, it is nobody's
-            public_path(path).unlink(missing_ok=True)
+        if not public_path(path).exists():
             generate(path)
         self._own = load_signer(path)
 

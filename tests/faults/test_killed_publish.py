@@ -1,0 +1,205 @@
+"""`wherry publish`, `sign`, `key` and `export`, killed after each call that changes a file.
+
+Whatever is left, by a kill or by a pulled plug: a client that comes for the first time sees
+what was there before or all of the new, one that came before goes on, no key is lost, and
+the same command, run again, ends it. `make test` takes a seeded sample of the crashes
+(``WHERRY_CRASH_SEED``), the tests marked `long` take all of them.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Container, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from support_medium import WAYS, Medium, look
+from support_release import (
+    COMMANDS,
+    Command,
+    View,
+    act,
+    copied,
+    filled,
+    make_fleet,
+    sequences,
+    view,
+)
+from support_shim import Call, Page, quick_folder
+from support_victim import KILLED, Ended, Victims, running_victims
+
+SEED = int(os.environ.get("WHERRY_CRASH_SEED", "20261201"))
+SAMPLE = 2  # crashes of each command in `make test`
+
+
+@dataclass
+class Scene:
+    """A fleet before a command, and what clients see of it before and after."""
+
+    victims: Victims
+    memory: Path
+    command: Command
+    fleet: Path
+    root: bytes
+    old: View
+    new: View
+    before: Medium
+    calls: list[Call]
+
+    @property
+    def data(self) -> Path:
+        """Where copies of the fleet are acted on."""
+        return self.memory / "data"
+
+    @property
+    def client(self) -> Path:
+        """The memory of a client that came before."""
+        return self.memory / "client"
+
+    def kill(self, place: int) -> Ended:
+        """Run it on a copy, and kill it after so many calls."""
+        data = copied(self.fleet, self.data)
+        return self.victims.run(filled(data, self.command.words), data, kill_at=place)
+
+    def check(self) -> None:
+        """Look at what a crash left; then run it again to its end."""
+        for path in (self.fleet / "keys").iterdir():
+            assert (self.data / "keys" / path.name).read_bytes() == path.read_bytes()
+        seen = view(self.data, self.root)
+        assert seen in (self.old, self.new)
+        came = view(self.data, self.root, copied(self.client, self.memory / "came"))
+        assert (came, came.stepped) == (seen, seen.stepped)
+        used = sequences(self.data / "out")
+        codes = self.command.again if self.command.code == 0 else (*self.command.again, 0)
+        said = act(self.data, self.command.words, codes)
+        for words in self.command.ends:
+            act(self.data, words, (0, 1))
+        assert view(self.data, self.root) == self.new, said
+        assert min(sequences(self.data / "out"), default=1) > max(used, default=0)
+        view(self.data, self.root, self.memory / "came")
+
+
+@pytest.fixture(scope="module")
+def memory() -> Iterator[Path]:
+    with quick_folder() as folder:
+        make_fleet(folder / "fleet")
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def victims(memory: Path) -> Iterator[Victims]:
+    with running_victims(memory / "victims") as running:
+        yield running
+
+
+@pytest.fixture(params=COMMANDS)
+def scene(request: pytest.FixtureRequest, memory: Path, victims: Victims) -> Scene:
+    command = COMMANDS[request.param]
+    fleet, data = copied(memory / "fleet", memory / "base"), memory / "data"
+    for words, code in command.before:
+        act(fleet, words, (code,))
+    root = (fleet / "depot" / "tuf" / "1.root.json").read_bytes()
+    shutil.rmtree(memory / "client", ignore_errors=True)
+    old = view(fleet, root, memory / "client")
+    data = copied(fleet, data)
+    before = Medium(data)
+    ended = victims.run(filled(data, command.words), data)
+    assert ended.code == command.code, ended.said
+    calls = victims.calls()
+    assert len(calls) == ended.count
+    after = copy.deepcopy(before)
+    for call in calls:
+        after.apply(call)
+    assert after.contents() == look(data), "a write went by unseen"
+    for words in command.ends:
+        act(data, words)
+    return Scene(victims, memory, command, fleet, root, old, view(data, root), before, calls)
+
+
+def _try(scene: Scene, what: str, place: int) -> None:
+    try:
+        scene.check()
+    except Exception as error:
+        call = scene.calls[min(max(place, 1), len(scene.calls)) - 1]
+        raise AssertionError(f"{what} after call {place}, {call.kind} {call.path}") from error
+
+
+def _kill_at(scene: Scene, places: Iterable[int]) -> int:
+    """Kill it after these calls; returns how often it was killed."""
+    killed = 0
+    for place in places:
+        ended = scene.kill(place)
+        assert ended.code in (KILLED, scene.command.code), ended.said
+        killed += ended.code == KILLED
+        _try(scene, "killed", place)
+    return killed
+
+
+def _pull_plugs(scene: Scene, wanted: Container[tuple[int, str]] | None = None) -> int:
+    """Look at what a pulled plug leaves after each call, or some; returns how many that were."""
+    medium, looked = copy.deepcopy(scene.before), 0
+    for place in range(len(scene.calls) + 1):
+        if place:
+            medium.apply(scene.calls[place - 1])
+        for way in WAYS:
+            if wanted is None or (place, way) in wanted:
+                medium.leave(way, scene.data)
+                _try(scene, way, place)
+                looked += 1
+    return looked
+
+
+def test_killed_or_unplugged_anywhere_it_can_be_run_again(scene: Scene) -> None:
+    """A sample: some kills, and some plugs."""
+    chance = random.Random(f"{SEED} {scene.command.words}")
+    places = range(1, len(scene.calls) + 1)
+    some = sorted(chance.sample(places, SAMPLE))
+    assert _kill_at(scene, some) == SAMPLE
+    plugs = {(chance.choice(places), chance.choice(WAYS[1:])) for _ in range(SAMPLE)}
+    assert _pull_plugs(scene, plugs) == len(plugs)
+
+
+@pytest.mark.long
+def test_killed_after_every_call(
+    scene: Scene, record_property: Callable[[str, object], None]
+) -> None:
+    began, n = time.monotonic(), len(scene.calls)
+    assert _kill_at(scene, range(1, n + 1)) == n
+    took = time.monotonic() - began
+    record_property("figure", f"n = {n} kills, 0 failures, {took:.0f} s")
+
+
+@pytest.mark.long
+def test_unplugged_after_every_call_each_way(
+    scene: Scene, record_property: Callable[[str, object], None]
+) -> None:
+    began, n = time.monotonic(), len(scene.calls)
+    looked = _pull_plugs(scene)
+    took = time.monotonic() - began
+    record_property("figure", f"n = {n} calls, {looked} crashes, 0 failures, {took:.0f} s")
+
+
+def test_the_program_itself_is_killed_too(memory: Path) -> None:
+    """The others are forks of one process; this is what a person starts."""
+    data = copied(memory / "fleet", memory / "data")
+    page = Page(memory / "page", data)
+    page.set(armed=1, kill_at=60)
+    words = filled(data, COMMANDS["publish"].words)
+    done = subprocess.run(
+        [sys.executable, "-m", "wherry", *words],
+        env=os.environ | page.environment(),
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, page.get("count")) == (KILLED, 60)
+    root = (data / "depot" / "tuf" / "1.root.json").read_bytes()
+    before = view(data, root)
+    act(data, COMMANDS["publish"].words)
+    assert view(data, root) != before

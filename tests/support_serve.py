@@ -1,0 +1,221 @@
+"""A fleet's server that may be killed, the devices that live through it, and what it promised.
+
+The server is `wherry serve` with its broker, TLS and a TUF root, forked under the shim
+(support_victim.py). One device lives through everything: a thread that keeps what was not
+acknowledged, and connects again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from http.client import HTTPSConnection
+from pathlib import Path
+from typing import Any
+
+from support import wait_for
+from support_agent import FAMILY, Made, make_bundle
+from support_fleet import Device, Server, window
+from support_identity import context_of
+from support_release import ONE, TWO, act, fetch
+from support_victim import KILLED, Victims
+
+from wherry.repository.lab import hold_ceremony
+from wherry.repository.repository import Repository
+from wherry_agent.config import load_config
+from wherry_agent.identity import Enrolment
+from wherry_agent.identity import enrol as enrol_here
+from wherry_contract.errors import WherryError
+from wherry_contract.signature import FamilyTrust, TrustRoot
+
+DAY = 86_400.0
+KEYS = "--key models-1 --key models-2"
+TILL = "till-0"
+BUNDLES = (ONE, TWO)
+
+
+class Victim(Server):
+    """The server as a fork of what `Victims` keeps ready."""
+
+    def __init__(self, data: Path, victims: Victims) -> None:
+        super().__init__(data, pinned=False)
+        self.victims = victims
+
+    def begin(self, **page: int) -> bool:
+        """Start it; false if it died before it was ready."""
+        (self.data / "server.json").unlink(missing_ok=True)
+        words = ["-v", "serve", "--data", str(self.data), "--broker", "mosquitto"]
+        self.victims.start(words, self.data, **page)
+        there = self.data / "server.json"
+        wait_for(lambda: there.exists() or not self.victims.alive, what=self.said)
+        return there.exists()
+
+    def start(self) -> None:
+        """Start it and wait until it says where it is."""
+        assert self.begin(), self.said()
+
+    def said(self) -> str:
+        """Its log."""
+        return self.victims.said.read_text()
+
+    def bury(self) -> int:
+        """Take its exit code once it has ended."""
+        return self.victims.end().code
+
+    def kill(self) -> None:
+        """Kill it, if it lives, and bury it."""
+        import signal
+
+        self.victims.signal(signal.SIGKILL)
+        self.bury()
+
+
+@dataclass
+class Shop:
+    """A server, and who has to do with it."""
+
+    server: Victim
+    folder: Path
+    root: bytes
+    till: Device | None = None
+    made: dict[int, Made] = field(default_factory=dict)
+    codes: dict[str, str] = field(default_factory=dict)
+    told: set[int] = field(default_factory=set)
+    revoked: set[str] = field(default_factory=set)
+
+    @property
+    def data(self) -> Path:
+        """The server's folder."""
+        return self.server.data
+
+    # what operators and devices do; each may be begun again -------------------------------
+
+    def release(self, number: int) -> Made:
+        """A new bundle is released."""
+        made = make_bundle(f"3.0.{number}", bias=-3 + number / 1000)
+        self._file(number).write_bytes(made.to_tar())
+        act(self.data, f"publish {self._file(number)} --data {{data}} {KEYS}")
+        self.made[number] = made
+        return made
+
+    def _file(self, number: int) -> Path:
+        return self.folder / f"{number}.wherry"
+
+    def take(self, number: int) -> Made:
+        """It is taken; again, it is taken again."""
+        made = self.made.get(number) or self.release(number)
+        with self._file(number).open("rb") as stream:
+            size = self._file(number).stat().st_size
+            row = self.server.client.upload("bundles", stream, size)
+        assert row["digest"] == made.digest
+        return made
+
+    def roll(self, number: int) -> str:
+        """A rollout to the till is started, if none is, and followed to its end."""
+        made = BUNDLES[number % 2]
+        rows = self.server.client.get("rollouts")["rollouts"]
+        running = [row["id"] for row in rows if row["state"] not in ("done", "reverted")]
+        name = running[0] if running else self._start(made)
+        self._until(lambda: self.server.client.get(f"rollouts/{name}")["state"] == "done")
+        return name
+
+    def _start(self, made: Made) -> str:
+        body = {"bundle": made.digest, "select": {"till": "0"}, "waves": ["100%"], "soak_rows": 0}
+        return str(self.server.client.post("rollouts", body)["id"])
+
+    def enrol(self, number: int) -> Path:
+        """A device comes with a claim code; again, with the same."""
+        name = f"till-{number}"
+        if name not in self.codes:
+            order = {"family": FAMILY, "labels": {"till": str(number)}}
+            self.codes[name] = self.server.client.post("claims", order)["codes"][0]
+        url = self.server.facts["devices"]["enrol"]
+        folder = self.folder / name
+        config = folder / "agent.toml"
+        if not config.exists():
+            enrol_here(Enrolment(url, self.codes[name], name, "", folder, again=False))
+        return config
+
+    def tell(self, number: int) -> None:
+        """The till sends three windows until they are acknowledged."""
+        assert self.till
+        if number not in self.told:
+            self.told.add(number)
+            for _ in range(3):
+                place = self.till.place()
+                found = window(TILL, place.seq, spool=self.till.spool, bundle=ONE.digest)
+                self.till.send("window", found.to_bytes(), place.seq)
+        self._until(lambda: not self.till.outbox if self.till else True)
+
+    def revoke(self, number: int) -> str:
+        """A device that was enrolled for it is revoked."""
+        name = f"till-{number}"
+        self.revoked.add(name)
+        self.server.client.post(f"devices/{name}/revoke", {})
+        return name
+
+    def _until(self, look: Callable[[], Any]) -> None:
+        wait_for(lambda: look() or not self.server.victims.alive, what=self.server.said)
+
+    # what must hold ------------------------------------------------------------------------
+
+    def is_let_in(self, name: str) -> bool:
+        """Whether the depot answers a device."""
+        config = load_config(self.folder / name / "agent.toml")
+        port = int(self.server.facts["devices"]["depot"].rpartition(":")[2].partition("/")[0])
+        assert config.identity
+        asks = HTTPSConnection("127.0.0.1", port, timeout=10, context=context_of(config.identity))
+        try:
+            asks.request("GET", "/depot/blobs/sha256/" + "0" * 64)
+            return asks.getresponse().status == 404
+        except OSError:  # TLS hung up
+            return False
+        finally:
+            asks.close()
+
+    def check_list(self) -> Mapping[str, Any]:
+        """The list of releases is good for a client that comes for the first time."""
+        with suppress(FileExistsError):
+            (self.folder / "clients").mkdir()
+        memory = self.folder / "clients" / str(time.monotonic_ns())
+        return fetch(self.data / "depot", self.root, memory)[1]
+
+
+def make_data(data: Path) -> bytes:
+    """A fleet's folder whose list was signed 16 days ago, so that a start signs it anew.
+
+    Returns:
+        Its root.
+    """
+    old = time.time() - 16 * DAY
+    hold_ceremony(Repository(data, lambda: old), data / "keys", [FAMILY])
+    return (data / "depot" / "tuf" / "1.root.json").read_bytes()
+
+
+def fleet_root(data: Path) -> TrustRoot:
+    """What a simulated device holds orders against: the keys that the fleet lists."""
+    keys = Repository(data).fleet_keys()
+    return TrustRoot(dict(keys.keys), {FAMILY: FamilyTrust(tuple(keys.keys))}, keys.assignment_keys)
+
+
+def survives(shop: Shop, act_once: Callable[[], Any], place: int) -> bool:
+    """Do something during which the server is killed, start it again, and do it to its end.
+
+    Returns:
+        Whether it was killed; not, if that takes fewer calls.
+    """
+    server, page = shop.server, shop.server.victims.page
+    page.set(begun=0, kill_at=place)
+    with suppress(WherryError, OSError):
+        act_once()
+    page.set(kill_at=0)
+    time.sleep(0.02)
+    killed = not server.victims.alive
+    if killed:
+        assert server.bury() == KILLED, server.said()
+        server.start()
+    act_once()
+    assert server.victims.alive, server.said()
+    return killed
