@@ -33,6 +33,7 @@ class Deltas:
         self._blobs = reach.blobs
         self._depot = reach.depot
         self._spool = reach.spool
+        self._spoilt: set[str] = set()  # deltas that came with other bytes once
 
     def bring(
         self,
@@ -54,7 +55,7 @@ class Deltas:
         for blob in large:
             delta = self._best(offered, blob)
             if delta and not self._is_begun(blob):
-                failure = self._try(delta, blob, pace, stop)
+                failure = self._try(order, delta, blob, pace, stop)
                 if failure is None:
                     return False
                 if not failure:
@@ -93,7 +94,12 @@ class Deltas:
         return part.exists() and part.stat().st_size > 0
 
     def _try(
-        self, delta: Delta, blob: Descriptor, pace: Pace, stop: Callable[[], bool]
+        self,
+        order: Assignment,
+        delta: Delta,
+        blob: Descriptor,
+        pace: Pace,
+        stop: Callable[[], bool],
     ) -> str | None:
         """Fetch and apply; "" if that made the blob, nothing if stopped, else what went wrong."""
         wanted = Descriptor(_MEDIA_TYPE, delta.digest, delta.size)
@@ -102,7 +108,7 @@ class Deltas:
                 if not self._depot.fetch(wanted, self._blobs, stop, pace):
                     return None
             except LinkError as error:
-                if error.code != "L05":
+                if not self._is_final(order, delta, error):
                     raise
                 return error.detail
         try:
@@ -110,6 +116,16 @@ class Deltas:
         except BundleError as error:
             return error.detail or error.title
         return ""
+
+    def _is_final(self, order: Assignment, delta: Delta, error: LinkError) -> bool:
+        """Whether a delta cannot be had: refused, or twice other bytes, where the whole may follow.
+
+        Once may be a portal's page in between, and worth another try.
+        """
+        spoilt = error.code == "L06" and delta.digest in self._spoilt
+        if error.code == "L06":
+            self._spoilt.add(delta.digest)
+        return error.code == "L05" or (spoilt and order.policy.delta != "only")
 
     def _say(self, order: Assignment, blob: Descriptor, why: str) -> None:
         what = f"{blob.file_name or blob.digest}: {why}"

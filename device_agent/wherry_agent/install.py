@@ -12,16 +12,16 @@ import base64
 import binascii
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from wherry_contract.assignment import Assignment
 from wherry_contract.bundle import Bundle, open_bundle
-from wherry_contract.errors import LinkError, SetupError, TrustError, UpdateError, coded_error
+from wherry_contract.errors import SetupError, TrustError, UpdateError, coded_error
 from wherry_contract.messages import unwrap_assignment
-from wherry_contract.oci import Descriptor
+from wherry_contract.oci import blob_path
 from wherry_contract.states import Outcome
 from wherry_contract.states import UpdateState as S
 from wherry_contract.wire import parse_json
@@ -29,10 +29,9 @@ from wherry_contract.wire import parse_json
 from .app import build_core, open_outbox
 from .clock import Clock, SystemClock, TrustedClock
 from .config import AgentConfig
-from .pace import Pace
 from .record import Update
-from .store import BlobStore, folder_lock
-from .tuf_fetch import METADATA_FOLDER
+from .stick import Stick
+from .store import folder_lock
 from .tuf_trust import open_clock
 from .update_io import Updater
 
@@ -41,51 +40,6 @@ _ORDER_LIMIT_BYTES: Final = 64 * 1024
 _VALID_SECONDS: Final = 3600.0  # so that one that was interrupted does not linger
 _MOST_RETRIES: Final = 3
 _PAUSE_SECONDS: Final = 1.0
-
-
-class FileSource:
-    """A bundle file in the place of a depot."""
-
-    def __init__(self, bundle: Bundle, folder: Path) -> None:
-        """Take the bundle, and the folder where its file lies."""
-        self._bundle = bundle
-        self._folder = folder
-
-    def place(self) -> Mapping[str, Any]:
-        """The file's folder, if `wherry export` has put the metadata there too."""
-        drop = self._folder.absolute()
-        return {"folder": str(drop)} if (drop / METADATA_FOLDER).is_dir() else {}
-
-    def blob(self, digest: str, limit: int) -> bytes:
-        """The bundle's OCI manifest."""
-        if digest != self._bundle.digest or len(self._bundle.manifest) > limit:
-            raise LinkError("L05", f"the file does not hold {digest}")
-        return self._bundle.manifest
-
-    def statement(self, digest: str, limit: int) -> bytes:
-        """The bundle's signatures."""
-        if digest != self._bundle.digest or len(self._bundle.statement) > limit:
-            raise LinkError("L05", f"the file does not hold the signatures of {digest}")
-        if not self._bundle.statement:
-            raise TrustError("T02", "the file carries no signatures")
-        return self._bundle.statement
-
-    def deltas(self, digest: str, limit: int) -> bytes:  # noqa: ARG002 - as `Source` has it
-        """None: everything is here."""
-        return b""
-
-    def fetch(
-        self,
-        wanted: Descriptor,
-        store: BlobStore,
-        stop: Callable[[], bool],
-        pace: Pace | None = None,  # noqa: ARG002 - as `Source` has it
-    ) -> bool:
-        """Copy a part into the store; what is here needs no pace."""
-        if stop():
-            return False
-        store.put(wanted.digest, self._bundle.blob(wanted))
-        return True
 
 
 @dataclass(frozen=True)
@@ -122,13 +76,12 @@ def install_file(
     try:
         with path.open("rb") as stream:
             bundle = open_bundle(stream)
-            parts = bundle.parts()
-            believed = open_clock(config, clock or SystemClock())
+            bundle.parts()
             name = rollout or f"local-{secrets.token_hex(4)}"
-            state = _install(config, bundle, path.parent, believed, rollout=name)
+            job = _Job(config, bundle.digest, len(bundle.manifest), rollout=name)
+            return job.do(Stick(path.parent, bundle), open_clock(config, clock or SystemClock()))
     except OSError as error:
         raise SetupError("H02", f"{path}: {error.strerror}") from error
-    return Installed(bundle.digest, parts.manifest.name, parts.manifest.version, state)
 
 
 def install_folder(config: AgentConfig, folder: Path, clock: Clock | None = None) -> Installed:
@@ -137,22 +90,20 @@ def install_folder(config: AgentConfig, folder: Path, clock: Clock | None = None
     Raises:
         SetupError: H02, the folder has no order for this device, or not its bundle.
         TrustError: T04, the order was carried out before; the other codes of an order.
+        UpdateError: U14, the folder is thin, and what it builds on is not here.
         WherryError: as `install_file`.
     """
     place = folder / ORDERS_FOLDER / f"{config.device}.json"
     try:
-        with place.open("rb") as stream:
+        with place.open("rb") as stream, ExitStack() as stack:
             payload = stream.read(_ORDER_LIMIT_BYTES)
-        path = _bundle_of(folder, _ordered_digest(payload))
-        with path.open("rb") as stream:
-            bundle = open_bundle(stream)
-            parts = bundle.parts()
+            digest = _ordered_digest(payload)
+            stick = Stick(folder, _bundle_of(folder, digest, stack))
             believed = open_clock(config, clock or SystemClock())
-            state = _install(config, bundle, folder, believed, payload=payload)
+            return _Job(config, digest, payload=payload).do(stick, believed)
     except OSError as error:
         cure = "ask for a stick with an order for it, or install a bundle's file"
         raise SetupError("H02", f"{place}: {error.strerror}", cure=cure) from error
-    return Installed(bundle.digest, parts.manifest.name, parts.manifest.version, state)
 
 
 def _ordered_digest(payload: bytes) -> str:
@@ -165,53 +116,63 @@ def _ordered_digest(payload: bytes) -> str:
     return Assignment.from_bytes(said).digest
 
 
-def _bundle_of(folder: Path, digest: str) -> Path:
+def _bundle_of(folder: Path, digest: str, stack: ExitStack) -> Bundle | None:
+    """The bundle of an order, open until the stack ends; nothing in a folder that is thin.
+
+    Raises:
+        SetupError: H02, it has neither its file nor its list of parts.
+    """
     for path in sorted(folder.glob("*.wherry")):
-        with path.open("rb") as stream:
-            if open_bundle(stream).digest == digest:
-                return path
+        bundle = open_bundle(stack.enter_context(path.open("rb")))
+        if bundle.digest == digest:
+            bundle.parts()
+            return bundle
+    if (folder / blob_path(digest)).is_file():
+        return None
     raise SetupError("H02", f"{folder} has no bundle {digest[:19]}, which the order names")
 
 
-def _install(
-    config: AgentConfig,
-    bundle: Bundle,
-    folder: Path,
-    clock: TrustedClock,
-    *,
-    payload: bytes = b"",
-    rollout: str = "",
-) -> str:
-    with folder_lock(config.state_dir):
-        outbox = open_outbox(config)
-        try:
-            core = build_core(config, outbox, clock, FileSource(bundle, folder))
-            core.updater.start()
-            if not payload:
-                core.updater.install(_order(config, bundle, clock.now(), rollout))
-            elif not core.updater.judge(payload):
-                raise TrustError("T04", "the order on the stick was carried out before")
-            update = _carry_out(core.updater, bundle.digest)
-            core.spool.flush()
-            state = core.updater.record.state
-        finally:
-            outbox.close()
-    if update.outcome not in ("", Outcome.COMMITTED):
-        raise coded_error(update.code, update.detail)
-    return state
+@dataclass(frozen=True)
+class _Job:
+    """One install: by a signed order, or by a person's for a bundle, reported as a rollout."""
 
+    config: AgentConfig
+    digest: str
+    size: int = 0
+    payload: bytes = b""
+    rollout: str = ""
 
-def _order(config: AgentConfig, bundle: Bundle, now: float, rollout: str) -> Assignment:
-    return Assignment(
-        device=config.device,
-        rollout=rollout,
-        family=config.family,
-        digest=bundle.digest,
-        size=len(bundle.manifest),
-        sequence=max(1, int(now)),
-        issued_at=now,
-        expires=now + _VALID_SECONDS,
-    )
+    def do(self, stick: Stick, clock: TrustedClock) -> Installed:
+        with folder_lock(self.config.state_dir):
+            outbox = open_outbox(self.config)
+            try:
+                core = build_core(self.config, outbox, clock, stick)
+                core.updater.start()
+                if not self.payload:
+                    core.updater.install(self._order(clock.now()))
+                elif not core.updater.judge(self.payload):
+                    raise TrustError("T04", "the order on the stick was carried out before")
+                update = _carry_out(core.updater, self.digest)
+                core.spool.flush()
+                record = core.updater.record
+            finally:
+                outbox.close()
+        if update.outcome not in ("", Outcome.COMMITTED):
+            raise coded_error(update.code, update.detail)
+        slot = record.serving
+        return Installed(self.digest, slot.name, slot.version, record.state)
+
+    def _order(self, now: float) -> Assignment:
+        return Assignment(
+            device=self.config.device,
+            rollout=self.rollout,
+            family=self.config.family,
+            digest=self.digest,
+            size=self.size,
+            sequence=max(1, int(now)),
+            issued_at=now,
+            expires=now + _VALID_SECONDS,
+        )
 
 
 def _carry_out(updater: Updater, digest: str) -> Update:

@@ -16,7 +16,7 @@ from support import ROOT, wait_for
 from support_agent import keys, make_bundle, order_for, write_agent_config
 from support_app import ROW, AgentProcess, agent_process, run_agent_command
 
-from wherry_agent.config import AgentConfig, Limits, load_config
+from wherry_agent.config import AgentConfig, Limits, RegistryPlace, load_config
 from wherry_agent.record import DeviceRecord
 from wherry_agent.selftest import self_test, tiny_bundle
 from wherry_agent.store import StatePair
@@ -333,6 +333,7 @@ def _table(heading: str) -> dict[str, list[str]]:
 def test_the_page_has_every_setting() -> None:
     settings = {item.name for item in fields(AgentConfig)}
     tables = {"metered", "broker", "depot", "listen", "labels", "features", "limits", "identity"}
+    tables |= {"registry"}
     told = {name.strip("` ") for row in _table("agent.toml") for name in row.split(",")}
     assert told == settings - tables - {"broker_identity"} | {
         "broker.url",
@@ -343,6 +344,7 @@ def test_the_page_has_every_setting() -> None:
         "identity.enrol",
         "depot.url",
         "depot.metered",
+        *(f"registry.{item.name}" for item in fields(RegistryPlace)),
         "serving.listen",
         "application.features",
         "labels",

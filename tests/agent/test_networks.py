@@ -319,7 +319,7 @@ def test_a_delta_takes_the_place_of_the_whole(device: Device, depot: Depot) -> N
 
 @pytest.mark.parametrize("policy", ["prefer", "only"])
 @pytest.mark.parametrize(
-    "damage", ["gone", "garbage", "another delta", "list is garbage", "no list"]
+    "damage", ["gone", "garbage", "another delta", "other bytes", "list is garbage", "no list"]
 )
 def test_a_delta_that_fails(device: Device, depot: Depot, policy: str, damage: str) -> None:
     """By the order's policy the whole follows, or nothing does; either way it is told."""
@@ -331,6 +331,8 @@ def test_a_delta_that_fails(device: Device, depot: Depot, policy: str, damage: s
         listed.unlink()
     elif damage == "list is garbage":
         listed.write_bytes(b"<html>")
+    elif damage == "other bytes":
+        place.write_bytes(place.read_bytes()[:-1] + b"x")
     else:
         text = listed.read_text()
         junk = b"junk" if damage == "garbage" else in_place(LARGE.size)
@@ -341,7 +343,10 @@ def test_a_delta_that_fails(device: Device, depot: Depot, policy: str, damage: s
         listed.write_text(text)
     reports = carry_out(device, NEW, 2, policy=FetchPolicy(delta=policy))
     codes = [event.code for event in device.events()]
-    if policy == "only" and damage != "list is garbage":
+    if (policy, damage) == ("only", "other bytes"):
+        assert reports == ["refused U03"]
+        assert not whole_was_fetched(depot)
+    elif policy == "only" and damage != "list is garbage":
         assert reports == ["refused U14"]
         assert not whole_was_fetched(depot)
         assert device.serves == OLD.digest
@@ -383,4 +388,5 @@ def test_a_delta_that_does_not_pay_is_not_offered(tmp_path: Path) -> None:
         (verdict,) = offer_deltas(depot.folder, other.digest, [OLD.digest])
         assert not verdict.kept
         assert "not worth it" in str(verdict)
-        assert not (depot.folder / "deltas").exists()
+        listed = (depot.folder / "deltas" / f"{other.digest[7:]}.json").read_bytes()
+        assert read_deltas(listed) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from support_device import HandClock
 from support_repository import Client
 
 from wherry.cli import run
+from wherry.deltas import bundle_file
 from wherry.repository.lab import hold_ceremony, online_signers
 from wherry.repository.repository import Repository
 from wherry.rows import DeviceRow
@@ -23,9 +25,12 @@ from wherry.server.orders import ListedSigner
 from wherry.server.store import Store
 from wherry_agent.config import AgentConfig
 from wherry_agent.install import install_folder
-from wherry_contract.errors import RolloutError, TrustError, WherryError
+from wherry_agent.status import read_status
+from wherry_contract.errors import RolloutError, SetupError, TrustError, WherryError
 
-MADE, LATER = make_bundle("1.0.0"), make_bundle("2.0.0")
+CARD = random.Random(7).randbytes(40_000).hex().encode()
+MADE, LATER = make_bundle("1.0.0", card=CARD), make_bundle("2.0.0")
+NEAR = make_bundle("1.1.0", card=CARD[:500] + b"rewritten" + CARD[509:])
 DAY = 86_400.0
 DEVICES = (DEVICE, "till-8", "till-9")
 KEYS = [w for name in ("models-1", "models-2", "targets-1", "targets-2") for w in ("--key", name)]
@@ -149,3 +154,53 @@ def test_orders_of_server_and_stick_are_signed_by_different_keys(data: Path) -> 
     with pytest.raises(TrustError, match="T10"):
         ListedSigner(data / "keys", repository)
     assert repository.refresh_online(online_signers(data / "keys")) == ()
+
+
+# --- with deltas ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def near(data: Path) -> Path:
+    """A release that differs little from the one before."""
+    path = data / "near.wherry"
+    path.write_bytes(NEAR.to_tar())
+    assert run(["publish", str(path), *KEYS[:4], "--data", str(data)]) == 0
+    return path
+
+
+def test_a_thin_stick_brings_only_what_a_device_lacks(
+    data: Path,
+    near: Path,
+    device: AgentConfig,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    export(data, tmp_path / "first", data / "fraud.wherry")
+    assert install(device, tmp_path / "first") == "soak"
+    words = ["--from", str(data / "fraud.wherry"), "--thin", "--data", str(data), "--json"]
+    capsys.readouterr()
+    assert run(["export", str(tmp_path / "thin"), str(near), *words]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [item["kept"] for item in told["deltas"]] == [True]
+    sizes = [path.stat().st_size for path in (tmp_path / "thin" / "blobs").rglob("*")]
+    files = [size for size in sizes if size]
+    assert told["bytes"] < 0.2 * near.stat().st_size
+    assert not list((tmp_path / "thin").glob("*.wherry"))
+    assert len(files) >= 3
+    thick = tmp_path / "thick"
+    export(data, thick, near, olds=[bundle_file(data / "fraud.wherry")])
+    assert (thick / "near.wherry").read_bytes() == near.read_bytes()
+    listed = f"deltas/{NEAR.digest[7:]}.json"
+    assert (thick / listed).read_bytes() == (tmp_path / "thin" / listed).read_bytes()
+    assert install(device, tmp_path / "thin") == "soak"
+    status = read_status(device)
+    assert status["slots"][status["active"]]["digest"] == NEAR.digest
+
+
+def test_a_thin_stick_is_nothing_for_a_device_without_the_bundle_before(
+    data: Path, near: Path, device: AgentConfig, tmp_path: Path
+) -> None:
+    export(data, tmp_path / "thin", near, olds=[bundle_file(data / "fraud.wherry")], thin=True)
+    assert install(device, tmp_path / "thin") == "U14"
+    with pytest.raises(SetupError, match="H08"):
+        export(data, tmp_path / "none", near, thin=True)

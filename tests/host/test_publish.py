@@ -68,6 +68,7 @@ def test_one_command_releases_where_all_keys_are(
         "schema": "wherry/publish/1",
         "published": ["targets", MODELS],
         "waiting": [],
+        "deltas": [],
     }
     assert seen(lab, made)
 

@@ -68,6 +68,15 @@ class Outcome:
         return self.names.get(keyid, keyid[:12])
 
 
+@dataclass(frozen=True)
+class Released:
+    """A bundle whose release is staged; `counter` is its release counter."""
+
+    digest: str
+    family: str
+    counter: int
+
+
 class Releases:
     """Acts on the repository of one data folder."""
 
@@ -105,8 +114,8 @@ class Releases:
         found = public_path(path)
         return read_public(found) if found.exists() else generate(path)
 
-    def stage(self, path: Path, counter: int) -> tuple[str, int]:
-        """Stage a bundle file; returns its digest and its release counter.
+    def stage(self, path: Path, counter: int) -> Released:
+        """Stage a bundle file.
 
         Where nobody may release its family yet, the keys here whose names begin with
         ``models`` are staged for it.
@@ -128,7 +137,7 @@ class Releases:
                     write_durably(self.repository.depot / place, bundle.statement)
         except OSError as error:
             raise SetupError("H02", f"{path}: {error.strerror}") from error
-        return bundle.digest, found
+        return Released(bundle.digest, family, found)
 
     def add_family(self, family: str) -> None:
         """Stage a family, for the keys here whose names begin with ``models``.

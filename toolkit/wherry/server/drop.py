@@ -1,19 +1,21 @@
 """A folder for a stick: what is listed, the bundle's own file, and an order for each device.
 
 tuf/, targets/         as in the depot, with snapshot and timestamp that live longer
-fraud-1.4.0.wherry     the bundle, byte by byte
+fraud-1.4.0.wherry     the bundle, byte by byte; not in a thin one
+blobs/, deltas/        if asked for, what differs from a bundle that devices have
 assignments/ID.json    the signed order for one device, as on its topic
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from wherry.files import write_durably
+from wherry.deltas import DeltaVerdict, OldBundle, list_path, make_deltas, read_list
+from wherry.files import as_store_error, write_durably
 from wherry.repository.lab import online_signers
 from wherry.repository.repository import Repository
 from wherry.repository.state import (
@@ -27,9 +29,11 @@ from wherry.repository.state import (
 )
 from wherry_contract.assignment import Assignment
 from wherry_contract.bundle import open_bundle
+from wherry_contract.delta import write_deltas
 from wherry_contract.errors import RolloutError, SetupError, TrustError
 from wherry_contract.fleet_keys import TARGET
 from wherry_contract.messages import wrap_assignment
+from wherry_contract.oci import OciManifest, blob_path
 
 from .database import Database
 from .depot import Depot
@@ -43,10 +47,17 @@ _DAY: Final = 86_400.0
 
 @dataclass(frozen=True)
 class Exported:
-    """What a folder holds now."""
+    """What a folder holds now.
+
+    Attributes:
+        verdicts: of each delta that was asked for.
+        size: bytes of parts of the bundle in it.
+    """
 
     digest: str
     devices: tuple[str, ...]
+    verdicts: tuple[DeltaVerdict, ...] = ()
+    size: int = 0
 
 
 def export(
@@ -57,6 +68,8 @@ def export(
     select: Mapping[str, str] | None = None,
     *,
     days: float = 90.0,
+    olds: Sequence[OldBundle] = (),
+    thin: bool = False,
     clock: Callable[[], float] = time.time,
 ) -> Exported:
     """Write a folder for a stick.
@@ -68,6 +81,8 @@ def export(
         devices: for whom; all of its family if none are named.
         select: labels that they must have.
         days: for how long the list on it counts as fresh, and orders are good.
+        olds: bundles that devices have, from which deltas are wanted.
+        thin: leave out what they have, and the bundle's file.
         clock: Unix seconds.
 
     Raises:
@@ -76,6 +91,9 @@ def export(
         RolloutError: R02, no device matches.
         StoreError: D01 or D06.
     """
+    if thin and not olds:
+        cure = "name with --from what the devices have"
+        raise SetupError("H08", "a thin folder is thin against something", cure=cure)
     repository, keys = Repository(data, clock), data / "keys"
     try:
         content = bundle.read_bytes()
@@ -97,7 +115,12 @@ def export(
     with repository.locked():
         sequence, now = _next_sequence(data), clock()
         _write_list(repository, keys, out, days)
-    write_durably(out / bundle.name, content)
+    verdicts = _write_deltas(repository.depot, out, opened.digest, olds)
+    if thin:
+        size = _write_thin(repository.depot, out, opened.digest, olds)
+    else:
+        write_durably(out / bundle.name, content)
+        size = len(content)
     for device, key in wanted.items():
         order = Assignment(
             device=device,
@@ -111,7 +134,47 @@ def export(
             device_key=key,
         )
         write_durably(out / ORDERS_FOLDER / f"{device}.json", wrap_assignment(signer.sign(order)))
-    return Exported(opened.digest, tuple(wanted))
+    return Exported(opened.digest, tuple(wanted), tuple(verdicts), size)
+
+
+def _write_deltas(
+    depot: Path, out: Path, digest: str, olds: Sequence[OldBundle]
+) -> list[DeltaVerdict]:
+    """Put the deltas from bundles into a folder, as a depot has them."""
+    verdicts = make_deltas(depot, digest, olds)
+    pairs = {(item.old, item.new) for item in verdicts}
+    rows = [row for row in read_list(depot, digest)[0] if (row.source, row.result) in pairs]
+    for row in rows:
+        _copy_blob(depot, out, row.digest)
+    if rows:
+        write_durably(out / list_path(digest), write_deltas(rows))
+    return verdicts
+
+
+def _write_thin(depot: Path, out: Path, digest: str, olds: Sequence[OldBundle]) -> int:
+    """Put a bundle's list of parts into a folder, and what a device with one of `olds` lacks."""
+    path = depot / blob_path(digest)
+    parts = OciManifest.from_bytes(path.read_bytes()).blobs
+    made = {(row.source, row.result): row for row in read_list(depot, digest)[0]}
+    wanted, size = {digest}, path.stat().st_size
+    for old in olds:
+        held = {part.digest for part in old.parts}
+        for part in parts:
+            if part.digest not in held and not any((item, part.digest) in made for item in held):
+                wanted.add(part.digest)
+    for name in sorted(wanted):
+        _copy_blob(depot, out, name)
+    sizes = {part.digest: part.size for part in parts}
+    delta_sizes = [row.size for row in made.values() if (out / blob_path(row.digest)).is_file()]
+    return size + sum(sizes.get(name, 0) for name in wanted) + sum(delta_sizes)
+
+
+def _copy_blob(depot: Path, out: Path, digest: str) -> None:
+    try:
+        data = (depot / blob_path(digest)).read_bytes()
+    except OSError as error:
+        raise as_store_error(error, digest) from error
+    write_durably(out / blob_path(digest), data)
 
 
 def _devices(

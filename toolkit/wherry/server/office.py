@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import logging
 import re
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 from urllib.parse import urlsplit
 
-from wherry.deltas import offer_deltas
+from wherry.deltas import most_run, offer_deltas
 from wherry.rows import BundleRow, DeviceRow, Exposure, RolloutRow
 from wherry_contract.errors import RolloutError, TrustError, WherryError
 from wherry_contract.signature import AssignmentKey, FamilyTrust, PublicKey, TrustRoot
@@ -25,7 +24,6 @@ from .store import Store
 from .waves import Candidate, plan_waves
 
 LABEL: Final = r"[A-Za-z0-9][A-Za-z0-9 ._/-]{0,62}"
-_MOST_SOURCES: Final = 4  # versions of a fleet that deltas are made from
 _log = logging.getLogger("wherry.server")
 _KEY_SECONDS: Final = 10 * 365 * 86_400.0
 
@@ -117,12 +115,10 @@ class Office:
 
     def _offer_deltas(self, row: BundleRow) -> None:
         """Deltas from what most devices of the family run now; each verdict goes to the log."""
-        states = [item.state for item in self.store.devices() if item.family == row.family]
-        running = Counter(state.bundle for state in states if state and state.bundle)
-        sources = [digest for digest, _ in running.most_common(_MOST_SOURCES)]
+        sources = most_run(self.store.devices(), row.family)
         try:
             for verdict in offer_deltas(self.store.depot.folder, row.digest, sources):
-                _log.info("delta of %s: %s", row.digest[:19], verdict)
+                _log.info("%s: %s", row.digest[:19], verdict)
         except WherryError as error:  # devices fetch the whole then; the bundle is taken
             _log.warning("no deltas of %s: %s", row.digest[:19], error)
 
