@@ -333,7 +333,7 @@ def _table(heading: str) -> dict[str, list[str]]:
 def test_the_page_has_every_setting() -> None:
     settings = {item.name for item in fields(AgentConfig)}
     tables = {"metered", "broker", "depot", "listen", "labels", "features", "limits", "identity"}
-    tables |= {"registry"}
+    tables |= {"registry", "file"}
     told = {name.strip("` ") for row in _table("agent.toml") for name in row.split(",")}
     assert told == settings - tables - {"broker_identity"} | {
         "broker.url",
