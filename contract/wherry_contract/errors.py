@@ -349,6 +349,12 @@ _ROWS: tuple[tuple[str, str, str], ...] = (
         "the board's environment cannot be made",
         "check the network and the disk, then try again; nothing half-made is used",
     ),
+    (
+        "H16",
+        "the board cannot be flashed",
+        "mend what the detail says, then run it again; nothing half-made is in use",
+    ),
+    ("H17", "the provisioning file is wrong", "mend the rows that are listed; nothing was written"),
 )
 
 CODES: Mapping[str, ErrorCode] = MappingProxyType({row[0]: ErrorCode(*row) for row in _ROWS})

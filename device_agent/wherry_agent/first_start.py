@@ -30,7 +30,7 @@ from .store import StatePair
 CLAIM_FILE: Final = "claim.toml"
 FIRST_FOLDER: Final = "first"
 _LIMIT_BYTES: Final = 16 * 1024
-_PAUSES_SECONDS: Final = (10.0, 900.0)  # doubled each time, with jitter
+_PAUSES_SECONDS: Final = (2.0, 900.0)  # doubled each time, with jitter
 _NAP_SECONDS: Final = 5.0
 
 _log = logging.getLogger("wherry")
@@ -89,6 +89,8 @@ def prepare(
     Raises:
         SetupError: H02 or H08, there is neither a configuration nor a claim.
     """
+    # by its own name: a link that `wherry flash` switches must not move us to another folder
+    path = path.parent.resolve() / path.name
     claim = path.with_name(CLAIM_FILE)
     if claim.exists() and not path.exists():
         _enrol(path.parent, notifier, sleep)

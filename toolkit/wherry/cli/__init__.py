@@ -40,6 +40,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, Entry]]] = {
         "sign": Entry("bundle:sign", "Sign a bundle, or what waits to be published"),
         "publish": Entry("release:publish", "Release bundles, and take them back"),
         "export": Entry("release:export", "Write a folder for a USB stick"),
+        "flash": Entry("flash:flash", "Write a ready board, on its card or over ssh"),
         "push": Entry("fleet:push", "Roll a bundle out to devices, wave by wave"),
     },
     "Run a fleet": {

@@ -1,0 +1,1 @@
+"""Writing a ready board: agent, wheels, unit, identity or claim, first bundle."""
