@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from statistics import NormalDist
 
 _TINY = 1e-17
+_LEAST = 1e-300
 _STEPS = 100
 _EXACT = 1e-9
 _NORMAL = NormalDist()
@@ -19,7 +20,7 @@ _NORMAL = NormalDist()
 
 def chi2_sf(x: float, freedom: int) -> float:
     """P(X > x) for the chi-square distribution with whole degrees of `freedom` >= 1."""
-    if x <= 0:
+    if x < _LEAST:
         return 1.0
     # the sum runs over half**j / Gamma(j + 1) for j = shift + step; from its largest term
     # outwards, since the first one underflows where x is large

@@ -10,10 +10,10 @@ from support_monitor import (
     DAY,
 )
 
-from wherry.monitor import Decision, Evidence, Policy, judge
+from wherry.monitor import Decision, Policy, judge
 from wherry.monitor.compare import equal_groups, join_neighbours, join_rare
-from wherry.monitor.judge import adjust, level
-from wherry.monitor.series import apportion, decide
+from wherry.monitor.rowmath import adjust, apportion
+from wherry.monitor.rules import decide, level
 from wherry_contract.errors import RolloutError
 from wherry_contract.stats import false_discovery
 
@@ -38,10 +38,6 @@ def test_two_of_three(levels: list[Decision], found: str) -> None:
     assert decide(levels, Policy()) == found
 
 
-def _evidence(q: float, p_warn: float, p_act: float) -> Evidence:
-    return Evidence(500, 5000, 0.3, 0.28, 0.2, 0.4, q / 9, p_warn, p_act, 10, q=q)
-
-
 @pytest.mark.parametrize(
     ("q", "p_warn", "p_act", "found"),
     [
@@ -53,7 +49,7 @@ def _evidence(q: float, p_warn: float, p_act: float) -> Evidence:
     ],
 )
 def test_changed_and_material(q: float, p_warn: float, p_act: float, found: Decision) -> None:
-    assert level(_evidence(q, p_warn, p_act), Policy()) == found
+    assert level(q, p_warn, p_act, Policy()) == found
 
 
 @given(st.lists(st.floats(0, 1), max_size=30), st.sampled_from([0.01, 0.05, 0.3]))
@@ -61,7 +57,7 @@ def test_adjusted_chances_say_what_benjamini_and_hochberg_say(
     chances: list[float], rate: float
 ) -> None:
     # a hair to either side, since the two divide in another order
-    found = [q <= rate * (1 + 1e-9) for q in adjust(chances)]
+    found = [q <= rate * (1 + 1e-9) for q in adjust(np.array(chances))]
     assert found == false_discovery(chances, rate * (1 + 1e-9))
 
 
@@ -108,7 +104,7 @@ def test_score_groups_are_ten_at_most_and_none_is_empty(counts: list[int]) -> No
 
 @given(st.lists(st.integers(0, 10_000), min_size=1, max_size=14), st.integers(0, 500))
 def test_a_prior_has_its_rows_and_the_fleets_shares(counts: list[int], number: int) -> None:
-    found = apportion(np.array(counts, np.int64), number)
+    (found,) = apportion(np.array([counts], np.int64), number)
     total = sum(counts)
     assert found.sum() == (number if total else 0)
     if total:

@@ -30,6 +30,12 @@ _HEALTH_HEADS: Final = (
 _since_option = click.option(
     "--since", type=Seconds(), help="How far to look back from the newest payments, as 7d."
 )
+_by_option = click.option(
+    "--by",
+    metavar="LABEL",
+    multiple=True,
+    help="Judge devices that share this label's value as if they were one; may be repeated.",
+)
 _bucket_option = click.option(
     "--bucket",
     type=Seconds(),
@@ -40,6 +46,7 @@ _bucket_option = click.option(
 @click.command(epilog="Example: wherry monitor --since 7d --select site=paris")
 @_since_option
 @select_option
+@_by_option
 @_bucket_option
 @click.option("--all", "every", is_flag=True, help="Every device and every span, not just news.")
 @click.option("--watch", is_flag=True, help="Look again and again, and tell when it changes.")
@@ -49,6 +56,7 @@ def monitor(
     *,
     since: float | None,
     select: tuple[tuple[str, str], ...],
+    by: tuple[str, ...],
     bucket: float | None,
     every: bool,
     watch: bool,
@@ -63,7 +71,7 @@ def monitor(
     of three spans. What the figures mean stands in docs/drift.md.
     """
     client = find_client(server, token_file)
-    query = _query(since, select, bucket) | ({} if every or as_json else {"brief": 1})
+    query = _query(since, select, by, bucket) | ({} if every or as_json else {"brief": 1})
     found = client.get("monitor", **query)
     view = _read(found)
     while watch:
@@ -84,10 +92,13 @@ def monitor(
 
 
 def _query(
-    since: float | None, select: tuple[tuple[str, str], ...], bucket: float | None
+    since: float | None,
+    select: tuple[tuple[str, str], ...],
+    by: tuple[str, ...],
+    bucket: float | None,
 ) -> dict[str, Any]:
     labels = [f"{name}={value}" for name, value in select]
-    return {"since": since, "bucket": bucket, "select": labels}
+    return {"since": since, "bucket": bucket, "select": labels, "by": list(by)}
 
 
 def _read(document: Mapping[str, Any]) -> FleetView:
@@ -136,14 +147,12 @@ def _waiting_lines(view: FleetView) -> Iterable[str]:
     from wherry.monitor import Decision
     from wherry.monitor.words import number, place
 
-    waiting: dict[str, list[Cell]] = {}
-    for cell in view.current:
-        if cell.decision == Decision.WAITING:
-            waiting.setdefault(cell.device, []).append(cell)
-    for device, cells in sorted(waiting.items()):
-        rows, needed = max((cell.rows, cell.needed) for cell in cells)
-        what = number(len(cells), "comparison")
-        yield f"not enough data at {place(device)}: {rows} of {needed} rows; {what} wait"
+    for item in view.standing:
+        waiting = item.counts.get(Decision.WAITING, 0)
+        if waiting:
+            what = number(waiting, "comparison")
+            where = place(item.device)
+            yield f"not enough data at {where}: {item.rows} of {item.needed} rows; {what} wait"
 
 
 def _health_lines(view: FleetView) -> Iterable[str]:
@@ -205,6 +214,7 @@ def _cell_lines(cells: Iterable[Cell], *, every: bool) -> Iterable[str]:
 )
 @_since_option
 @select_option
+@_by_option
 @_bucket_option
 @click.option(
     "--from",
@@ -221,6 +231,7 @@ def report(
     out: Path,
     since: float | None,
     select: tuple[tuple[str, str], ...],
+    by: tuple[str, ...],
     bucket: float | None,
     source: Path | None,
     as_json: bool,
@@ -234,7 +245,7 @@ def report(
     """
     if source is None:
         document = find_client(server, token_file).get(
-            "report-data", **_query(since, select, bucket)
+            "report-data", **_query(since, select, by, bucket)
         )
         if as_json:
             show("wherry/report-data/1", document, [], as_json=True)

@@ -1,8 +1,9 @@
 """The fleet's judgement, pure: windows in, decisions with their figures out (docs/drift.md)."""
 
 from . import words
-from .judge import judge
+from .judge import Segments, Watch, judge
 from .subjects import FLAGGED, SCORE, Reference
+from .tally import Tally
 from .view import (
     ALERTS,
     JUDGED,
@@ -15,12 +16,17 @@ from .view import (
     Policy,
     ScorePair,
     SlotShare,
+    Standing,
     totals,
 )
 
 __all__ = [
     "judge",
     "Reference",
+    "Watch",
+    "Tally",
+    "Segments",
+    "Standing",
     "Policy",
     "FleetView",
     "Cell",

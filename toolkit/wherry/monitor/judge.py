@@ -1,50 +1,35 @@
 """The judgement: what has drifted, where, and by which rule. Pure; see docs/drift.md.
 
-windows --(add_up)--> buckets --(Series)--> comparisons of a tick
+windows --(Tally)--> buckets --(Track)--> comparisons of a tick
         --(false discovery rate)--> raised --(two of three)--> decisions
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
 from typing import Final
+
+import numpy as np
 
 from wherry.rows import StoredWindow
 
-from .compare import Row
-from .series import Compared, Series
-from .subjects import (
-    CLASSES,
-    FLAGGED,
-    SCORE,
-    Key,
-    Reference,
-    Subject,
-    answer_subjects,
-    feature_subjects,
-)
-from .tally import FLEET, Tally, add_up
-from .view import (
-    ALERTS,
-    JUDGED,
-    Baseline,
-    Cell,
-    Decision,
-    Evidence,
-    FleetView,
-    Kind,
-    Policy,
-    ScorePair,
-)
+from .present import present
+from .rowmath import Floats, adjust
+from .subjects import Key, Reference, Subject, answer_subjects, feature_subjects
+from .tally import FLEET, Sheet, Tally
+from .track import Track
+from .view import DAY, FleetView, Policy
 
-_MOST_NAMED: Final = 3
+_OPEN: Final = 3  # newest buckets that windows still come for, and at least a day's
+Segments = Mapping[str, tuple[str, ...]]
+"""Names of groups of devices, as ``site=paris``, with the devices in them."""
 
 
 def judge(
     references: Mapping[str, Reference],
     windows: Iterable[StoredWindow],
     policy: Policy | None = None,
+    segments: Segments | None = None,
 ) -> FleetView:
     """Judge windows.
 
@@ -52,197 +37,183 @@ def judge(
         references: by the digest of the bundle.
         windows: of the devices that are looked at; together they are "the fleet".
         policy: the defaults if nothing.
+        segments: groups of devices that are judged like devices.
 
     Raises:
         RolloutError: R06, the policy makes no sense.
     """
     policy = policy or Policy()
     policy.check()
-    tally = add_up(references, windows, policy)
-    subjects = _subjects(references, tally)
-    places = (FLEET, *tally.devices)
-    every = [Series(subject, place, policy) for subject in subjects for place in places]
-    for start, counted in tally.buckets.items():
-        _tick(every, start, counted, policy)
-    for series in every:
-        series.close()
-    cells = _explained([cell for series in _marked(every) for cell in series.cells])
-    return FleetView(
-        policy=policy,
-        newest=max(tally.buckets) + policy.bucket_seconds if tally.buckets else 0.0,
-        windows=tally.windows,
-        devices=tally.devices,
-        references=_baselines(references, tally),
-        cells=tuple(sorted(cells, key=lambda cell: (cell.opened, cell.device, cell.subject))),
-        health=tally.health,
-        scores=tuple(_score_pairs(every, policy)),
-        refusals=tally.refusals,
-    )
+    tally = Tally(references, policy.bucket_seconds)
+    tally.add(windows)
+    return Watch(references, tally, policy).look(segments=segments)
 
 
-# --- what there is to judge --------------------------------------------------------------
+class Watch:
+    """Judges a tally again and again; only what has changed since is judged anew.
+
+    What it says is what judging all from the start would say. Buckets but the newest few are
+    taken for complete; a window that comes for an older one after all makes it begin again.
+    """
+
+    def __init__(self, references: Mapping[str, Reference], tally: Tally, policy: Policy) -> None:
+        """Watch a tally whose buckets are as long as the policy's."""
+        self._references = references
+        self._tally = tally
+        self._policy = policy
+        self._kept: list[_Court | None] = [None, None, None]
+
+    def look(
+        self,
+        *,
+        devices: frozenset[str] | None = None,
+        segments: Segments | None = None,
+        since: float | None = None,
+        brief: bool = False,
+    ) -> FleetView:
+        """The judgement as of now.
+
+        Args:
+            devices: that are looked at; all if nothing. Together they are "the fleet".
+            segments: groups of devices that are judged like devices.
+            since: seconds before the end of the newest bucket; what closed earlier is left
+                out, but for what is held for true now.
+            brief: of single devices, only what moved, and their health as one sum.
+        """
+        sheet = self._tally.of(devices)
+        court = self._judged(sheet, segments or {})
+        return present(
+            court.tracks,
+            court.places,
+            sheet,
+            self._references,
+            self._policy,
+            since=since,
+            brief=brief,
+        )
+
+    def _judged(self, sheet: Sheet, segments: Segments) -> _Court:
+        subjects = _subjects(self._references, sheet)
+        starts = sheet.starts()
+        late = max(_OPEN, 1 + int(DAY // self._policy.bucket_seconds))
+        kept = [
+            court if court and court.stands(sheet, subjects, segments) else None
+            for court in self._kept
+        ]
+        court = _Court(self._policy, segments, sheet)
+        # up to what is taken for complete; up to the newest bucket; with it
+        for step, ends in enumerate((starts[:-late], starts[:-1], starts)):
+            court = kept[step] or court.copy()
+            court.admit(sheet, subjects)
+            for start in ends:
+                court.tick(start, sheet)
+            kept[step] = court
+        self._kept = kept
+        return court
 
 
-def _subjects(references: Mapping[str, Reference], tally: Tally) -> list[Subject]:
+class _Court:
+    """All subjects at all places, up to some bucket."""
+
+    def __init__(self, policy: Policy, segments: Segments, sheet: Sheet) -> None:
+        self._policy = policy
+        self._segments = segments
+        self._ahead = sheet.ahead
+        self._clocks: dict[float, int] = {}
+        self._by_key: dict[Key, Track] = {}
+        self.chosen = frozenset[str]()
+        self.places: dict[str, int] = {FLEET: 0}
+        for name in segments:
+            self.places[name] = len(self.places)
+
+    @property
+    def tracks(self) -> tuple[Track, ...]:
+        """One for each subject."""
+        return tuple(self._by_key.values())
+
+    def stands(self, sheet: Sheet, subjects: Iterable[Subject], segments: Segments) -> bool:
+        """Whether what was judged would be judged the same again."""
+        wanted = {subject.key: subject for subject in subjects}
+        return (
+            segments == self._segments
+            and sheet.ahead == self._ahead
+            and self.chosen <= sheet.chosen
+            and not sheet.counted(self._clocks, sheet.chosen - self.chosen)
+            and all(key in wanted for key in self._by_key)
+            and all(
+                np.array_equal(track.subject.reference, wanted[key].reference)
+                for key, track in self._by_key.items()
+            )
+            and self._untouched(sheet)
+        )
+
+    def _untouched(self, sheet: Sheet) -> bool:
+        known = [start for start in sheet.starts() if start <= max(self._clocks, default=-1.0)]
+        return {start: sheet.changed(start) for start in known} == self._clocks
+
+    def admit(self, sheet: Sheet, subjects: Iterable[Subject]) -> None:
+        """Take what is new: devices and subjects."""
+        for device in sorted(sheet.chosen - self.chosen):
+            self.places[device] = len(self.places)
+        self.chosen = sheet.chosen
+        for subject in subjects:
+            if subject.key not in self._by_key:
+                track = Track(subject, self._policy, len(self._segments))
+                self._by_key[subject.key] = track
+        for track in self._by_key.values():
+            track.grow(len(self.places))
+
+    def copy(self) -> _Court:
+        """A copy that goes its own way."""
+        found = _Court.__new__(_Court)
+        found.__dict__.update(self.__dict__)
+        found.places, found._clocks = dict(self.places), dict(self._clocks)  # noqa: SLF001 - its own class
+        found._by_key = {key: track.copy() for key, track in self._by_key.items()}  # noqa: SLF001 - its own class
+        return found
+
+    def tick(self, start: float, sheet: Sheet) -> None:
+        """Judge all that is due in one bucket, by one false discovery rate."""
+        if start in self._clocks:
+            return
+        self._clocks[start] = sheet.changed(start)
+        first, due = 1 + len(self._segments), []
+        members = [
+            [self.places[name] for name in names if name in self.places]
+            for names in self._segments.values()
+        ]
+        for group in sorted(sheet.groups(start)):
+            tracks = [track for track in self.tracks if track.subject.group == group]
+            if not tracks:
+                continue
+            rows = sheet.matrix(start, group, self.places)
+            for number, places in enumerate(members, start=1):
+                rows[number] = rows[places].sum(axis=0)
+            rows[0] = rows[first:].sum(axis=0)
+            for track in tracks:
+                due += track.advance(start, rows[:, track.subject.columns])
+        chances = [figures.p for item in due for figures in item.record.figures]
+        adjusted = iter(_adjusted(chances))
+        for item in due:
+            item.track.settle(item, [next(adjusted) for _ in item.record.figures])
+
+
+def _adjusted(chances: list[Floats]) -> list[Floats]:
+    """Benjamini and Hochberg over all that was compared; what was not stays NaN."""
+    if not chances:
+        return []
+    together = np.concatenate(chances)
+    there = ~np.isnan(together)
+    together[there] = adjust(together[there])
+    return np.split(together, np.cumsum([len(part) for part in chances])[:-1])
+
+
+def _subjects(references: Mapping[str, Reference], sheet: Sheet) -> list[Subject]:
     """Features once for each set of edges, by the reference of the model that served last."""
     found: dict[str, list[Subject]] = {}
     answers: list[Subject] = []
-    for bundle in _by_age(tally):
+    for bundle in sheet.by_age():
         reference = references[bundle]
         found.setdefault(reference.profile.edges_id, feature_subjects(reference))
         answers += answer_subjects(reference, bundle)
     subjects = [subject for group in found.values() for subject in group] + answers
     return [subject for subject in subjects if subject.tests]
-
-
-def _by_age(tally: Tally) -> list[str]:
-    return sorted(tally.latest, key=lambda bundle: (tally.latest[bundle], bundle), reverse=True)
-
-
-def _baselines(references: Mapping[str, Reference], tally: Tally) -> tuple[Baseline, ...]:
-    groups: dict[str, list[str]] = {}
-    for bundle in _by_age(tally):
-        groups.setdefault(references[bundle].profile.edges_id, []).append(bundle)
-    found = []
-    for edges, bundles in groups.items():
-        profile = references[bundles[0]].profile
-        found.append(
-            Baseline(edges, profile.contract, profile.version, profile.rows, tuple(bundles))
-        )
-    return tuple(found)
-
-
-# --- one tick ----------------------------------------------------------------------------
-
-
-def _tick(
-    every: Sequence[Series],
-    start: float,
-    counted: Mapping[str, Mapping[Key, Row]],
-    policy: Policy,
-) -> None:
-    """Judge all that is due in one bucket, by one false discovery rate."""
-    fleet: dict[Key, Row] = {}
-    for series in every:
-        if series.own is not None:
-            key = series.subject.key
-            fleet[key] = fleet[key] + series.own if key in fleet else series.own
-    due = [
-        series.advance(
-            start,
-            counted.get(series.device, {}).get(series.subject.key),
-            fleet.get(series.subject.key),
-        )
-        for series in every
-    ]
-    chances = [item.evidence.p for found in due for item in found if item.evidence]
-    adjusted = iter(adjust(chances))
-    for series, found in zip(every, due, strict=True):
-        series.settle([_raised(item, adjusted, policy) for item in found])
-
-
-def adjust(chances: Sequence[float]) -> list[float]:
-    """For each hypothesis the smallest rate at which it is rejected (Benjamini and Hochberg)."""
-    order = sorted(range(len(chances)), key=chances.__getitem__)
-    found, least = [1.0] * len(chances), 1.0
-    for place in range(len(order), 0, -1):
-        least = min(least, chances[order[place - 1]] * len(order) / place)
-        found[order[place - 1]] = least
-    return found
-
-
-def _raised(item: Compared, adjusted: Iterator[float], policy: Policy) -> tuple[Compared, Decision]:
-    if item.evidence is None:
-        return item, Decision.STABLE
-    evidence = replace(item.evidence, q=next(adjusted))
-    return replace(item, evidence=evidence), level(evidence, policy)
-
-
-def level(evidence: Evidence, policy: Policy) -> Decision:
-    """What one span is raised to: it must be changed, and certainly by more than the limit."""
-    if evidence.q > policy.fdr or evidence.p_warn > policy.certainty:
-        return Decision.STABLE
-    return Decision.ACT if evidence.p_act <= policy.certainty else Decision.WARN
-
-
-# --- what is held for true now -----------------------------------------------------------
-
-
-def _marked(every: Sequence[Series]) -> Sequence[Series]:
-    """Mark in each series the cells that stand; a model that no longer serves has none.
-
-    What was judged last stands, while newer rows gather; where nothing was judged yet, what
-    there is.
-    """
-    newest: dict[tuple[str, str], float] = {}
-    for series in every:
-        place = (series.device, series.subject.key.name)
-        newest[place] = max(newest.get(place, 0.0), series.seen)
-    for series in every:
-        if series.seen == newest[series.device, series.subject.key.name]:
-            for number in _standing(series.cells):
-                series.cells[number] = replace(series.cells[number], current=True)
-    return every
-
-
-def _standing(cells: Sequence[Cell]) -> Iterable[int]:
-    found: dict[Kind, int] = {}
-    for number, cell in enumerate(cells):
-        before = found.get(cell.kind)
-        if before is None or cell.decision in JUDGED or cells[before].decision not in JUDGED:
-            found[cell.kind] = number
-    return found.values()
-
-
-def _explained(cells: Sequence[Cell]) -> list[Cell]:
-    """Name the features that moved the most where the model's answers have moved."""
-    return [
-        replace(cell, explained_by=_movers(cells, cell))
-        if cell.subject in (SCORE, FLAGGED, CLASSES) and cell.decision in (*ALERTS, Decision.WATCH)
-        else cell
-        for cell in cells
-    ]
-
-
-def _movers(cells: Sequence[Cell], of: Cell) -> tuple[str, ...]:
-    moved = [
-        cell
-        for cell in cells
-        if cell.device == of.device
-        and cell.edges == of.edges
-        and cell.kind == Kind.SHAPE
-        and cell.evidence is not None
-        and cell.opened < of.closed
-        and cell.closed > of.opened
-    ]
-    moved.sort(key=lambda cell: -(cell.evidence.corrected if cell.evidence else 0.0))
-    names = dict.fromkeys(cell.subject for cell in moved if _is_over_noise(cell))
-    return tuple(names)[:_MOST_NAMED]
-
-
-def _is_over_noise(cell: Cell) -> bool:
-    return cell.evidence is not None and cell.evidence.low > 0
-
-
-def _score_pairs(every: Sequence[Series], policy: Policy) -> Iterable[ScorePair]:
-    for series in every:
-        key, span = series.subject.key, series.last
-        standing = [cell for cell in series.cells if cell.current]
-        if key.name != SCORE or span is None or not standing:
-            continue
-        if series.device == FLEET or any(cell.decision in ALERTS for cell in standing):
-            expected, actual = series.subject.reference, span.row
-            yield ScorePair(
-                device=series.device,
-                bundle=key.bundle,
-                opened=span.opened,
-                closed=span.closed,
-                rows=span.rows,
-                expected=tuple(float(x) for x in expected / expected.sum()),
-                actual=tuple(_shown(int(x), span.rows, policy) for x in actual),
-                edges=series.subject.edges,
-            )
-
-
-def _shown(count: int, rows: int, policy: Policy) -> float | None:
-    return None if 0 < count < policy.fewest else count / rows

@@ -16,7 +16,8 @@ from wherry_contract.profile import LEAST_SHARE, FeatureProfile, ReferenceProfil
 from wherry_contract.slots import FeatureCounts
 from wherry_contract.window import Window
 
-from .compare import Row, Share, Spread, equal_groups, join_neighbours, join_rare
+from .compare import Share, Spread, equal_groups, join_neighbours, join_rare
+from .rowmath import Row
 from .view import Kind
 
 SCORE: Final = "score"
@@ -33,6 +34,20 @@ class Reference:
     profile: ReferenceProfile
     contract: InputContract
     output: Output = _PROBABILITY
+
+
+@dataclass(frozen=True, order=True)
+class Group:
+    """Names counts that lie side by side in one row and add up with those of the same group.
+
+    Attributes:
+        edges: that were counted against.
+        bundle: for the model's answers, which belong to it; "" for the features, whose counts
+            do not depend on the model.
+    """
+
+    edges: str
+    bundle: str
 
 
 @dataclass(frozen=True, order=True)
@@ -58,6 +73,7 @@ class Subject:
     Attributes:
         reference: int64, shape (slots,).
         tests: the spread first.
+        first: where its counts begin in the row of its group.
         weekly: whether only whole weeks can be compared.
         edges: inner edges of the bins of values.
     """
@@ -65,8 +81,19 @@ class Subject:
     key: Key
     reference: Row
     tests: tuple[Spread | Share, ...]
+    first: int
     weekly: bool = False
     edges: tuple[float, ...] = ()
+
+    @property
+    def group(self) -> Group:
+        """Whose row holds its counts."""
+        return Group(self.key.edges, self.key.bundle)
+
+    @property
+    def columns(self) -> slice:
+        """Where in that row they lie."""
+        return slice(self.first, self.first + len(self.reference))
 
     @property
     def needed(self) -> int:
@@ -76,39 +103,51 @@ class Subject:
 
 def feature_row(counts: FeatureCounts) -> Row:
     """The slots of a feature as one row: below, bins, above, missing."""
-    return np.array([counts.below, *counts.bins, counts.above, counts.missing], np.int64)
+    return np.array(_slots(counts), np.int64)
 
 
-def window_rows(window: Window) -> dict[Key, Row]:
-    """Everything in a window that is judged.
+def _slots(counts: FeatureCounts) -> list[int]:
+    return [counts.below, *counts.bins, counts.above, counts.missing]
+
+
+def window_rows(window: Window, reference: Reference) -> dict[Group, Row]:
+    """Everything in a window that is judged, as one row of counts for each group.
 
     The model's scores do not hold what the rule answered; what was flagged is taken only
     from windows in which the model answered all.
+
+    Args:
+        window: counted against the edges of the reference.
+        reference: of its bundle.
     """
-    edges, bundle = window.edges, window.bundle
-    found = {Key(edges, name): feature_row(counts) for name, counts in window.features.items()}
-    found[Key(edges, SCORE, bundle)] = np.array(window.scores, np.int64)
+    features = window.features
+    counts: list[int] = []
+    for item in reference.profile.features:
+        counts += _slots(features[item.name])
+    answers = [*window.scores]
     if window.classes:
-        found[Key(edges, CLASSES, bundle)] = np.array(window.classes, np.int64)
-    elif not window.fallback:
-        flagged = [window.flagged, window.rows - window.flagged]
-        found[Key(edges, FLAGGED, bundle)] = np.array(flagged, np.int64)
-    return found
+        answers += window.classes
+    elif window.fallback:
+        answers += (0, 0)
+    else:
+        answers += (window.flagged, window.rows - window.flagged)
+    return {
+        Group(window.edges, ""): np.array(counts, np.int64),
+        Group(window.edges, window.bundle): np.array(answers, np.int64),
+    }
 
 
 def feature_subjects(reference: Reference) -> list[Subject]:
     """A subject for each feature of an input contract."""
-    edges = reference.profile.edges_id
+    edges, found, first = reference.profile.edges_id, list[Subject](), 0
     pairs = zip(reference.profile.features, reference.contract.features, strict=True)
-    return [
-        Subject(
-            Key(edges, feature.name),
-            feature_row(profile.counts),
-            (_spread(profile, feature), *_shares(feature)),
-            weekly=feature.period == "week",
-        )
-        for profile, feature in pairs
-    ]
+    for profile, feature in pairs:
+        row = feature_row(profile.counts)
+        tests: tuple[Spread | Share, ...] = (_spread(profile, feature), *_shares(feature))
+        weekly = feature.period == "week"
+        found.append(Subject(Key(edges, feature.name), row, tests, first, weekly))
+        first += len(row)
+    return found
 
 
 def answer_subjects(reference: Reference, bundle: str) -> list[Subject]:
@@ -122,19 +161,14 @@ def answer_subjects(reference: Reference, bundle: str) -> list[Subject]:
         Key(edges, SCORE, bundle),
         np.array(profile.scores, np.int64),
         (Spread(Kind.SCORE, group, _score_labels(group, output.edges)),),
+        0,
         edges=output.edges,
     )
     if profile.classes:
         return [scores, _class_subject(reference, bundle)]
-    flagged = [profile.flagged, scored - profile.flagged]
-    return [
-        scores,
-        Subject(
-            Key(edges, FLAGGED, bundle),
-            np.array(flagged, np.int64),
-            (Share(Kind.FLAGGED, (0,)),),
-        ),
-    ]
+    flagged = np.array([profile.flagged, scored - profile.flagged], np.int64)
+    share = Share(Kind.FLAGGED, (0,))
+    return [scores, Subject(Key(edges, FLAGGED, bundle), flagged, (share,), SCORE_BINS)]
 
 
 def _class_subject(reference: Reference, bundle: str) -> Subject:
@@ -150,6 +184,7 @@ def _class_subject(reference: Reference, bundle: str) -> Subject:
         Key(reference.profile.edges_id, CLASSES, bundle),
         np.array(counts, np.int64),
         (Spread(Kind.CLASSES, group, texts),),
+        SCORE_BINS,
     )
 
 

@@ -1,9 +1,15 @@
-"""Adding windows up: each once, into its bucket, if it belongs to a known reference. Pure."""
+"""Adding windows up: each once, into its bucket, if it belongs to a known reference.
+
+A `Tally` is told windows as they arrive and keeps sums, so that nobody has to add all of
+history up again to know what has changed since. Sums are of integers, hence exact: order,
+repeats, and how rows were cut into windows change nothing. No clock, file or network.
+"""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,109 +18,139 @@ from wherry.rows import StoredWindow
 from wherry_contract.histograms import LATENCY_BINS
 from wherry_contract.window import Window
 
-from .compare import Row
-from .subjects import Key, Reference, window_rows
+from .rowmath import Row
+from .subjects import Group, Reference, window_rows
 from .view import DAY, WEEK, Health, Policy, Refusal
 
 FLEET = ""  # the id of no device: all of them together
 _MOST_BUCKETS = 7  # that one window may span, or a week
+_HEALTH = Group("", "")  # windows, rows, flagged, fallback, and latency
+_COUNTS = 4
 
 
-@dataclass
-class _Sum:
-    """What one device did in one bucket, or all of them did."""
+class Seen:
+    """Numbers that were there, as ranges: what arrives in order takes no room."""
 
-    windows: int = 0
-    rows: int = 0
-    flagged: int = 0
-    fallback: int = 0
-    errors: Counter[str] = field(default_factory=Counter)
-    latency: Row = field(default_factory=lambda: np.zeros(LATENCY_BINS, np.int64))
+    def __init__(self) -> None:
+        self._firsts: list[int] = []
+        self._lasts: list[int] = []
 
-    def add(self, window: Window) -> None:
-        self.windows += 1
-        self.rows += window.rows
-        self.flagged += window.flagged
-        self.fallback += window.fallback
-        self.errors.update(window.errors)
-        self.latency += np.array(window.latency, np.int64)
+    def add(self, number: int) -> bool:
+        """Note a number; whether it is new."""
+        place = bisect_right(self._firsts, number)
+        if place and number <= self._lasts[place - 1]:
+            return False
+        after = place < len(self._firsts) and self._firsts[place] == number + 1
+        if place and self._lasts[place - 1] == number - 1:
+            self._lasts[place - 1] = self._lasts.pop(place) if after else number
+            if after:
+                del self._firsts[place]
+        elif after:
+            self._firsts[place] = number
+        else:
+            self._firsts.insert(place, number)
+            self._lasts.insert(place, number)
+        return True
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
+class _Bucket:
+    """Sums of one stretch of time, by group and device, and when they last changed."""
+
+    rows: dict[Group, dict[str, Row]] = field(default_factory=dict)
+    errors: dict[str, Counter[str]] = field(default_factory=dict)
+    changed: int = 0
+
+    def add(self, device: str, window: Window, rows: Mapping[Group, Row]) -> None:
+        counts = [1, window.rows, window.flagged, window.fallback, *window.latency]
+        for group, row in (*rows.items(), (_HEALTH, np.array(counts, np.int64))):
+            sums = self.rows.setdefault(group, {})
+            before = sums.get(device)
+            sums[device] = row if before is None else before + row
+        if window.errors:
+            self.errors.setdefault(device, Counter()).update(window.errors)
+
+
 class Tally:
-    """Sums of windows.
+    """Sums of windows, by bucket, device and what counts alike.
 
-    Attributes:
-        buckets: start -> device -> key -> counts; the device `FLEET` is the sum of all.
-        latest: bundle -> when its newest window closed, with the edges it counted against.
-        health: by time and device.
-        refusals: windows that were left out.
-        windows: how many were added.
-        devices: that sent them.
+    Windows that run ahead of the server's clock are summed apart: whether they are a wrong
+    clock or a fleet that replays another time shows only when all are known.
     """
 
-    buckets: Mapping[float, Mapping[str, Mapping[Key, Row]]]
-    latest: Mapping[str, tuple[float, str]]
-    health: tuple[Health, ...]
-    refusals: tuple[Refusal, ...]
-    windows: int
-    devices: tuple[str, ...]
+    def __init__(self, references: Mapping[str, Reference], bucket_seconds: float) -> None:
+        """Begin with nothing.
 
+        Args:
+            references: by bundle.
+            bucket_seconds: length of a bucket.
+        """
+        self._references = references
+        self._policy = Policy(bucket_seconds=bucket_seconds)
+        self._seen: dict[tuple[str, str], Seen] = {}
+        self._books: tuple[dict[float, _Bucket], dict[float, _Bucket]] = ({}, {})
+        self._arrived: dict[str, list[int]] = {}  # by device: in time, ahead
+        self._latest: dict[tuple[str, bool], dict[str, tuple[float, str]]] = {}
+        self._refused: dict[tuple[bool, str, str, str, str], list[int]] = {}
+        self.clock = 0  # counts what was added
 
-def add_up(
-    references: Mapping[str, Reference], windows: Iterable[StoredWindow], policy: Policy
-) -> Tally:
-    """Add windows up; order, repeats and how rows were cut into windows change nothing.
+    def add(self, windows: Iterable[StoredWindow]) -> None:
+        """Add windows; each (device, spool, seq) counts once.
 
-    A window lies in the bucket of its middle. What counted against other edges than its
-    bundle's reference is refused: its sums would be nonsense. So is a window of no one time:
-    one payment with a wild time would take all the others of its window along.
+        What counted against other edges than its bundle's reference is refused: its sums
+        would be nonsense. So is a window of no one time: one payment with a wild time would
+        take all the others of its window along.
+        """
+        for stored in windows:
+            place = stored.window.place
+            if self._seen.setdefault((stored.device, place.spool), Seen()).add(place.seq):
+                self._take(stored)
 
-    Args:
-        references: by bundle.
-        windows: of the devices that are looked at.
-        policy: the length of a bucket.
-    """
-    buckets: dict[float, dict[str, dict[Key, Row]]] = {}
-    sums: dict[tuple[float, str], _Sum] = defaultdict(_Sum)
-    latest: dict[str, tuple[float, str]] = {}
-    refused: dict[tuple[str, str, str, str], list[int]] = defaultdict(lambda: [0, 0])
-    once = _once(windows)
-    ahead = _runs_ahead(once)
-    for stored in once:
+    def _take(self, stored: StoredWindow) -> None:
         window, device = stored.window, stored.device
-        reason = _reason_against(references.get(window.bundle), window)
-        reason = reason or _reason_of_time(stored, policy, ahead=ahead)
-        if reason:
-            counted = refused[device, reason, window.bundle, window.edges]
-            counted[0] += 1
-            counted[1] += window.rows
-            continue
-        start = policy.bucket((window.opened + window.closed) / 2)
-        bucket = buckets.setdefault(start, {})
-        rows = window_rows(window)
-        for place in (FLEET, device):
-            _add_rows(bucket.setdefault(place, {}), rows)
-            sums[start, place].add(window)
+        ahead = window.closed > stored.received_at + DAY
+        self._arrived.setdefault(device, [0, 0])[ahead] += 1
+        self.clock += 1
+        reference = self._references.get(window.bundle)
+        reason = _reason_against(reference, window) or _reason_of_time(window, self._policy)
+        if reason or reference is None:
+            key = (False, device, reason, window.bundle, window.edges)
+            _count(self._refused.setdefault(key, [0, 0]), window)
+            return
+        if ahead:
+            reason = "its payments lie in the future: look for a wrong clock"
+            key = (True, device, reason, window.bundle, window.edges)
+            _count(self._refused.setdefault(key, [0, 0]), window)
+        start = self._policy.bucket((window.opened + window.closed) / 2)
+        bucket = self._books[ahead].setdefault(start, _Bucket())
+        bucket.add(device, window, window_rows(window, reference))
+        bucket.changed = self.clock
+        latest = self._latest.setdefault((device, ahead), {})
         newest = max(latest.get(window.bundle, (0.0, "")), (window.closed, window.edges))
         latest[window.bundle] = newest
-    return Tally(
-        buckets={start: buckets[start] for start in sorted(buckets)},
-        latest=latest,
-        health=tuple(_health(*key, sums[key], policy) for key in sorted(sums)),
-        refusals=tuple(Refusal(*key, *refused[key]) for key in sorted(refused)),
-        windows=sum(item.windows for (_, place), item in sums.items() if place == FLEET),
-        devices=tuple(sorted({place for _, place in sums} - {FLEET})),
-    )
+
+    def of(self, devices: Collection[str] | None = None) -> Sheet:
+        """What devices have counted, all or some of them."""
+        chosen = [name for name in self._arrived if devices is None or name in devices]
+        every = sum(sum(self._arrived[name]) for name in chosen)
+        ahead = 2 * sum(self._arrived[name][1] for name in chosen) >= every > 0
+        books = self._books if ahead else self._books[:1]
+        latest: dict[str, tuple[float, str]] = {}
+        for name in chosen:
+            for late in range(len(books)):
+                for bundle, newest in self._latest.get((name, bool(late)), {}).items():
+                    latest[bundle] = max(latest.get(bundle, (0.0, "")), newest)
+        refusals = [
+            Refusal(*key[1:], *counts)
+            for key, counts in sorted(self._refused.items())
+            if key[1] in chosen and not (key[0] and ahead)
+        ]
+        return Sheet(books, frozenset(chosen), latest, tuple(refusals), ahead, self._policy)
 
 
-def _once(windows: Iterable[StoredWindow]) -> Sequence[StoredWindow]:
-    """Each place once."""
-    found = {}
-    for stored in windows:
-        place = stored.window.place
-        found[stored.device, place.spool, place.seq] = stored
-    return list(found.values())
+def _count(counts: list[int], window: Window) -> None:
+    counts[0] += 1
+    counts[1] += window.rows
 
 
 def _reason_against(reference: Reference | None, window: Window) -> str:
@@ -131,40 +167,140 @@ def _reason_against(reference: Reference | None, window: Window) -> str:
     return ""
 
 
-def _runs_ahead(windows: Sequence[StoredWindow]) -> bool:
-    """Whether the fleet as a whole lives later than the server, as when payments are replayed."""
-    ahead = sum(_is_ahead(stored) for stored in windows)
-    return 2 * ahead >= len(windows)
-
-
-def _is_ahead(stored: StoredWindow) -> bool:
-    return stored.window.closed > stored.received_at + DAY
-
-
-def _reason_of_time(stored: StoredWindow, policy: Policy, *, ahead: bool) -> str:
-    window = stored.window
+def _reason_of_time(window: Window, policy: Policy) -> str:
     if window.closed - window.opened > max(WEEK, _MOST_BUCKETS * policy.bucket_seconds):
         return "its payments lie too far apart for one window: look for a wrong time among them"
-    if _is_ahead(stored) and not ahead:
-        return "its payments lie in the future: look for a wrong clock"
     return ""
 
 
-def _add_rows(sums: dict[Key, Row], rows: Mapping[Key, Row]) -> None:
-    for key, row in rows.items():
-        before = sums.get(key)
-        sums[key] = row if before is None else before + row
+@dataclass(frozen=True, eq=False)
+class Sheet:
+    """What some devices have counted: a look at a tally, not a copy.
+
+    Attributes:
+        chosen: the devices that were asked for, of those that ever sent anything.
+        latest: bundle -> when its newest window closed, with the edges it counted against.
+        refusals: windows that were left out.
+        ahead: whether most windows run ahead of the server's clock, so that they all count.
+    """
+
+    _books: tuple[dict[float, _Bucket], ...]
+    chosen: frozenset[str]
+    latest: Mapping[str, tuple[float, str]]
+    refusals: tuple[Refusal, ...]
+    ahead: bool
+    _policy: Policy
+
+    def by_age(self) -> list[str]:
+        """Bundles, the one that served last before the others."""
+        latest = self.latest
+        return sorted(latest, key=lambda bundle: (latest[bundle], bundle), reverse=True)
+
+    @property
+    def windows(self) -> int:
+        """How many count."""
+        rows = (row for start in self.starts() for _, row in self._rows(start, _HEALTH))
+        return sum(int(row[0]) for row in rows)
+
+    def starts(self) -> list[float]:
+        """Of the buckets that hold anything, by time."""
+        found = {start for book in self._books for start in book}
+        return sorted(start for start in found if any(True for _ in self._rows(start, _HEALTH)))
+
+    def changed(self, start: float) -> int:
+        """The tally's clock when a bucket was last added to."""
+        return max(book[start].changed for book in self._books if start in book)
+
+    def groups(self, start: float) -> set[Group]:
+        """What was counted in a bucket."""
+        found = {g for book in self._books if start in book for g in book[start].rows}
+        return {g for g in found - {_HEALTH} if any(True for _ in self._rows(start, g))}
+
+    def counted(self, starts: Iterable[float], devices: Collection[str]) -> bool:
+        """Whether any of these devices counted in any of these buckets."""
+        return bool(devices) and any(
+            device in devices for start in starts for device, _ in self._rows(start, _HEALTH)
+        )
+
+    def matrix(self, start: float, group: Group, places: Mapping[str, int]) -> Row:
+        """The counts of a bucket: int64, shape (places, counts).
+
+        Args:
+            start: of the bucket.
+            group: which counts; somebody must have counted them.
+            places: for each device, its row.
+        """
+        rows = list(self._rows(start, group))
+        found = np.zeros((len(places), len(rows[0][1])), np.int64)
+        for device, row in rows:
+            found[places[device]] += row
+        return found
+
+    def _rows(self, start: float, group: Group) -> Iterator[tuple[str, Row]]:
+        for book in self._books:
+            if start in book:
+                for device, row in book[start].rows.get(group, {}).items():
+                    if device in self.chosen:
+                        yield device, row
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Those whose windows count, by id."""
+        found = {name for start in self.starts() for name, _ in self._rows(start, _HEALTH)}
+        return tuple(sorted(found))
+
+    def health(self, starts: Iterable[float], *, brief: bool) -> tuple[Health, ...]:
+        """How all did in each bucket, and each device: in each, or (brief) in all of them."""
+        fleet, alone, length = list[Health](), list[Health](), self._policy.bucket_seconds
+        sums: dict[str, _Sum] = {}
+        for start in starts:
+            found = self._sums(start)
+            fleet.append(sum(found.values(), _Sum()).health(FLEET, start, start + length))
+            if not brief:
+                alone += [item.health(name, start, start + length) for name, item in found.items()]
+                continue
+            for name, item in found.items():
+                before = sums.get(name, _Sum(opened=start))
+                sums[name] = before + item
+                sums[name].closed = start + length
+        alone += [item.health(name, item.opened, item.closed) for name, item in sums.items()]
+        return tuple(sorted([*fleet, *alone], key=lambda item: (item.opened, item.device)))
+
+    def _sums(self, start: float) -> dict[str, _Sum]:
+        found: dict[str, _Sum] = {}
+        for name, row in self._rows(start, _HEALTH):
+            found[name] = found.get(name, _Sum()) + _Sum(row)
+        for book in self._books:
+            for name, errors in book[start].errors.items() if start in book else ():
+                if name in found:
+                    found[name] += _Sum(errors=errors)
+        return found
 
 
-def _health(start: float, device: str, found: _Sum, policy: Policy) -> Health:
-    return Health(
-        device=device,
-        opened=start,
-        closed=start + policy.bucket_seconds,
-        windows=found.windows,
-        rows=found.rows,
-        flagged=found.flagged,
-        fallback=found.fallback,
-        errors=dict(sorted(found.errors.items())),
-        latency=tuple(found.latency.tolist()),
-    )
+@dataclass(eq=False)
+class _Sum:
+    """A row of health, and what failed."""
+
+    row: Row = field(default_factory=lambda: np.zeros(_COUNTS + LATENCY_BINS, np.int64))
+    errors: Mapping[str, int] = field(default_factory=dict)
+    opened: float = 0.0
+    closed: float = 0.0
+
+    def __add__(self, other: _Sum) -> _Sum:
+        both = Counter(self.errors) + Counter(other.errors) if other.errors else self.errors
+        return _Sum(self.row + other.row, both, self.opened, self.closed)
+
+    def health(self, device: str, opened: float, closed: float) -> Health:
+        """As it is shown."""
+        windows, rows, flagged, fallback, *latency = self.row.tolist()
+        return Health(
+            device=device,
+            opened=opened,
+            closed=closed,
+            windows=windows,
+            rows=rows,
+            flagged=flagged,
+            fallback=fallback,
+            errors=dict(sorted(self.errors.items())),
+            latency=tuple(latency),
+        )

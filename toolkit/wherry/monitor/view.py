@@ -61,8 +61,12 @@ class Policy:
         times: how often a cell must be raised to be an alert ...
         of: ... among so many judged one after the other.
         prior_rows: rows of the other devices' counts that a device's baseline begins with.
-        baseline_spans: how many quiet spans a device's baseline remembers.
+        baseline_spans: how many quiet spans a device's baseline remembers; the oldest half
+            goes at once.
         fewest: smaller cells are not shown, so that no single payment can be made out.
+        same_hours: what the week moves is compared, at single devices, with the same hours of
+            earlier weeks, not by whole weeks: sooner, but only true where windows end with
+            the buckets.
     """
 
     bucket_seconds: float = DAY
@@ -77,6 +81,7 @@ class Policy:
     prior_rows: int = 50
     baseline_spans: int = 28
     fewest: int = 5
+    same_hours: bool = False
 
     def check(self) -> None:
         """Refuse buckets that do not fit into weeks.
@@ -112,6 +117,8 @@ class Evidence:
         actual: the share of the span; nothing for a PSI.
         q: the smallest false discovery rate at which this cell is called changed, among all
             of its tick (Benjamini and Hochberg).
+        design: how much more this place's spans differ from one another than chance makes
+            them; p, interval and `corrected` are those of n and m divided by it.
     """
 
     n: int
@@ -127,6 +134,7 @@ class Evidence:
     expected: float | None = None
     actual: float | None = None
     q: float = 1.0
+    design: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -144,7 +152,8 @@ class Cell:
 
     Attributes:
         edges: names the edges that were counted against.
-        device: its id; "" for all selected devices together.
+        device: its id; "" for all selected devices together; the name of a segment, as
+            ``site=paris``.
         subject: the feature; "score" or "flagged" for the model's answers.
         bundle: the model, where the subject is its answers; else "".
         opened: start of the span, by the time of the payments.
@@ -178,6 +187,23 @@ class Cell:
     evidence: Evidence | None = None
     slots: tuple[SlotShare, ...] = ()
     explained_by: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How many of a place's comparisons stand how; whatever else is left out of a view.
+
+    Attributes:
+        device: its id, the name of a segment, or "" for all devices together.
+        counts: by decision.
+        rows: the most that any of its comparisons that wait has.
+        needed: of that one.
+    """
+
+    device: str
+    counts: Mapping[str, int]
+    rows: int = 0
+    needed: int = 0
 
 
 @dataclass(frozen=True)
@@ -279,6 +305,7 @@ class FleetView:
         health: by time.
         scores: for all devices, and for each device whose scores have moved.
         refusals: windows that were left out.
+        standing: how each place stands, in short; all together, segments, devices.
     """
 
     policy: Policy
@@ -290,6 +317,7 @@ class FleetView:
     health: tuple[Health, ...]
     scores: tuple[ScorePair, ...]
     refusals: tuple[Refusal, ...]
+    standing: tuple[Standing, ...] = ()
 
     @property
     def current(self) -> tuple[Cell, ...]:
@@ -309,6 +337,8 @@ class FleetView:
                 for what is held for true now.
             brief: of single devices, only what is held for true now, and their health as
                 one sum.
+
+        `Watch.look` makes the short view at once.
         """
         start = -1.0 if seconds is None else self.newest - seconds
         cells = tuple(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -152,13 +153,18 @@ def _moved(device: str, cells: Sequence[Cell]) -> str:
 
 def tale(view: FleetView) -> list[tuple[str, str]]:
     """For each place how many of its things are judged how, the gravest first."""
+    known = {item.device: item.counts for item in view.standing}
+    counted: dict[str, Counter[str]] = {}
+    for cell in view.current if not known else ():
+        counted.setdefault(cell.device, Counter())[cell.decision] += 1
     found = []
-    for device in ("", *view.devices):
-        cells = [cell for cell in view.current if cell.device == device]
-        counts = [
-            f"{sum(cell.decision == decision for cell in cells)} {decision}"
-            for decision in _GRAVITY
-            if any(cell.decision == decision for cell in cells)
-        ]
-        found.append((place(device), ", ".join(counts) or "nothing"))
+    for device in ("", *segments(view), *view.devices):
+        counts = known.get(device) or counted.get(device) or {}
+        said = [f"{counts[name]} {name}" for name in _GRAVITY if counts.get(name)]
+        found.append((place(device), ", ".join(said) or "nothing"))
     return found
+
+
+def segments(view: FleetView) -> list[str]:
+    """Names of the groups of devices that were judged like devices."""
+    return [item.device for item in view.standing if "=" in item.device]

@@ -76,7 +76,9 @@ def places(view: FleetView) -> list[str]:
     worst: dict[str, int] = {}
     for cell in view.current:
         worst[cell.device] = min(worst.get(cell.device, 99), words.gravity(cell))
-    ordered = sorted(view.devices, key=lambda device: (worst.get(device, 99), device))
+    ordered = sorted(
+        [*words.segments(view), *view.devices], key=lambda device: (worst.get(device, 99), device)
+    )
     return ["", *ordered]
 
 

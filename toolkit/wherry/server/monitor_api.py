@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import Final
 
 from starlette.requests import Request
@@ -12,7 +11,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from wherry.documents import to_document
-from wherry.monitor import FleetView, Policy, Reference, judge
+from wherry.monitor import FleetView
 from wherry.report.data import (
     BundleLine,
     DecisionLine,
@@ -22,11 +21,11 @@ from wherry.report.data import (
     ReportData,
     RolloutLine,
 )
-from wherry.rows import DeviceRow, Incident, RolloutRow, StoredEvent, StoredWindow
-from wherry_contract.errors import RolloutError
+from wherry.rows import DeviceRow, Incident, RolloutRow, StoredEvent
 
 from .query import seconds, selection
 from .store import Store
+from .watching import Watching
 
 _MOST_EVENTS: Final = 500
 _MOST_ROLLOUTS: Final = 20
@@ -42,39 +41,30 @@ def routes(store: Store) -> list[Route]:
 
 
 class _MonitorApi:
-    """One method for each route. Each judges anew: what it says depends on windows alone."""
+    """One method for each route."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._references: dict[str, Reference] = {}  # what a digest names never changes
+        self._watching = Watching(store)
 
     def monitor(self, request: Request) -> JSONResponse:
         brief = request.query_params.get("brief") == "1"
-        view = self._view(request).cut(seconds(request, "since"), brief=brief)
+        view = self._view(request, brief=brief)
         return JSONResponse({"schema": "wherry/monitor/1"} | to_document(view))
 
     def report_data(self, request: Request) -> JSONResponse:
+        view = self._view(request)
         select = selection(request)
-        view = self._view(request).cut(seconds(request, "since"))
         return JSONResponse(collect(self._store, view, select, time.time()).to_dict())
 
-    def _view(self, request: Request) -> FleetView:
-        policy = Policy()
-        bucket = seconds(request, "bucket")
-        if bucket is not None:
-            policy = replace(policy, bucket_seconds=bucket)
-        windows = self._store.windows(select=selection(request))
-        return judge(self._known(windows), windows, policy)
-
-    def _known(self, windows: Sequence[StoredWindow]) -> Mapping[str, Reference]:
-        """The references of the bundles that scored, as far as the depot has them."""
-        for bundle in {item.window.bundle for item in windows} - self._references.keys():
-            try:
-                profile, manifest = self._store.profile(bundle), self._store.manifest(bundle)
-            except RolloutError:  # R04: the monitor counts its windows as left out
-                continue
-            self._references[bundle] = Reference(profile, manifest.input, manifest.output)
-        return self._references
+    def _view(self, request: Request, *, brief: bool = False) -> FleetView:
+        return self._watching.look(
+            bucket=seconds(request, "bucket"),
+            select=selection(request),
+            by=request.query_params.getlist("by"),
+            since=seconds(request, "since"),
+            brief=brief,
+        )
 
 
 def collect(store: Store, view: FleetView, select: Mapping[str, str], now: float) -> ReportData:

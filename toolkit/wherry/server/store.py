@@ -34,6 +34,7 @@ class Store:
         self.depot = depot
         self.ledger = Ledger(database)
         self.questions = Questions(database)
+        self.purged = 0  # windows and events that retention took, since this was opened
 
     # --- asked by the monitor -----------------------------------------------------------
 
@@ -66,6 +67,22 @@ class Store:
             for row in rows
             if row.device in labels
         ]
+
+    def windows_after(self, last: int, limit: int = 5000) -> tuple[int, list[StoredWindow]]:
+        """The windows that came after one of them, and the number of the last; without labels.
+
+        Args:
+            last: what the call before said; 0 for all.
+            limit: how many at the most.
+        """
+        query = sa.select(db.window).where(db.window.c.id > last).order_by(db.window.c.id)
+        with self._database.reading() as connection:
+            rows = connection.execute(query.limit(limit)).all()  # reading them takes long
+        found = [
+            StoredWindow(row.device, {}, row.received_at, Window.from_bytes(row.payload))
+            for row in rows
+        ]
+        return rows[-1].id if rows else last, found
 
     def events(
         self,
@@ -282,7 +299,9 @@ class Store:
             _purge(connection, db.refusal, before, after)
             purge_questions(connection, before, after)
             tables = (db.window, db.event)
-            return sum(_purge(connection, table, before, after) for table in tables)
+            gone = sum(_purge(connection, table, before, after) for table in tables)
+        self.purged += gone
+        return gone
 
     def close(self) -> None:
         """Close the file."""
