@@ -15,8 +15,9 @@ from support_agent import Made, agent_config
 
 from wherry_agent.clock import SystemClock
 from wherry_agent.config import Limits
+from wherry_agent.counter import Tally
 from wherry_agent.inference import load_model
-from wherry_agent.scoring import Scorer, Served, Tally
+from wherry_agent.scoring import Scorer, Served
 from wherry_agent.server import Hooks, HttpServer
 from wherry_agent.service import Service
 

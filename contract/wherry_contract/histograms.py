@@ -58,6 +58,24 @@ def latency_bin(microseconds: float) -> int:
     return min(LATENCY_BINS - 1, max(0, int(2 * math.log2(microseconds))))
 
 
+def latency_bins(microseconds: ArrayLike) -> NDArray[np.intp]:
+    """`latency_bin` of many.
+
+    Args:
+        microseconds: shape (n,).
+
+    Returns:
+        intp, shape (n,), each 0 to 39.
+    """
+    values = np.asarray(microseconds, np.float64)
+    steps = 2 * np.log2(np.maximum(values, 1.0))
+    bins: NDArray[np.intp] = np.minimum(steps, LATENCY_BINS - 1).astype(np.intp)
+    # numpy's logarithm may differ from the C library's in the last bit: edges are looked at again
+    for place in np.flatnonzero(np.abs(steps - np.rint(steps)) < 1e-9):
+        bins[place] = latency_bin(float(values[place]))
+    return bins
+
+
 def memory_bin(mebibytes: float) -> int:
     """The bin of one look at the memory, 0 to 39: quarter octaves of MiB, up to 1 GiB."""
     if mebibytes <= 1:

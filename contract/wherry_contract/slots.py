@@ -21,7 +21,6 @@ MAX_PAIRS: Final = 8
 MAX_PAIR_CELLS: Final = 400
 
 _BLOCK_ROWS: Final = 256
-_FEW_ROWS: Final = 4  # so few are counted one by one
 _NARROW: Final = 24  # edges; a feature with more is searched by itself
 
 Counts = NDArray[np.int64]
@@ -129,6 +128,8 @@ class SlotCounter:
         self._starts = np.concatenate([[0], np.cumsum(self._sizes)]).astype(np.intp)
         self._last = self._starts[:-1] + high
         self._pairs = list(pairs)
+        self._within = np.empty(self._matrix.shape, bool)
+        self._met = self._within.view(np.uint8)
         self._scratch: tuple[NDArray[np.bool_], NDArray[np.uint8], NDArray[np.intp]] | None = None
 
     def zeros(self) -> Counts:
@@ -143,10 +144,11 @@ class SlotCounter:
             counts: int64, as `zeros` makes it; changed in place.
             raw: float64, shape (rows, features).
         """
-        if len(raw) <= _FEW_ROWS and not self._wide:
-            for row in raw:
-                cells = self._last - np.add.reduce(row <= self._matrix, 0, dtype=np.intp)
-                counts[cells] += 1
+        if len(raw) == 1 and not self._wide:
+            np.less_equal(raw, self._matrix, self._within)
+            cells = self._last - np.add.reduce(self._met, 0, np.uint8)
+            counts[cells] += 1
+            if self._pairs:
                 self._add_pairs(counts, cells[np.newaxis])
             return
         for start in range(0, len(raw), _BLOCK_ROWS):

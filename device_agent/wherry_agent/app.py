@@ -41,6 +41,7 @@ from .pulse import UPDATES, Notifier, Pulse, Watchdog
 from .reach import Reach
 from .runtime import runtimes
 from .scoring import Scorer
+from .senses import Senses
 from .server import Hooks, HttpServer
 from .service import Service
 from .shelf import Shelf
@@ -112,7 +113,7 @@ def build_core(config: AgentConfig, outbox: Outbox, clock: TrustedClock, depot: 
         spool.tell(Fact("D04", f"it lies in {outbox.damaged.name} now", "error"))
     if outbox.copied:
         spool.tell(Fact("agent.copied", f"it reports as spool {outbox.spool} now", "warning"))
-    scorer = Scorer(config.limits, clock, spool.emit)
+    scorer = Scorer(config.limits, clock, spool.emit, Senses())
     blobs = BlobStore(config.state_dir)
     reach = Reach(
         blobs=blobs,

@@ -29,6 +29,8 @@ class Limits:
 
     window_rows: int = 1000
     window_minutes: float = 60.0
+    window_least_rows: int = 20  # a window of fewer waits for more
+    window_longest_minutes: float = 360.0  # but not longer than this
     heartbeat_seconds: float = 300.0
     outbox_mib: float = 16.0
     outbox_days: float = 30.0

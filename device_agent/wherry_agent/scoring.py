@@ -1,153 +1,28 @@
 """Scoring live traffic, and counting what went by.
 
-One `Scorer` holds what serves: a model with its bundle's rule behind it, or the rule
-alone. Counting is buffered: rows are copied into a block, and a full block is counted at
-once, which costs a few microseconds a row (benchmarks/drift_counting.py).
+One `Scorer` holds what serves: a model with its bundle's rule behind it, or the rule alone.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-
-from wherry_contract.decision import class_counts
 from wherry_contract.errors import ServingError
 from wherry_contract.features import RawMatrix
-from wherry_contract.histograms import LATENCY_BINS, SCORE_BINS, latency_bin
 from wherry_contract.manifest import Manifest
-from wherry_contract.messages import Place
 from wherry_contract.profile import ReferenceProfile
-from wherry_contract.slots import FeatureCounts
-from wherry_contract.window import Window
 
 from .clock import Clock
 from .config import Limits
+from .counter import Counter, Tally
 from .inference import Answers, Model, rule_answer
+from .senses import Senses
 
-_BLOCK_ROWS: Final = 256
+_LOOK_SECONDS: Final = 60.0
 _PLAUSIBLE: Final = (946_684_800.0, 4_102_444_800.0)  # 2000 to 2100, which the wire can say
-
-
-@dataclass(frozen=True)
-class Tally:
-    """A closed window that has no place in an outbox yet; the fields are `Window`'s."""
-
-    bundle: str
-    edges: str
-    opened: float
-    closed: float
-    rows: int
-    flagged: int
-    fallback: int
-    errors: Mapping[str, int]
-    features: Mapping[str, FeatureCounts]
-    scores: tuple[int, ...]
-    latency: tuple[int, ...]
-    reason: str
-    classes: tuple[int, ...] = ()
-
-    def window(self, place: Place) -> Window:
-        """The message."""
-        return Window(place=place, **self.__dict__)
-
-
-class Counter:
-    """Counts one window after the other for one bundle."""
-
-    def __init__(self, bundle: str, manifest: Manifest, profile: ReferenceProfile) -> None:
-        self._bundle = bundle
-        self._profile = profile
-        self._slots = profile.counter(manifest.input)
-        self._raw = np.empty((_BLOCK_ROWS, len(manifest.input.features)))
-        self._bins = np.empty(_BLOCK_ROWS, np.intp)  # what `bincount` takes on 32 bits
-        self._names = len(manifest.output.classes)
-        self._begin()
-
-    def _begin(self) -> None:
-        self._filled = self.rows = self._flagged = self._fallback = 0
-        self._counts = self._slots.zeros()
-        self._scores = np.zeros(SCORE_BINS + 1, np.int64)
-        self._classes = np.zeros(self._names + 1, np.int64)
-        self._latency = [0] * LATENCY_BINS
-        self._errors: dict[str, int] = {}
-        self._first = self._last = 0.0
-        self.since = 0.0  # monotonic; of the first thing counted
-
-    @property
-    def empty(self) -> bool:
-        """Whether there is nothing to tell."""
-        return not self.rows and not self._errors
-
-    def add(self, raw: RawMatrix, answers: Answers, at: float, latency_us: float) -> None:
-        """Count answered rows.
-
-        Args:
-            raw: float64, shape (rows, features).
-            answers: what they were told.
-            at: when they happened, Unix seconds.
-            latency_us: from request to answer.
-        """
-        self._see(at)
-        self.rows += len(raw)
-        self._flagged += int(np.count_nonzero(answers.flagged))
-        self._latency[latency_bin(latency_us)] += 1
-        if answers.decisions is not None:
-            self._classes += class_counts(answers.decisions, self._names)
-        # a rule has no score: its rows go to a slot of their own, which is not sent
-        bins = np.full(len(raw), SCORE_BINS) if answers.fallback else answers.bins
-        self._fallback += len(raw) if answers.fallback else 0
-        for start in range(0, len(raw), _BLOCK_ROWS):
-            self._keep(raw[start : start + _BLOCK_ROWS], bins[start : start + _BLOCK_ROWS])
-
-    def _keep(self, raw: RawMatrix, bins: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> None:
-        if self._filled + len(raw) > _BLOCK_ROWS:
-            self._flush()
-        end = self._filled + len(raw)
-        self._raw[self._filled : end] = raw
-        self._bins[self._filled : end] = bins
-        self._filled = end
-
-    def refuse(self, code: str, rows: int, at: float) -> None:
-        """Count rows that could not be answered; they stretch no window that has others."""
-        if self.empty:
-            self._first = self._last = at
-        self._errors[code] = self._errors.get(code, 0) + rows
-
-    def _see(self, at: float) -> None:
-        if not self.rows:
-            self._first = self._last = at
-        self._first, self._last = min(self._first, at), max(self._last, at)
-
-    def _flush(self) -> None:
-        self._slots.add(self._counts, self._raw[: self._filled])
-        self._scores += np.bincount(self._bins[: self._filled], minlength=SCORE_BINS + 1)
-        self._filled = 0
-
-    def close(self, reason: str) -> Tally:
-        """End the window and begin the next."""
-        self._flush()
-        names = (feature.name for feature in self._profile.features)
-        tally = Tally(
-            bundle=self._bundle,
-            edges=self._profile.edges_id,
-            opened=self._first,
-            closed=self._last,
-            rows=self.rows,
-            flagged=self._flagged,
-            fallback=self._fallback,
-            errors=self._errors,
-            features=dict(zip(names, self._slots.split(self._counts), strict=True)),
-            scores=tuple(self._scores[:SCORE_BINS].tolist()),
-            latency=tuple(self._latency),
-            reason=reason,
-            classes=tuple(self._classes.tolist()) if self._names else (),
-        )
-        self._begin()
-        return tally
 
 
 @dataclass(frozen=True)
@@ -190,7 +65,16 @@ class Progress:
 class Scorer:
     """Answers rows with what serves, and hands closed windows on. Safe to call from threads."""
 
-    def __init__(self, limits: Limits, clock: Clock, emit: Callable[[Tally], None]) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        clock: Clock,
+        emit: Callable[[Tally], None],
+        senses: Senses | None = None,
+    ) -> None:
+        """Take the limits, the clock, who takes closed windows, and what looks at the board."""
+        self._senses = senses
+        self._looked = clock.monotonic()
         self._limits = limits
         self._clock = clock
         self._emit = emit
@@ -298,12 +182,30 @@ class Scorer:
             self._counter.refuse(code, rows, self._clock.now())
 
     def tick(self) -> None:
-        """Close a window whose time is up; to be called now and then."""
+        """Count what is buffered, and close a window whose time is up; to be called now and then.
+
+        A window of a few rows says nothing yet and might tell of a single customer: it stays
+        open until it has more, though not for ever.
+        """
         with self._lock:
-            if self._counter and not self._counter.empty:
-                age = self._clock.monotonic() - self._counter.since
-                if age >= self._limits.window_minutes * 60:
-                    self._close("time")
+            if self._counter is None:
+                return
+            self._look(self._counter)
+            self._counter.flush()
+            if self._counter.empty:
+                return
+            minutes = (self._clock.monotonic() - self._counter.since) / 60
+            enough = self._counter.seen >= self._limits.window_least_rows
+            if minutes >= self._limits.window_minutes and (
+                enough or minutes >= self._limits.window_longest_minutes
+            ):
+                self._close("time")
+
+    def _look(self, counter: Counter) -> None:
+        now = self._clock.monotonic()
+        if self._senses and now - self._looked >= _LOOK_SECONDS:
+            self._looked = now
+            counter.look(self._senses.memory_mib(), self._senses.celsius())
 
     def stop(self) -> None:
         """Close the last window."""

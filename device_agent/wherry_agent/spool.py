@@ -17,9 +17,9 @@ from wherry_contract.errors import StoreError, WherryError
 from wherry_contract.messages import Event, Place
 
 from .clock import Clock
+from .counter import Tally
 from .log_ring import where
 from .outbox import Outbox
-from .scoring import Tally
 
 _MOST_WAITING: Final = 64
 _KEYS_LOGGED: Final = 1024

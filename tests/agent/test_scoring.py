@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import resource
 import threading
 from collections import Counter as Tallies
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,11 +17,19 @@ from support_agent import WEIGHTS, expected_scores, make_bundle, reference_rows
 from support_device import HandClock
 
 from wherry_agent.config import Limits
+from wherry_agent.counter import Tally
 from wherry_agent.inference import load_model, rule_answer
-from wherry_agent.scoring import Scorer, Served, Tally
+from wherry_agent.scoring import Scorer, Served
+from wherry_agent.senses import Senses
 from wherry_contract.errors import ServingError
 from wherry_contract.features import RawMatrix
-from wherry_contract.histograms import SCORE_BINS, latency_bin, score_bins
+from wherry_contract.histograms import (
+    SCORE_BINS,
+    latency_bin,
+    memory_bin,
+    score_bins,
+    temperature_bin,
+)
 from wherry_contract.messages import Place
 from wherry_contract.window import Window
 
@@ -110,6 +120,9 @@ def test_a_window_is_what_a_host_would_count(batches: list[int], seed: int) -> N
     assert abs(window.flagged - int((scores >= 0.5).sum())) <= int(near.sum())
     histogram = np.bincount(score_bins(scores), minlength=SCORE_BINS)
     assert np.abs(np.array(window.scores) - histogram).sum() <= 2 * len(raw) // 100
+    # the threshold is one half: where bin 32 begins
+    assert window.flagged_scores == (0,) * 32 + window.scores[32:]
+    assert window.near == sum(window.scores[30:32])
 
 
 def test_windows_close_when_they_are_full() -> None:
@@ -126,7 +139,7 @@ def test_windows_close_when_they_are_full() -> None:
 
 
 def test_windows_close_when_their_time_is_up() -> None:
-    bench = Bench(window_minutes=1)
+    bench = Bench(window_minutes=1, window_least_rows=1)
     bench.scorer.swap(served(PLAIN))
     bench.scorer.tick()
     bench.clock.pass_by(1000)
@@ -136,6 +149,29 @@ def test_windows_close_when_their_time_is_up() -> None:
     bench.clock.pass_by(60)
     bench.scorer.tick()
     assert [(item.rows, item.reason) for item in bench.windows] == [(1, "time")]
+
+
+@pytest.mark.parametrize(
+    ("rows", "refused", "minutes", "closed"),
+    [
+        pytest.param(19, 0, 60, [], id="a few wait for more"),
+        pytest.param(20, 0, 60, [20], id="enough"),
+        pytest.param(12, 8, 60, [12], id="what was refused counts too"),
+        pytest.param(0, 20, 60, [0], id="nothing but refused"),
+        pytest.param(1, 0, 359, [], id="one alone waits long"),
+        pytest.param(1, 0, 360, [1], id="but not for ever"),
+    ],
+)
+def test_small_windows_are_merged(rows: int, refused: int, minutes: int, closed: list[int]) -> None:
+    bench = Bench()
+    bench.scorer.swap(served(PLAIN))
+    for _ in range(rows):
+        bench.answer(reference_rows(INPUTS, 1))
+    if refused:
+        bench.scorer.refuse("C03", refused)
+    bench.clock.pass_by(minutes * 60)
+    bench.scorer.tick()
+    assert [item.rows for item in bench.windows] == closed
 
 
 def test_a_jump_of_the_wall_clock_closes_nothing() -> None:
@@ -204,6 +240,37 @@ def test_threads_lose_and_double_nothing() -> None:
         assert sum(item.latency) * 5 == item.rows
 
 
+def test_a_look_at_the_board_each_minute(tmp_path: Path) -> None:
+    zone = tmp_path / "thermal_zone0"
+    zone.mkdir()
+    (tmp_path / "thermal_zone1").mkdir()  # a zone that is asleep cannot be read
+    (tmp_path / "statm").write_text("9 25600 9 9 0 9 0\n")  # pages: 100 MiB
+    (zone / "temp").write_text("54321\n")
+    bench = Bench()
+    bench.scorer = Scorer(Limits(), bench.clock, bench.windows.append, Senses(tmp_path, tmp_path))
+    bench.scorer.swap(served(PLAIN))
+    for _ in range(3):
+        bench.clock.pass_by(60)
+        bench.scorer.tick()
+        bench.scorer.tick()
+    assert bench.windows == []  # looks alone are no window
+    bench.answer(reference_rows(INPUTS, 1))
+    (zone / "temp").write_text("-273000\n")  # a sensor that is not connected
+    bench.clock.pass_by(60)
+    bench.scorer.tick()
+    bench.scorer.stop()
+    (tally,) = bench.windows
+    pages = resource.getpagesize() / 4096
+    assert tally.memory[memory_bin(100 * pages)] == sum(tally.memory) == 4
+    assert tally.temperature[temperature_bin(54.321)] == sum(tally.temperature) == 3
+
+
+def test_a_board_without_sensors_counts_no_temperature(tmp_path: Path) -> None:
+    senses = Senses(tmp_path, tmp_path)
+    assert (senses.memory_mib(), senses.celsius()) == (None, None)
+    assert (Senses().memory_mib() or 0) > 1
+
+
 # --- when a model fails ---------------------------------------------------------------------
 
 
@@ -265,7 +332,7 @@ def test_a_tensor_that_a_runtime_cannot_take_is_no_crash() -> None:
 
 
 def test_refused_rows_open_a_window_of_their_own() -> None:
-    bench = Bench(window_minutes=1)
+    bench = Bench(window_minutes=1, window_least_rows=1)
     bench.scorer.refuse("C02", 3)  # before there is a model nobody can say against which edges
     bench.scorer.swap(served(PLAIN))
     bench.scorer.refuse("C02", 3)

@@ -22,6 +22,7 @@ from wherry_contract.histograms import (
     LATENCY_EDGES_US,
     SCORE_EDGES,
     latency_bin,
+    latency_bins,
     latency_quantile,
     score_bins,
 )
@@ -258,3 +259,81 @@ def test_latency_quantiles() -> None:
     assert latency_quantile(counts, 0.95) == LATENCY_EDGES_US[20]
     counts[39] = 1000
     assert latency_quantile(counts, 0.99) == LATENCY_EDGES_US[38]
+
+
+@given(
+    st.lists(st.floats(0, 1e9) | st.sampled_from([*LATENCY_EDGES_US.tolist(), 1.0, 2.0, 1024.0]))
+)
+def test_latencies_of_many_are_those_of_each(values: list[float]) -> None:
+    assert latency_bins(values).tolist() == [latency_bin(value) for value in values]
+
+
+WIDE = Feature("WIDE", "category", categories=tuple(f"c{n}" for n in range(60)), unseen="allow")
+PAIRED = InputContract("paired", 1, (AMOUNT, KIND, OPEN, WIDE))
+PAIRS = (("AMOUNT", "KIND"), ("OPEN", "AMOUNT"))
+PAIRED_ROW = st.tuples(ROW, st.sampled_from(["c0", "c59", "other"]))
+
+
+@given(st.lists(PAIRED_ROW, max_size=300), st.integers(1, 300))
+def test_pairs_are_counted_as_their_slots_say(rows: list[Any], size: int) -> None:
+    """Blocks of any size, beside a feature with more bins than the kernel takes at once."""
+    raw = PAIRED.matrix(
+        [{"AMOUNT": row[0], "KIND": row[2], "OPEN": row[1], "WIDE": wide} for row, wide in rows]
+    )
+    edges = (EDGES[0], (), EDGES[1], ())
+    counter = SlotCounter(PAIRED.features, edges, ((0, 1), (2, 0)))
+    cells = counter.zeros()
+    for start in range(0, len(raw), size):
+        counter.add(cells, raw[start : start + size])
+    features = counter.split(cells)
+    places = [
+        [by_hand(feature, edges[j], [value]).slots.index(1) for value in column]
+        for j, (feature, column) in enumerate(
+            [
+                (AMOUNT, [row[0] for row, _ in rows]),
+                (KIND, [row[2] for row, _ in rows]),
+                (OPEN, [row[1] for row, _ in rows]),
+                (WIDE, [wide for _, wide in rows]),
+            ]
+        )
+    ]
+    for item, column in zip(features, places, strict=True):
+        assert list(item.slots) == np.bincount(column, minlength=len(item.slots)).tolist()
+    for (first, second), found in zip(((0, 1), (2, 0)), counter.split_pairs(cells), strict=True):
+        shape = len(features[first].slots), len(features[second].slots)
+        table = np.zeros(shape, int)
+        np.add.at(table, (places[first], places[second]), 1)
+        assert found == tuple(table.ravel().tolist())
+
+
+@pytest.mark.parametrize(
+    ("pairs", "words"),
+    [
+        pytest.param([("AMOUNT", "NONE")], "no pair", id="no such feature"),
+        pytest.param([("AMOUNT", "AMOUNT")], "no pair", id="with itself"),
+        pytest.param([("AMOUNT", "KIND"), ("KIND", "AMOUNT")], "each once", id="twice"),
+        pytest.param([("AMOUNT", "WIDE")], "cells", id="too many cells"),
+    ],
+)
+def test_pairs_that_are_refused(pairs: list[tuple[str, str]], words: str) -> None:
+    raw = np.random.default_rng(0).random((500, 4))
+    with pytest.raises(ManifestError, match=words):
+        build_profile(PAIRED, raw, raw[:, 0], 0.5, pairs=pairs)
+
+
+def test_a_profile_with_pairs_is_written_and_read() -> None:
+    raw = np.random.default_rng(0).random((500, 4))
+    made = build_profile(PAIRED, raw, raw[:, 0], 0.5, pairs=PAIRS)
+    read = ReferenceProfile.from_bytes(made.to_bytes())
+    assert read == made
+    read.check(PAIRED)
+    plain = build_profile(PAIRED, raw, raw[:, 0], 0.5)
+    assert read.edges_id == plain.edges_id  # what is added up does not depend on pairs
+    short = replace(read.pairs[0], counts=read.pairs[0].counts[:-1])
+    for wrong in (
+        short,
+        replace(short, counts=(*short.counts, 7)),
+        replace(short, features=("A", "B")),
+    ):
+        with pytest.raises(ManifestError, match="M08"):
+            replace(read, pairs=(wrong,)).check(PAIRED)

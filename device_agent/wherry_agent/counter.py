@@ -1,0 +1,215 @@
+"""Counting what went by: one window after the other.
+
+Buffered: rows are kept with what they were told, and counted a block at a time: when there are
+as many, when the agent is idle and when the window closes. So a row costs about a microsecond,
+and no payment waits for more than a block (benchmarks/drift_counting.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wherry_contract.decision import class_counts
+from wherry_contract.features import RawMatrix
+from wherry_contract.histograms import (
+    LATENCY_BINS,
+    MEMORY_BINS,
+    NEAR_BINS,
+    SCORE_BINS,
+    TEMPERATURE_BINS,
+    latency_bins,
+    memory_bin,
+    temperature_bin,
+)
+from wherry_contract.manifest import Manifest
+from wherry_contract.messages import Place
+from wherry_contract.profile import ReferenceProfile
+from wherry_contract.slots import FeatureCounts
+from wherry_contract.window import Window
+
+from .inference import Answers
+
+BLOCK_ROWS: Final = 128  # what a flush counts at most
+_RULE: Final = SCORE_BINS  # the bin of rows that the rule answered; it is not sent
+
+
+@dataclass(frozen=True)
+class Tally:
+    """A closed window that has no place in an outbox yet.
+
+    Attributes:
+        profile: what it was counted against, for the compact form.
+
+    The other fields are `Window`'s.
+    """
+
+    bundle: str
+    edges: str
+    opened: float
+    closed: float
+    rows: int
+    flagged: int
+    fallback: int
+    errors: Mapping[str, int]
+    features: Mapping[str, FeatureCounts]
+    scores: tuple[int, ...]
+    latency: tuple[int, ...]
+    reason: str
+    classes: tuple[int, ...] = ()
+    flagged_scores: tuple[int, ...] = ()
+    near: int = 0
+    memory: tuple[int, ...] = ()
+    temperature: tuple[int, ...] = ()
+    pairs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    probing: Mapping[str, int] = field(default_factory=dict)
+    profile: ReferenceProfile | None = None
+
+    def window(self, place: Place) -> Window:
+        """The message."""
+        known = {name: value for name, value in self.__dict__.items() if name != "profile"}
+        return Window(place=place, **known)
+
+
+class Counter:
+    """Counts one window after the other for one bundle; not to be shared by threads."""
+
+    def __init__(self, bundle: str, manifest: Manifest, profile: ReferenceProfile) -> None:
+        self._bundle = bundle
+        self._profile = profile
+        self._slots = profile.counter(manifest.input)
+        self._names = len(manifest.output.classes)
+        threshold = np.array([manifest.output.threshold])
+        self._nearest = int(manifest.output.bins(threshold)[0])
+        self._begin()
+
+    def _begin(self) -> None:
+        self.rows = self._filled = self._flagged = self._near = 0
+        self._held: list[tuple[RawMatrix, Answers, float, float]] = []
+        self._counts = self._slots.zeros()
+        # twice the bins, and one for the rule: of rows that passed, and of those that were flagged
+        self._scores = np.zeros(2 * (SCORE_BINS + 1), np.int64)
+        self._classes = np.zeros(self._names + 1, np.int64)
+        self._latency = np.zeros(LATENCY_BINS, np.int64)
+        self._memory = np.zeros(MEMORY_BINS, np.int64)
+        self._temperature = np.zeros(TEMPERATURE_BINS, np.int64)
+        self._errors: dict[str, int] = {}
+        self._first = self._last = 0.0
+        self.since = 0.0  # monotonic; of the first thing counted
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to tell."""
+        return not self.rows and not self._errors
+
+    @property
+    def seen(self) -> int:
+        """Rows that were answered or refused."""
+        return self.rows + sum(self._errors.values())
+
+    def add(self, raw: RawMatrix, answers: Answers, at: float, latency_us: float) -> None:
+        """Count answered rows.
+
+        Args:
+            raw: float64, shape (rows, features); nobody may change it any more.
+            answers: what they were told.
+            at: when they happened, Unix seconds.
+            latency_us: from request to answer.
+        """
+        rows = len(raw)
+        if self._filled + rows > BLOCK_ROWS:
+            self.flush()
+        self._held.append((raw, answers, at, latency_us))
+        self._filled += rows
+        self.rows += rows
+
+    def refuse(self, code: str, rows: int, at: float) -> None:
+        """Count rows that could not be answered; they stretch no window that has others."""
+        if self.empty:
+            self._first = self._last = at
+        self._errors[code] = self._errors.get(code, 0) + rows
+
+    def look(self, memory_mib: float | None, celsius: float | None) -> None:
+        """Count a look at the agent's memory, and at the board's temperature if it has a sensor."""
+        if memory_mib is not None:
+            self._memory[memory_bin(memory_mib)] += 1
+        if celsius is not None:
+            self._temperature[temperature_bin(celsius)] += 1
+
+    def flush(self) -> None:
+        """Count what is buffered: at most a block, or one large request."""
+        if not self._held:
+            return
+        raws, held, moments, latencies = zip(*self._held, strict=True)
+        known = self.rows > self._filled
+        self._first = min(self._first, *moments) if known else min(moments)
+        self._last = max(self._last, *moments) if known else max(moments)
+        self._held.clear()
+        self._filled = 0
+        np.add.at(self._latency, latency_bins(latencies), 1)
+        self._count(_joined(raws, np.float64).reshape(-1, raws[0].shape[1]), held)
+
+    def _count(self, raw: RawMatrix, held: Sequence[Answers]) -> None:
+        self._slots.add(self._counts, raw)
+        flagged = _joined([item.flagged for item in held], np.bool_)
+        bins = _joined([_bins(item) if item.fallback else item.bins for item in held], np.intp)
+        self._flagged += int(np.count_nonzero(flagged))
+        near = (bins >= self._nearest - NEAR_BINS) & (bins <= self._nearest) & ~flagged
+        self._near += int(np.count_nonzero(near))
+        cells = bins + flagged * (SCORE_BINS + 1)
+        self._scores += np.bincount(cells, minlength=len(self._scores))
+        if self._names:
+            decisions = [item.decisions for item in held if item.decisions is not None]
+            for decided in decisions:
+                self._classes += class_counts(decided, self._names)
+
+    def close(self, reason: str) -> Tally:
+        """End the window and begin the next."""
+        self.flush()
+        names = (feature.name for feature in self._profile.features)
+        pairs = (pair.name for pair in self._profile.pairs)
+        passed, flagged = np.split(self._scores, 2)
+        tally = Tally(
+            bundle=self._bundle,
+            edges=self._profile.edges_id,
+            opened=self._first,
+            closed=self._last,
+            rows=self.rows,
+            flagged=self._flagged,
+            fallback=int(passed[_RULE] + flagged[_RULE]),
+            errors=self._errors,
+            features=dict(zip(names, self._slots.split(self._counts), strict=True)),
+            scores=tuple((passed + flagged)[:SCORE_BINS].tolist()),
+            latency=tuple(self._latency.tolist()),
+            reason=reason,
+            classes=tuple(self._classes.tolist()) if self._names else (),
+            flagged_scores=tuple(flagged[:SCORE_BINS].tolist()),
+            near=self._near,
+            memory=_if_any(self._memory),
+            temperature=_if_any(self._temperature),
+            pairs=dict(zip(pairs, self._slots.split_pairs(self._counts), strict=True)),
+            profile=self._profile,
+        )
+        self._begin()
+        return tally
+
+
+def _bins(answers: Answers) -> NDArray[np.intp]:
+    """A rule has no score."""
+    return np.full(len(answers.flagged), _RULE, np.intp)
+
+
+def _joined(parts: Sequence[NDArray[Any]], dtype: type[np.generic]) -> NDArray[Any]:
+    """Arrays of one type in a row; for many small ones ten times as fast as `concatenate`."""
+    try:
+        return np.frombuffer(b"".join(parts), dtype)  # type: ignore[arg-type]  # they are buffers
+    except BufferError:  # one is no stretch of memory, as a part of another's columns
+        return np.concatenate(parts).ravel()
+
+
+def _if_any(counts: NDArray[np.int64]) -> tuple[int, ...]:
+    return tuple(counts.tolist()) if counts.any() else ()
