@@ -207,7 +207,7 @@ def _joined(parts: Sequence[NDArray[Any]], dtype: type[np.generic]) -> NDArray[A
     """Arrays of one type in a row; for many small ones ten times as fast as `concatenate`."""
     try:
         return np.frombuffer(b"".join(parts), dtype)  # type: ignore[arg-type]  # they are buffers
-    except BufferError:  # one is no stretch of memory, as a part of another's columns
+    except TypeError:  # one is no stretch of memory, as a part of another's columns
         return np.concatenate(parts).ravel()
 
 

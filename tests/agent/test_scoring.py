@@ -125,6 +125,17 @@ def test_a_window_is_what_a_host_would_count(batches: list[int], seed: int) -> N
     assert window.near == sum(window.scores[30:32])
 
 
+def test_rows_may_lie_in_memory_as_they_like() -> None:
+    plain, strided = Bench(), Bench()
+    raw = odd_rows(300, 5)
+    for bench, rows in ((plain, raw), (strided, np.asfortranarray(raw))):
+        bench.scorer.swap(served(PLAIN))
+        for start in range(0, 300, 3):
+            bench.answer(rows[start : start + 3])
+        bench.scorer.stop()
+    assert plain.windows[0].features == strided.windows[0].features
+
+
 def test_windows_close_when_they_are_full() -> None:
     bench = Bench(window_rows=100)
     bench.scorer.swap(served(PLAIN))
