@@ -25,6 +25,7 @@ from .ceremony import (
     tuf_key,
     validity,
 )
+from .pruning import prune
 from .staged import Staged
 from .state import (
     MODELS,
@@ -293,7 +294,14 @@ class Repository(Staged):
         documents |= self._online(online, snapshot=True)
         publish(self.disk, self.depot, ({ROOT: root} if root else {}) | documents)
         self.drop()
+        self.prune()
         return roles
+
+    def prune(self) -> tuple[str, ...]:
+        """Remove metadata that no device can need any more; returns which files went."""
+        staged = self.staged_document(TARGETS)
+        named = staged.signed.targets.get(TARGET) if staged else None
+        return prune(self.disk, self.depot, [named.hashes["sha256"]] if named else [])
 
     def refresh_online(self, online: Sequence[Signer]) -> tuple[str, ...]:
         """Sign snapshot and timestamp anew where it is time to; returns which.
@@ -312,6 +320,7 @@ class Repository(Staged):
             return ()
         documents = self._online(online, snapshot=old, published=True)
         publish(self.disk, self.depot, documents)
+        self.prune()
         return tuple(documents)
 
     def list_for_stick(self, online: Sequence[Signer], days: float) -> dict[str, Metadata[Any]]:
