@@ -47,6 +47,7 @@ from .service import Service
 from .shelf import Shelf
 from .spool import Fact, LoggedSpool, Spool
 from .store import BlobStore, StatePair, as_store_error, durable_write, folder_lock
+from .system import system
 from .thrift import give_back
 from .tls import Tls
 from .trust import Trust
@@ -422,7 +423,8 @@ class Agent:
         with contextlib.suppress(StoreError):  # a report without this figure is still one
             held["waiting"] = self._outbox.waiting
         features = sorted(self._config.features)
-        return {"outbox": held} | ({"features": features} if features else {})
+        also = {"features": features} if features else {}
+        return {"outbox": held, "system": system()} | also
 
 
 def run_agent(config: AgentConfig, notifier: Notifier) -> None:

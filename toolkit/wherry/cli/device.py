@@ -150,14 +150,28 @@ def device_revoke(
 
 @device.command("list", epilog="Example: wherry device list --select site=paris")
 @select_option
+@click.option("--behind", is_flag=True, help="Only those with an older agent or runtime.")
 @json_option
 @server_options
 def device_list(
-    select: tuple[tuple[str, str], ...], server: str, token_file: Path | None, *, as_json: bool
+    select: tuple[tuple[str, str], ...],
+    server: str,
+    token_file: Path | None,
+    *,
+    behind: bool,
+    as_json: bool,
 ) -> None:
-    """List devices and what they run."""
+    """List devices and what they run.
+
+    Behind is a device whose agent is older than this release, or whose runtime is older than
+    the newest in the server's files of boards.
+    """
     wanted = [f"{name}={value}" for name, value in select]
     found = find_client(server, token_file).get("devices", select=wanted)
+    if behind:
+        found |= {"devices": [item for item in found["devices"] if item["behind"]]}
+        show("wherry/devices/1", found, _behind_lines(found["devices"]), as_json=as_json)
+        return
     rows = [
         (
             item["device"],
@@ -165,13 +179,33 @@ def device_list(
             _identity(item.get("identity")),
             item["family"],
             *_running(item["state"]),
+            *_versions(item["state"]),
             " ".join(f"{name}={value}" for name, value in sorted(item["labels"].items())),
             item["seen_at"] or "never",
         )
         for item in found["devices"]
     ]
-    heads = ("device", "online", "identity", "family", "runs", "trust", "phase", "labels", "seen")
-    show("wherry/devices/1", found, table(heads, rows), as_json=as_json)
+    heads = ("device", "online", "identity", "family", "runs", "trust", "phase")
+    more = ("agent", "runtime", "labels", "seen")
+    show("wherry/devices/1", found, table((*heads, *more), rows), as_json=as_json)
+
+
+def _versions(state: Mapping[str, Any] | None) -> tuple[str, str]:
+    return (state["agent"], state["runtime"]) if state else ("-", "-")
+
+
+def _behind_lines(devices: Iterable[Mapping[str, Any]]) -> list[str]:
+    rows = [
+        (
+            item["device"],
+            "yes" if item["online"] else "no",
+            "; ".join(item["behind"]),
+            " ".join(f"{name}={value}" for name, value in sorted(item["labels"].items())),
+            item["seen_at"],
+        )
+        for item in devices
+    ]
+    return table(("device", "online", "behind", "labels", "seen"), rows)
 
 
 def _identity(identity: Mapping[str, Any] | None) -> str:

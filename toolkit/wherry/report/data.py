@@ -24,6 +24,8 @@ class DeviceLine:
     Attributes:
         seen_at: when anything last came from it; 0 for never.
         lost: messages that it dropped before they arrived.
+        runtime: name and version.
+        behind: in what it is older than the host knows of, in words.
     """
 
     device: str
@@ -39,6 +41,8 @@ class DeviceLine:
     fallback: bool
     agent: str
     lost: int
+    runtime: str = ""
+    behind: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

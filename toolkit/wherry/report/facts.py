@@ -190,7 +190,8 @@ def devices(data: ReportData) -> list[dict[str, str]]:
             "labels": " ".join(f"{name}={value}" for name, value in sorted(row.labels.items())),
             "seen": words.day(row.seen_at) if row.seen_at else "never",
             "lost": f"{row.lost:,}",
-            "agent": row.agent,
+            "agent": f"{row.agent}, {row.runtime}" if row.runtime else row.agent,
+            "behind": "; ".join(row.behind),
             "judged": decisions.get(row.device, "no window"),
         }
         for row in data.devices[:MOST_DEVICES]

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from wherry.behind import known_here
 from wherry_contract.errors import RolloutError
 from wherry_contract.identity import PEM_LIMIT
 from wherry_contract.wire import Fields
@@ -100,7 +101,8 @@ class IdentityApi:
         """List devices."""
         rows = self._office.store.devices(selection(request))
         known = self._registrar.registry.identities() if self._registrar else {}
-        shown = [views.device_view(row, known.get(row.device)) for row in rows]
+        newest = known_here()
+        shown = [views.device_view(row, known.get(row.device), newest) for row in rows]
         return JSONResponse({"schema": "wherry/devices/1", "devices": shown})
 
     def device(self, request: Request) -> JSONResponse:
@@ -110,7 +112,7 @@ class IdentityApi:
         identity = self._registrar.registry.identity(row.device) if self._registrar else None
         events = store.events(device=row.device, limit=50)
         incidents = [item for item in store.incidents() if item.device == row.device]
-        document = views.device_view(row, identity) | {
+        document = views.device_view(row, identity, known_here()) | {
             "schema": "wherry/device/1",
             "lost_messages": store.lost(row.device),
             "events": [views.event_view(item) for item in events],

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from wherry.behind import Known, behind, known_here
 from wherry.documents import to_document
 from wherry.monitor import FleetView
 from wherry.report.data import (
@@ -77,7 +78,7 @@ def collect(store: Store, view: FleetView, select: Mapping[str, str], now: float
         now: Unix seconds.
     """
     rows = store.devices(select)
-    names = {row.device for row in rows}
+    names, known = {row.device for row in rows}, known_here()
     events = [_event(row) for row in store.events(limit=_MOST_EVENTS) if row.device in names]
     incidents = [_incident(row) for row in store.incidents() if row.device in names or not select]
     rollouts = [_rollout(row, names) for row in store.rollouts()[-_MOST_ROLLOUTS:]]
@@ -86,14 +87,14 @@ def collect(store: Store, view: FleetView, select: Mapping[str, str], now: float
         select=select,
         view=view,
         bundles=tuple(BundleLine(row.digest, row.name, row.version) for row in store.bundles()),
-        devices=tuple(_device(row, store.lost(row.device)) for row in rows),
+        devices=tuple(_device(row, store.lost(row.device), known) for row in rows),
         rollouts=tuple(row for row in rollouts if row.devices),
         events=tuple(sorted(events + incidents, key=lambda row: row.at)),
         counters=store.counters(),
     )
 
 
-def _device(row: DeviceRow, lost: int) -> DeviceLine:
+def _device(row: DeviceRow, lost: int, known: Known) -> DeviceLine:
     state = row.state
     return DeviceLine(
         device=row.device,
@@ -109,6 +110,8 @@ def _device(row: DeviceRow, lost: int) -> DeviceLine:
         fallback=bool(state and state.fallback),
         agent=state.agent if state else "",
         lost=lost,
+        runtime=f"{state.runtime} {state.runtime_version}" if state else "",
+        behind=behind(state, known) if state else (),
     )
 
 

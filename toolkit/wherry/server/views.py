@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from wherry.behind import Known, behind
 from wherry.rows import (
     BundleRow,
     Decision,
@@ -25,8 +26,10 @@ def moment(seconds: float) -> str | None:
     return to_text(seconds) if seconds else None
 
 
-def device_view(row: DeviceRow, identity: Identity | None = None) -> dict[str, Any]:
-    """A device in a list."""
+def device_view(
+    row: DeviceRow, identity: Identity | None = None, known: Known | None = None
+) -> dict[str, Any]:
+    """A device in a list, and in what it is behind of what is known."""
     state = row.state
     return {
         "device": row.device,
@@ -37,6 +40,7 @@ def device_view(row: DeviceRow, identity: Identity | None = None) -> dict[str, A
         "enrolled_at": moment(row.enrolled_at),
         "identity": _identity_view(identity) if identity else None,
         "state": _state_view(state) if state else None,
+        "behind": list(behind(state, known)) if state and known else [],
     }
 
 
@@ -74,6 +78,7 @@ def _state_view(state: State) -> dict[str, Any]:
         "agent": state.agent,
         "runtime": f"{state.runtime} {state.runtime_version}",
         "architecture": state.architecture,
+        "system": state.extra.get("system", {}),
         "sequences": dict(state.sequences),
         "started_at": moment(state.started_at),
         "reported_at": moment(state.reported_at),
