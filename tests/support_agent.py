@@ -623,6 +623,7 @@ def write_agent_config(
     root: TrustRoot | None = None,
     features: Sequence[str] = (),
     labels: Mapping[str, str] | None = None,
+    reporting: str = "",
     **limits: float,
 ) -> Path:
     """Write agent.toml and trust.json into a folder, as enrolment does."""
@@ -636,6 +637,7 @@ def write_agent_config(
     ]
     lines += [f'broker = {{ url = "{broker}" }}'] * bool(broker)
     lines += [f'depot = {{ url = "{depot}" }}'] * bool(depot)
+    lines += [f"reporting = {{ {reporting} }}"] * bool(reporting)
     if features:
         names = ", ".join(f'"{name}"' for name in features)
         lines.append(f"application = {{ features = [{names}] }}")

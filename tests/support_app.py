@@ -17,11 +17,13 @@ from typing import Any, Self
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 from support import Mosquitto, wait_for
-from support_agent import DEVICE, FLEET, write_agent_config
+from support_agent import DEVICE, FLEET, Made, write_agent_config
 
 from wherry_agent.config import load_config
 from wherry_agent.status import read_status
+from wherry_contract.compact import is_compact, read_window, split_windows
 from wherry_contract.messages import Ack, Event, Presence, State, ranges
+from wherry_contract.profile import ReferenceProfile
 from wherry_contract.topics import Topic
 from wherry_contract.window import Window
 
@@ -176,8 +178,13 @@ class Traffic(threading.Thread):
 class Fleet:
     """The other end of the broker: stores what devices say, and acknowledges it if wanted."""
 
-    def __init__(self, broker: Mosquitto, *, acknowledge: bool = True) -> None:
+    def __init__(
+        self, broker: Mosquitto, *, acknowledge: bool = True, known: Sequence[Made] = ()
+    ) -> None:
+        """Take the broker, whether to acknowledge, and bundles whose compact windows are read."""
         self._broker = broker
+        self._known = known
+        self.heard: list[tuple[str, bytes]] = []
         self.acknowledge = acknowledge
         self.windows: dict[tuple[str, int], Window] = {}
         self.events: dict[tuple[str, int], Event] = {}
@@ -196,7 +203,13 @@ class Fleet:
 
     def _on_message(self, _client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
         channel, payload = message.topic.rpartition("/")[2], bytes(message.payload)
-        if channel == "window":
+        self.heard.append((channel, payload))
+        if channel == "window" and is_compact(payload):
+            for body in split_windows(payload):
+                window = read_window(body, DEVICE, self._find)
+                self.windows[window.place.spool, window.place.seq] = window
+                self._store(window.place.spool, window.place.seq)
+        elif channel == "window":
             window = Window.from_bytes(payload)
             self.windows[window.place.spool, window.place.seq] = window
             self._store(window.place.spool, window.place.seq)
@@ -208,6 +221,10 @@ class Fleet:
             self.states.append(State.from_bytes(payload))
         elif channel == "presence" and payload:
             self.presence.append(Presence.from_bytes(payload))
+
+    def _find(self, first: bytes) -> tuple[str, ReferenceProfile]:
+        (found,) = (made for made in self._known if made.digest[7:].startswith(first.hex()))
+        return found.digest, found.parts.profile
 
     def _store(self, spool: str, seq: int) -> None:
         self.arrivals += 1

@@ -109,7 +109,7 @@ def build_core(config: AgentConfig, outbox: Outbox, clock: TrustedClock, depot: 
         SetupError: H06.
         StoreError: the state folder cannot be used.
     """
-    spool = LoggedSpool(outbox, clock)
+    spool = LoggedSpool(outbox, clock, compact=config.reporting.encoding == "compact")
     if outbox.damaged:
         spool.tell(Fact("D04", f"it lies in {outbox.damaged.name} now", "error"))
     if outbox.copied:

@@ -14,6 +14,7 @@ from wherry_contract.address import BrokerAddress
 from wherry_contract.errors import SetupError
 from wherry_contract.wire import SETTINGS, SLUG, Fields
 
+from .reporting import Reporting
 from .tls import Identity
 
 _LIMIT_BYTES: Final = 64 * 1024
@@ -93,6 +94,7 @@ class AgentConfig:
         depot: base URL of the blobs.
         registry: where bundles come from instead of the depot; nothing for the depot.
         metered: whether the link costs by the byte.
+        reporting: in which form windows go up, and at what rate.
         listen: ``host:port`` or ``unix:/path``; loopback unless the operator says otherwise.
         labels: site, group and the like, for selectors.
         features: what the application declares that it supplies; empty if undeclared.
@@ -115,6 +117,7 @@ class AgentConfig:
     identity: Identity | None = None
     broker_identity: bool = False
     metered: bool = False
+    reporting: Reporting = field(default_factory=Reporting)
     registry: RegistryPlace | None = None
     file: Path = Path("agent.toml")
 
@@ -145,6 +148,7 @@ def _read(fields: Fields, path: Path) -> AgentConfig:
     serving, application = fields.table("serving", {}), fields.table("application", {})
     url = broker.text("url", "")
     identity = _identity(fields.table("identity", {}), folder)
+    reporting = fields.table("reporting", {})
     config = AgentConfig(
         device=fields.text("device", pattern=SLUG),
         fleet=fields.text("fleet", pattern=SLUG),
@@ -159,11 +163,12 @@ def _read(fields: Fields, path: Path) -> AgentConfig:
         limits=Limits.from_fields(fields.table("limits", {})),
         identity=identity,
         metered=depot.flag("metered", default=False),
+        reporting=Reporting.from_fields(reporting),
         registry=_registry(fields.table("registry", {}), folder),
         broker_identity=broker.flag("identity", default=identity is not None),
         file=path,
     )
-    for part in (broker, depot, serving, application, fields):
+    for part in (broker, depot, serving, application, reporting, fields):
         _refuse_unknown(part)
     return config
 

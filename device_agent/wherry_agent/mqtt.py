@@ -19,6 +19,7 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
 from wherry_contract.address import BrokerAddress
+from wherry_contract.compact import join_windows
 from wherry_contract.errors import LinkError, StoreError, WherryError
 from wherry_contract.messages import Ack, Presence
 from wherry_contract.topics import Topic
@@ -27,12 +28,14 @@ from .clock import Clock
 from .config import AgentConfig
 from .identity import Keeper
 from .outbox import Message, Outbox
+from .reporting import Dispatcher
 from .spool import Fact
 from .tls import Tls, tls_error
 
 IN_FLIGHT: Final = 20
 PATIENCE: Final = 5  # sent so often, a message no longer holds up the next
 _MOST_SENT: Final = 200
+_KINDS: Final = ("event", "window")
 _KEEPALIVE_SECONDS: Final = 30
 _CONNECT_SECONDS: Final = 10.0
 _LOOP_SECONDS: Final = 0.2
@@ -94,7 +97,8 @@ class Link:
         self._client: paho.Client | None = None
         self._attempts = 0
         self._sent: dict[int, _Sent] = {}
-        self._cursor = 0
+        self._cursors = dict.fromkeys(_KINDS, 0)
+        self._dispatcher = Dispatcher(config.reporting, clock.monotonic())
         self._unsubscribed = 0.0  # when to subscribe again; 0 if nothing was refused
         self._heartbeat = 0.0
         self._twin = ""  # whom we parted from
@@ -154,7 +158,8 @@ class Link:
     def _session_with(self, broker: BrokerAddress) -> None:
         client = self._new_client(broker)
         self._client = client
-        self._sent, self._cursor, self._unsubscribed = {}, 0, 0.0
+        self._sent, self._unsubscribed = {}, 0.0
+        self._cursors = dict.fromkeys(_KINDS, 0)
         try:
             client.connect(broker.host, broker.port, _KEEPALIVE_SECONDS)
             while not self._stop.is_set():
@@ -217,35 +222,54 @@ class Link:
         if self._client:
             self._client.publish(self._topic(channel), payload, 1, retain=retain)
 
-    def _send_more(self, now: float) -> None:
+    def _send_more(self, now: float, *, hurry: bool = False) -> None:
+        """Send what is new: every event, and the windows that may go now."""
+        for message in self._next("event"):
+            self._send([message], now)
+        for group in self._dispatcher.ready(self._next("window"), now, hurry=hurry):
+            self._send(group, now)
+
+    def _next(self, kind: str) -> list[Message]:
         # an ingest that never takes some (G07: their names are taken) must get the others
         fresh = sum(sent.tries < PATIENCE for sent in self._sent.values())
         room = min(IN_FLIGHT - fresh, _MOST_SENT - len(self._sent))
-        if room <= 0 or self._cursor >= self._outbox.newest:
-            return
+        newest = self._outbox.newest
+        if room <= 0 or self._cursors[kind] >= newest:
+            return []
+        if kind == "window":
+            room = max(room, self._config.reporting.batch_windows)
         try:
-            messages = self._outbox.after(self._cursor, room)
+            messages = self._outbox.after(self._cursors[kind], room, kind)
         except StoreError:
-            return
-        for message in messages:
-            self._publish(message.kind, message.payload)
-            self._sent[message.seq] = _Sent(message, now)
-            self._cursor = message.seq
+            return []
         if not messages:
-            self._cursor = self._outbox.newest
+            self._cursors[kind] = newest
+        return messages
+
+    def _send(self, group: list[Message], now: float) -> None:
+        kind, payload = group[0].kind, group[0].payload
+        if len(group) > 1:
+            payload = join_windows(message.payload for message in group)
+        self._publish(kind, payload)
+        for message in group:
+            self._sent[message.seq] = _Sent(message, now)
+        self._cursors[kind] = group[-1].seq
 
     def _send_again(self, now: float) -> None:
         for sent in self._sent.values():
-            if now >= sent.due(self._config.limits.acknowledge_seconds):
-                self._publish(sent.message.kind, sent.message.payload)
+            message = sent.message
+            if now < sent.due(self._config.limits.acknowledge_seconds):
+                continue
+            if message.kind == "event" or self._dispatcher.may_send(len(message.payload), now):
+                self._publish(message.kind, message.payload)
                 sent.at, sent.tries = now, sent.tries + 1
 
     def _farewell(self, client: paho.Client) -> None:
         """Give the last window a chance, then say that we go on purpose."""
         end = self._clock.monotonic() + _FAREWELL_SECONDS
         while self.connected and self._clock.monotonic() < end:
-            self._send_more(self._clock.monotonic())
-            if not self._sent and self._cursor >= self._outbox.newest:
+            self._send_more(self._clock.monotonic(), hurry=True)
+            if not self._sent and min(self._cursors.values()) >= self._outbox.newest:
                 break
             if client.loop(0.05) != paho.MQTT_ERR_SUCCESS:
                 return

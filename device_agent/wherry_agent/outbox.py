@@ -233,8 +233,8 @@ class Outbox:
         )
         return size, len(gone)
 
-    def after(self, seq: int, most: int) -> list[Message]:
-        """The next messages after a sequence, in order.
+    def after(self, seq: int, most: int, kind: str = "%") -> list[Message]:
+        """The next messages after a sequence, in order; of one kind, if it is named.
 
         Raises:
             StoreError: D06.
@@ -242,8 +242,9 @@ class Outbox:
         with self._lock:
             try:
                 rows = self._database.execute(
-                    "SELECT seq, kind, payload FROM message WHERE seq > ? ORDER BY seq LIMIT ?",
-                    (seq, most),
+                    "SELECT seq, kind, payload FROM message WHERE seq > ? AND kind LIKE ?"
+                    " ORDER BY seq LIMIT ?",
+                    (seq, kind, most),
                 ).fetchall()
             except sqlite3.Error as error:
                 raise _store_error(error) from error

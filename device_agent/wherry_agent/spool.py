@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from wherry_contract.answer import Answer
+from wherry_contract.compact import write_window
 from wherry_contract.errors import StoreError, WherryError
 from wherry_contract.messages import Event, Place
 
@@ -54,7 +55,9 @@ class Fact:
 class Spool:
     """Takes windows and events from every thread and puts them into the outbox."""
 
-    def __init__(self, outbox: Outbox, clock: Clock) -> None:
+    def __init__(self, outbox: Outbox, clock: Clock, *, compact: bool = False) -> None:
+        """Take the outbox, the clock, and whether windows are written in the compact form."""
+        self._compact = compact
         self._outbox = outbox
         self._clock = clock
         self._waiting: deque[Tally | tuple[Fact, float, str | None]] = deque()
@@ -125,7 +128,7 @@ class Spool:
     def _store(self, item: Tally | tuple[Fact, float, str | None]) -> int:
         if isinstance(item, Tally):
             return self._outbox.add(
-                "window", lambda place: item.window(place).to_bytes(), now=self._clock.monotonic()
+                "window", lambda place: self._write(item, place), now=self._clock.monotonic()
             )
         fact, at, key = item
         return self._outbox.add(
@@ -134,6 +137,12 @@ class Spool:
             now=self._clock.monotonic(),
             key=key,
         )
+
+    def _write(self, tally: Tally, place: Place) -> bytes:
+        """A window in the form that is wanted; what the compact form cannot say is JSON."""
+        window = tally.window(place)
+        short = write_window(window, tally.profile) if self._compact and tally.profile else None
+        return short or window.to_bytes()
 
     def _tell_dropped(self) -> bool:
         dropped = self._outbox.dropped + self.lost
@@ -154,8 +163,8 @@ class Spool:
 class LoggedSpool(Spool):
     """A spool that also writes what it is told to the log, each key once."""
 
-    def __init__(self, outbox: Outbox, clock: Clock) -> None:
-        super().__init__(outbox, clock)
+    def __init__(self, outbox: Outbox, clock: Clock, *, compact: bool = False) -> None:
+        super().__init__(outbox, clock, compact=compact)
         self._logged: dict[str, None] = {}
         self._logging = threading.Lock()
 
