@@ -49,7 +49,7 @@ class Victim(Server):
         words = ["-v", "serve", "--data", str(self.data), "--broker", "mosquitto"]
         self.victims.start(words, self.data, **page)
         there = self.data / "server.json"
-        wait_for(lambda: there.exists() or not self.victims.alive, what=self.said)
+        wait_for(lambda: there.exists() or not self.victims.alive, seconds=120, what=self.said)
         return there.exists()
 
     def start(self) -> None:
@@ -118,7 +118,7 @@ class Shop:
         rows = self.server.client.get("rollouts")["rollouts"]
         running = [row["id"] for row in rows if row["state"] not in ("done", "reverted")]
         name = running[0] if running else self._start(made)
-        self._until(lambda: self.server.client.get(f"rollouts/{name}")["state"] == "done")
+        self.until(lambda: self.server.client.get(f"rollouts/{name}")["state"] == "done")
         return name
 
     def _start(self, made: Made) -> str:
@@ -147,7 +147,7 @@ class Shop:
                 place = self.till.place()
                 found = window(TILL, place.seq, spool=self.till.spool, bundle=ONE.digest)
                 self.till.send("window", found.to_bytes(), place.seq)
-        self._until(lambda: not self.till.outbox if self.till else True)
+        self.until(lambda: not self.till.outbox if self.till else True)
 
     def revoke(self, number: int) -> str:
         """A device that was enrolled for it is revoked."""
@@ -156,8 +156,10 @@ class Shop:
         self.server.client.post(f"devices/{name}/revoke", {})
         return name
 
-    def _until(self, look: Callable[[], Any]) -> None:
-        wait_for(lambda: look() or not self.server.victims.alive, what=self.server.said)
+    def until(self, look: Callable[[], Any]) -> None:
+        """Wait for something, or for the server's end."""
+        alive = self.server.victims
+        wait_for(lambda: look() or not alive.alive, seconds=120, what=self.server.said)
 
     # what must hold ------------------------------------------------------------------------
 

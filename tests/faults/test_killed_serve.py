@@ -64,7 +64,7 @@ def shop(memory: Path, victims: Victims, tmp_path: Path) -> Iterator[Shop]:
             server.client.upload("bundles", stream, path.stat().st_size)
     shop.till = Device(shop.enrol(0), root=fleet_root(data))
     shop.till.start()
-    wait_for(lambda: server.client.get(f"devices/{TILL}")["online"], what="the till")
+    wait_for(lambda: server.client.get(f"devices/{TILL}")["online"], seconds=60, what="the till")
     try:
         yield shop
     finally:
@@ -76,7 +76,7 @@ def check(shop: Shop, rollouts: Iterable[str]) -> None:
     """Everything that was answered is there, once."""
     client, till = shop.server.client, shop.till
     assert till
-    wait_for(lambda: not till.outbox, what=shop.server.said)
+    wait_for(lambda: not till.outbox, seconds=60, what=shop.server.said)
     names = {row["device"] for row in client.get("devices")["devices"]}
     assert names == {TILL, *shop.codes}
     for name in shop.codes:

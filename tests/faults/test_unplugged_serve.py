@@ -88,7 +88,7 @@ def story(memory: Path, victims: Victims, tmp_path_factory: pytest.TempPathFacto
     body = {"bundle": shop.made[1].digest, "select": {}, "waves": ["100%"], "soak_rows": 0}
     name = server.client.post("rollouts", body)["id"]
     answered("begun", name)
-    wait_for(lambda: server.client.get(f"rollouts/{name}")["state"] == "done", what=server.said)
+    shop.until(lambda: server.client.get(f"rollouts/{name}")["state"] == "done")
     wait_for(lambda: not shop.till.outbox if shop.till else True)
     answered("done", name)
     shop.enrol(1)

@@ -193,6 +193,7 @@ def test_a_code_is_good_once_but_for_an_answer_that_was_lost(
         ("where an identity is", "H03"),
         ("at no server", "L08"),
         ("at a plain URL", "H08"),
+        ("with a port that would break the file", "R06"),
     ],
 )
 def test_codes_that_let_nobody_in(server: Server, tmp_path: Path, row: str, expected: str) -> None:
@@ -241,6 +242,7 @@ CHANGES: dict[str, Callable[[Server, Path, str], dict[str, Any]]] = {
     "for an enrolled device": _known,
     "for an id that is none": lambda _s, _f, _c: {"device": "no_id"},
     "where an identity is": _occupied,
+    "with a port that would break the file": lambda *_: {"listen": "x\n[broker]"},
     "at no server": lambda _s, _f, _c: {"url": "https://127.0.0.1:1/enrol"},
     "at a plain URL": lambda _s, _f, _c: {"url": "http://127.0.0.1:1/enrol"},
 }

@@ -235,6 +235,7 @@ def test_bad_requests(
     assert (found, document["code"]) == (status, code), document
     assert document["next"]
     assert ask(server, "GET", "/api/v1/health")[0] == 200
+    assert server.client.get("devices")["devices"] == []  # nobody was let in half-way
 
 
 def test_an_upload_that_says_it_is_too_large_is_refused_at_once(server: Server) -> None:

@@ -1,7 +1,8 @@
 """Where devices knock: two TLS 1.3 listeners in a thread of their own.
 
     depot    wants a certificate that is still good here; blobs, signatures and metadata
-    enrol    wants none: claim codes, renewal by proof of possession, the time
+    enrol    wants none: claim codes, renewal by proof of possession, the time; behind a
+             turnstile, one request for each connection, which may not last long
 
 Whose certificate it is reaches the handlers as `request.state.peer`, and is looked up with
 each request, so that a revoked one is refused at once; its open connections are cut.
@@ -36,8 +37,10 @@ from wherry_contract.identity import LIMIT_BYTES, EnrolRequest, RenewRequest
 from wherry_contract.told_time import read_nonce
 
 from .registrar import Registrar
+from .turnstile import Gate, Turnstile
 
 _STOP_SECONDS: Final = 2
+_ENROL_SECONDS: Final = 30.0  # for TLS, and for the request after it
 _READY_SECONDS: Final = 10.0
 
 
@@ -92,14 +95,16 @@ class Open:
             transport.abort()
 
 
-def _protocol(opened: Open) -> type[H11Protocol]:
+def _protocol(opened: Open, seconds: float) -> type[H11Protocol]:
     class WithPeer(H11Protocol):
-        """Tells handlers who is at the other end."""
+        """Tells handlers who is at the other end; lasts so long at the most, if that is not 0."""
 
         _peer = Peer()
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
             super().connection_made(transport)
+            if seconds:
+                self.loop.call_later(seconds, transport.abort)
             self._peer = peer_of(transport.get_extra_info("ssl_object"))
             self.app_state = {**self.app_state, "peer": self._peer}
             opened.add(self._peer.device, transport)
@@ -239,11 +244,18 @@ class Doors:
         self._servers: list[tuple[uvicorn.Server, socket.socket]] = []
         self._thread = threading.Thread(target=self._run, name="doors", daemon=True)
 
-    def add(self, app: ASGIApp, listener: socket.socket, context: ssl.SSLContext) -> None:
-        """Add a listener before the start."""
+    def add(
+        self,
+        app: ASGIApp,
+        listener: socket.socket,
+        context: ssl.SSLContext,
+        turnstile: Turnstile | None = None,
+    ) -> None:
+        """Add a listener before the start; where anybody may come, behind a turnstile."""
         config = uvicorn.Config(
             app,
-            http=_protocol(self._opened),
+            http=_protocol(self._opened, _ENROL_SECONDS if turnstile else 0.0),
+            headers=[("Connection", "close")] if turnstile else None,
             ws="none",
             log_config=None,
             access_log=False,
@@ -253,7 +265,8 @@ class Doors:
         )
         config.load()
         config.ssl = context
-        self._servers.append((uvicorn.Server(config), listener))
+        door = Gate(listener, turnstile) if turnstile else listener
+        self._servers.append((uvicorn.Server(config), door))
 
     @property
     def alive(self) -> bool:

@@ -140,30 +140,35 @@ class Office:
         """
         check_words(device, family, labels)
         trust = self._root() if self._root else self._trust(family).to_bytes()
-        now = self._clock()
-        self.store.enrol(DeviceRow(device, family, labels, now), again=again)
+        settings = self._settings(device, family, labels, listen, state_dir)  # refuses first
+        self.store.enrol(DeviceRow(device, family, labels, self._clock()), again=again)
         self.site.admit()
-        broker = self.site.broker(device)
+        kind = "root_json" if self._root else "trust_json"
+        return Papers(settings, **{kind: trust.decode()})
+
+    def _settings(
+        self, device: str, family: str, labels: Mapping[str, str], listen: str, state_dir: str
+    ) -> str:
+        """A device's agent.toml."""
         lines = [
             f'device = "{device}"',
             f'fleet = "{self.site.fleet}"',
             f'family = "{family}"',
             *(['trust = "root.json"'] if self._root else []),
-            *([f"state_dir = {_quoted(state_dir)}"] if state_dir else []),
+            *([f"state_dir = {quoted(state_dir)}"] if state_dir else []),
             "",
             "[broker]",
-            f'url = "{broker}"',
+            f'url = "{self.site.broker(device)}"',
             *([] if self.site.own_broker else ["identity = false"]),
             "",
             "[depot]",
             f'url = "{self.site.url}/depot"',
             *self._identity_lines(),
-            *(["", "[serving]", f"listen = {_quoted(listen)}"] if listen else []),
+            *(["", "[serving]", f"listen = {quoted(listen)}"] if listen else []),
             *(["", "[labels]"] if labels else []),
-            *(f"{_quoted(name)} = {_quoted(value)}" for name, value in sorted(labels.items())),
+            *(f"{quoted(name)} = {quoted(value)}" for name, value in sorted(labels.items())),
         ]
-        kind = "root_json" if self._root else "trust_json"
-        return Papers("\n".join(lines) + "\n", **{kind: trust.decode()})
+        return "\n".join(lines) + "\n"
 
     def _trust(self, family: str) -> TrustRoot:
         keys = self.store.depot.trusted()
@@ -265,8 +270,12 @@ def check_words(device: str, family: str, labels: Mapping[str, str]) -> None:
                 raise RolloutError("R06", f"label {word[:80]!r} should be a short word")
 
 
-def _quoted(text: str) -> str:
-    """A TOML string."""
+def quoted(text: str) -> str:
+    """A TOML string.
+
+    Raises:
+        RolloutError: R06, no such string could be read.
+    """
     if any(ord(sign) < 32 or ord(sign) == 127 for sign in text):
         raise RolloutError("R06", f"{text[:80]!r} has control characters")
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -21,6 +21,7 @@ from .doors import Doors, Open, client_context, depot_app, enrol_app, server_con
 from .registrar import Registrar
 from .registry import Registry
 from .round_trip import take_over
+from .turnstile import Turnstile
 
 
 class Premises:
@@ -80,7 +81,8 @@ class Premises:
         anybody = server_context(self._certificate, self._key, None)
         blobs = depot_app(registrar, lambda name: depot_response(depot, name), error_response)
         self.doors.add(blobs, listeners[0], known)
-        self.doors.add(enrol_app(registrar, tell, error_response), listeners[1], anybody)
+        claims = enrol_app(registrar, tell, error_response)
+        self.doors.add(claims, listeners[1], anybody, Turnstile())
         self.doors.start()
 
     def cut(self, device: str, broker: BrokerAddress | None) -> None:

@@ -25,7 +25,7 @@ from wherry.identity.authority import (
 from wherry_contract.errors import IdentityError, RolloutError
 from wherry_contract.identity import ClaimCode, EnrolRequest, Papers, RenewRequest, proof_text
 
-from .office import Office, check_words
+from .office import Office, check_words, quoted
 from .office import Papers as OfficePapers
 from .registry import Claim, Identity, Registry
 
@@ -165,6 +165,7 @@ class Registrar:
             raise IdentityError("I03", "the code belongs to another fleet")
         key = requested_key(request.csr)
         print_ = fingerprint(key)
+        quoted(request.listen)  # refused before the code is used up
         claim = self.registry.use(code.digest, request.device, print_, self._clock())
         # used before for the same key, or for a new one of a device that is known: both may
         papers = self._office.enrol(
