@@ -29,11 +29,13 @@ class Choice:
         record: with slots that proved unusable marked bad.
         served: what to serve with; nothing if there is not even a rule.
         failures: what went wrong on the way, by bundle digest.
+        unread: whether the active slot could not be read now, so that `served` only stands in.
     """
 
     record: DeviceRecord
     served: Served | None
     failures: tuple[tuple[str, WherryError], ...] = ()
+    unread: bool = False
 
 
 class Shelf:
@@ -87,6 +89,9 @@ class Shelf:
     def choose(self, record: DeviceRecord, *, probed: bool) -> Choice:
         """Serve with the active slot, else with the other good one, else with a rule.
 
+        Only what was read and is wrong, or is not there, condemns a slot. Where the medium
+        gives an error the record stays as it is, and something else serves for now.
+
         Args:
             record: what the device remembers.
             probed: whether the active slot must pass its probe first, as after an upgrade
@@ -101,8 +106,27 @@ class Shelf:
                 return Choice(record, self.load(digest), tuple(failures))
             except WherryError as error:
                 failures.append((digest, error))
+                if isinstance(error, StoreError) and not self._lacks_part(digest):
+                    return Choice(record, self._for_now(record), tuple(failures), unread=True)
                 record = without_active(record)
         return Choice(record, self._any_rule(record), tuple(failures))
+
+    def _lacks_part(self, digest: str) -> bool:
+        if self._blobs.is_gone(digest):
+            return True
+        try:
+            listed = OciManifest.from_bytes(self._blobs.read_whole(digest))
+        except WherryError:
+            return False
+        return any(self._blobs.is_gone(blob.digest) for blob in listed.blobs)
+
+    def _for_now(self, record: DeviceRecord) -> Served | None:
+        """The other slot if it is good, else a rule."""
+        other = record.slots["b" if record.active == "a" else "a"]
+        if other.trust == SlotTrust.GOOD:
+            with suppress(WherryError):  # then the rule; it is told when it is to serve
+                return self.load(other.digest)
+        return self._any_rule(record)
 
     def _probe_if_possible(self, digest: str) -> None:
         with suppress(StoreError):  # no fault of the bundle's; if it cannot be read, `load` says so

@@ -268,6 +268,9 @@ class BlobStore:
     def is_whole(self, digest: str) -> bool:
         """Whether the blob is there with the right bytes; one that went bad is removed.
 
+        One that cannot be read now is left: what is fetched takes its place, and it may be
+        part of what serves.
+
         Raises:
             StoreError: D06.
         """
@@ -275,10 +278,24 @@ class BlobStore:
         with _coded(digest):
             if not path.exists():
                 return False
-            with suppress(OSError), path.open("rb") as stream:  # a bad block is a bad blob
-                if _digest_of(stream) == digest:
-                    return True
+            try:
+                with path.open("rb") as stream:
+                    found = _digest_of(stream)
+            except OSError:
+                return False
+            if found == digest:
+                return True
             path.unlink(missing_ok=True)
+        return False
+
+    def is_gone(self, digest: str) -> bool:
+        """Whether the medium says that there is no such blob, and not only that it cannot tell."""
+        try:
+            self.path(digest).stat()
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
         return False
 
     def manifests(self) -> list[str]:

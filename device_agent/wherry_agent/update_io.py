@@ -59,6 +59,7 @@ _DONE: Final = Result(E.DONE)
 _SOAK_LOOKS_SECONDS: Final = 1.0
 _IDLE_SECONDS: Final = 3600.0
 _BARRED_LOOKS_SECONDS: Final = 5.0
+_UNREAD_LOOKS_SECONDS: Final = 30.0
 _BARRED: Final = frozenset({S.OFFERED, S.ADMIT, S.FETCH, S.PROBE})  # until the switch it may wait
 _MOST_OFFERS: Final = 8
 _LEAST_FAILURES: Final = 5  # so that one odd row among the first few ends no soak
@@ -79,6 +80,8 @@ class Updater:
         self._seen = ""
         self._stopped = False
         self._held_until = -math.inf
+        self._unread = False  # the active slot could not be read, and something else stands in
+        self._read_at = -math.inf
         self.wake = threading.Event()
         self.changed: Callable[[], None] = lambda: None
         self.beat: Callable[[], None] = lambda: None  # a sign of life, at each part of a download
@@ -183,9 +186,27 @@ class Updater:
     def _serve(self, choice: Choice) -> None:
         for digest, error in choice.failures:
             self._tell(Fact.of(error, bundle=digest))
-        if choice.failures and not choice.record.active:
+        if choice.failures and not (choice.served and choice.served.model):
             self._tell(Fact.of(UpdateError("U08")))
         self._reach.scorer.swap(choice.served)
+        self._note_unread(unread=choice.unread)
+
+    def _note_unread(self, *, unread: bool) -> None:
+        self._unread = unread
+        self._read_at = self._reach.clock.monotonic() + _UNREAD_LOOKS_SECONDS
+
+    def _read_again(self) -> None:
+        """Serve with the active slot, if what stood in the way of reading it has passed."""
+        if not self._unread or self._reach.clock.monotonic() < self._read_at:
+            return
+        choice = self._reach.shelf.choose(self.record, probed=False)
+        if choice.unread:  # told at the start
+            self._note_unread(unread=True)
+            return
+        self._serve(choice)
+        if choice.record != self.record:
+            self._save_if_possible(choice.record)
+        self.changed()
 
     def check_active(self) -> None:
         """Probe what serves since the start; take it out of service if it fails."""
@@ -213,8 +234,9 @@ class Updater:
             return 1.0 + retry_delay(self._offer_tries, random.random())  # noqa: S311 - jitter
         if self._offers:
             return 0.0
+        self._read_again()
         if self.record.state == S.IDLE or self.record.update is None:
-            return _IDLE_SECONDS
+            return _UNREAD_LOOKS_SECONDS if self._unread else _IDLE_SECONDS
         return self._take_step(self.record.update)
 
     def _take_step(self, update: Update) -> float:
@@ -402,9 +424,12 @@ class Updater:
         if self.record.active != update.slot:
             return Result(E.FAIL, "U06", "it was taken out of service at a start")
         self._reach.scorer.swap(self._reach.shelf.load(update.assignment.digest))
+        self._note_unread(unread=False)
         return _DONE
 
     def _soak(self, update: Update) -> Result:
+        if self._unread:
+            return Result(E.WAIT)
         served = self._reach.scorer.served
         if served is None or served.digest != update.assignment.digest or not served.model:
             return Result(E.FAIL, "U06", "the model no longer serves")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -487,6 +488,71 @@ def test_an_active_model_that_is_gone_gives_way_to_the_other_slot(
         device.updater.start()
         assert device.serves == OLD.digest
         assert device.updater.record.serving.digest == OLD.digest
+
+
+@contextmanager
+def unreadable(path: Path) -> Iterator[None]:
+    """A folder in the place of a file: the medium gives an error and no bytes."""
+    away = path.with_name("away")
+    path.rename(away)
+    path.mkdir()
+    yield
+    path.rmdir()
+    away.rename(path)
+
+
+@pytest.mark.parametrize("what", ["manifest", "model"])
+@pytest.mark.parametrize("standby", [False, True])
+def test_a_transient_read_error_at_start_condemns_no_slot(
+    tmp_path: Path, depot: Depot, what: str, *, standby: bool
+) -> None:
+    """What stands in serves for now, and the slot serves again when it can be read."""
+    with Device(tmp_path, depot=depot.url) as device:
+        if standby:
+            install(device, OLD, 1)
+        install(device, NEW, 2)
+        path = device.blobs.path(NEW.digest if what == "manifest" else _model_of(NEW))
+        before = device.updater.record
+    with Device(tmp_path, depot=depot.url) as device:
+        with unreadable(path):
+            device.updater.start()
+            device.clock.pass_by(60)
+            device.step()
+            assert device.serves == (OLD.digest if standby else "")
+            assert device.updater.record.serving == before.serving
+        device.clock.pass_by(60)
+        device.step()
+        assert device.serves == NEW.digest
+        assert device.updater.record == before
+        codes = [event.code for event in device.events()]
+        assert codes.count("D06") == 1
+        assert ("U08" in codes) == (not standby)
+
+
+def test_a_transient_read_error_ends_no_soak(tmp_path: Path, depot: Depot) -> None:
+    with Device(tmp_path, depot=depot.url) as device:
+        install(device, OLD, 1)
+        device.updater.offer(signed_order(order_for(NEW.digest, 2)))
+        device.step_to("soak")
+        path = device.blobs.path(_model_of(NEW))
+    with Device(tmp_path, depot=depot.url) as device:
+        with unreadable(path):
+            device.updater.start()
+            assert device.step() > 0
+            assert (device.state, device.serves) == ("soak", OLD.digest)
+        device.clock.pass_by(60)
+        device.settle()
+        assert (device.serves, device.outcomes()[-1][1]) == (NEW.digest, "committed")
+
+
+def test_a_blob_that_cannot_be_read_now_is_not_removed(tmp_path: Path, depot: Depot) -> None:
+    with Device(tmp_path, depot=depot.url) as device:
+        install(device, OLD, 1)
+        path = device.blobs.path(_model_of(OLD))
+        with unreadable(path):
+            assert not device.blobs.is_whole(_model_of(OLD))
+            assert path.is_dir()
+        assert device.blobs.is_whole(_model_of(OLD))
 
 
 def test_a_standby_whose_manifest_rotted_stops_no_update(tmp_path: Path, depot: Depot) -> None:
