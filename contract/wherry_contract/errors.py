@@ -261,6 +261,11 @@ _ROWS: tuple[tuple[str, str, str], ...] = (
         "the device has not answered yet",
         "it is asked again until the question expires; look again: `wherry device answers`",
     ),
+    (
+        "L13",
+        "the device's own identity cannot be used",
+        "enrol the device again: `wherry-agent enroll`; the running model goes on",
+    ),
     # Disk and state
     ("D01", "the disk is full", "free some space; the running model goes on"),
     (

@@ -119,7 +119,7 @@ def build_core(config: AgentConfig, outbox: Outbox, clock: TrustedClock, depot: 
     reach = Reach(
         blobs=blobs,
         shelf=Shelf(config.state_dir, blobs, config.limits),
-        trust=open_trust(config, clock, depot),
+        trust=open_trust(config, clock, depot, spool.tell),
         depot=depot,
         scorer=scorer,
         spool=spool,

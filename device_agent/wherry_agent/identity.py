@@ -159,7 +159,7 @@ def ask_time(identity: Identity, question: bytes) -> bytes:
         question: the body (`wherry_contract.told_time`).
 
     Raises:
-        LinkError: L08 to L10.
+        LinkError: L08 to L10, L13.
         WherryError: as the server raised it.
     """
     return _ask(identity.enrol, "time", question, fleet_context(identity.authority, None))
@@ -209,7 +209,7 @@ def check(identity: Identity) -> str:
 
     Raises:
         IdentityError: I06.
-        LinkError: L10, the files do not belong together.
+        LinkError: L13, a file is missing, or they do not belong together.
         SetupError: H05, H06 no openssl.
     """
     held = read_certificate(_read(identity.certificate))

@@ -97,7 +97,7 @@ def fleet_context(
         identity: whose certificate is shown; nothing shows none.
 
     Raises:
-        LinkError: L10, the files are missing or do not belong together.
+        LinkError: L13, a file is missing, cannot be read, or they do not belong together.
     """
     context = FleetContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
@@ -108,9 +108,8 @@ def fleet_context(
         if identity:
             context.load_cert_chain(identity.certificate, identity.key)
     except OSError as error:  # ssl's own are of this kind
-        detail = f"{authority.parent}: {error.strerror or error}"
-        cure = "enrol the device again: `wherry-agent enroll`"
-        raise LinkError("L10", detail, cure=cure) from error
+        shown = (identity.certificate, identity.key) if identity else ()
+        raise _unusable((authority, *shown), error) from error
     return context
 
 
@@ -137,6 +136,24 @@ def registry_context(authority: Path | None, now: Callable[[], float]) -> FleetC
         detail = f"{authority}: {error.strerror or error}"
         raise LinkError("L09", detail, cure="check [registry] authority in agent.toml") from error
     return context
+
+
+def _unusable(files: tuple[Path, ...], error: OSError) -> LinkError:
+    """Which of our own files is to blame, and what to do about it."""
+    for file in files:
+        try:
+            file.read_bytes()
+        except FileNotFoundError:
+            cure = "put it back from a copy, or enrol the device again: `wherry-agent enroll`"
+            return LinkError("L13", f"{file} is missing", cure=cure)
+        except OSError as found:
+            cure = f"let the agent's user read it: chown or chmod {file.name}; check the medium"
+            return LinkError("L13", f"{file} cannot be read: {found.strerror}", cure=cure)
+    names = ", ".join(file.name for file in files)
+    said = error.strerror or str(error)
+    if isinstance(error, ssl.SSLError) and error.reason:
+        said = error.reason.lower().replace("_", " ")
+    return LinkError("L13", f"{names} in {files[0].parent} do not belong together: {said}")
 
 
 def _check_dates(shown: Any, now: float) -> None:
@@ -187,7 +204,7 @@ class Tls:
         """The context; connections share it.
 
         Raises:
-            LinkError: L10.
+            LinkError: L13.
         """
         if self._context is None:
             identity = self.identity

@@ -1,7 +1,8 @@
 """Where TUF metadata comes from: a depot over HTTP, a folder on a stick, or nowhere.
 
-Metadata is small, so a try that was cut off goes on within the same call. What is larger
-than its cap, or comes slower than any link in use, or does not end, is given up.
+A try that was cut off goes on within the same call, and, where it was long, in the next
+process. What is larger than its cap, or comes slower than any link in use, or does not end,
+is given up.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from wherry_contract.errors import LinkError
 
 from .store import as_store_error
 from .tls import Tls, tls_error
+from .tuf_part import Part
 
 METADATA_FOLDER: Final = "tuf"  # under a depot's base, or on a stick
 _CHUNK_BYTES: Final = 16 * 1024
@@ -98,6 +100,7 @@ class HttpReader:
         total_seconds: for all that is read through this reader.
         least_rate: bytes a second, on average, once `seconds` have gone by.
         clock: monotonic seconds.
+        part: keeps the beginning of what was cut off.
     """
 
     def __init__(
@@ -109,7 +112,9 @@ class HttpReader:
         total_seconds: float = 300.0,
         least_rate: float = 64.0,
         clock: Callable[[], float] = time.monotonic,
+        part: Part | None = None,
     ) -> None:
+        self._part = part or Part()
         self._parts = urlsplit(url.rstrip("/"))
         self._tls = tls
         self._seconds = seconds
@@ -130,7 +135,17 @@ class HttpReader:
         Raises:
             LinkError: L04 not to be had now, L05 refused, L06 another thing than asked for.
         """
-        data = bytearray()
+        data = bytearray(self._part.begin(path, limit))
+        try:
+            found = self._read(path, limit, data)
+        except LinkError as error:
+            if error.code != "L04":  # going on would bring no better
+                self._part.end()
+            raise
+        self._part.end()
+        return found
+
+    def _read(self, path: str, limit: int, data: bytearray) -> bytes | None:
         for left in reversed(range(_TRIES)):
             try:
                 return self._try(path, limit, data)
@@ -168,6 +183,7 @@ class HttpReader:
         while chunk := response.read1(_CHUNK_BYTES):
             data += chunk
             _check_size(len(data), path, limit)
+            self._part.note(path, data)
             self._check_pace(path, len(data) - start, self._clock() - began)
         if response.length:
             raise ConnectionError(f"{response.length} bytes are missing")

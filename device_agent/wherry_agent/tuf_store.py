@@ -24,7 +24,12 @@ ROOT_LIMIT_BYTES: Final = 512 * 1024
 
 
 class MetadataStore:
-    """Verified metadata and floors in one folder."""
+    """Verified metadata and floors in one folder.
+
+    Attributes:
+        floors: as they are on the medium.
+        damaged: files of floors that were set aside when it was opened.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Open it, making it if need be.
@@ -39,6 +44,7 @@ class MetadataStore:
         except OSError as error:
             raise as_store_error(error, str(folder)) from error
         saved = self._pair.load()
+        self.damaged = tuple(path.name for path in self._pair.damaged)
         self.floors = Floors.from_dict(saved) if saved else Floors()
 
     def save_floors(self, floors: Floors) -> None:

@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from wherry_contract.assignment import Assignment
 from wherry_contract.command import Command
-from wherry_contract.errors import LinkError, StoreError, TrustError, WherryError
+from wherry_contract.errors import LinkError, StoreError, TrustError, WherryError, coded_error
 from wherry_contract.signature import BundleStatement
 from wherry_contract.told_time import write_nonce
 from wherry_contract.wire import parse_json
 
-from .child import ChildFailure, child_main, run_child
+from .child import ChildFailure, cap_memory, child_main, run_child
 from .clock import Clock, TrustedClock
+from .spool import Fact
 from .tls import Identity
 from .trust import PinnedTrust, Trust
 from .tuf_store import ROOT_LIMIT_BYTES, peek_floors
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 
 FOLDER: Final = "trust"  # in the state folder
 _SECONDS: Final = 420.0  # the metadata's own deadline, and a minute for signatures
+# over what the child begins with: a family's list as large as is taken, 14,500 releases, fits
+# (measured), and what is made to take more memory than bytes does not
+_MEMORY_MIB: Final = 96
 _ASK_AGAIN_SECONDS: Final = 600.0
 _DATED_AHEAD_SECONDS: Final = 86_400.0
 _PERHAPS_THE_CLOCK: Final = ("T11", "L11")  # a stale list, a certificate out of its dates
@@ -70,6 +74,7 @@ class TufTrust:
         self._source = source
         self._identity = identity
         self._asked_time = float("-inf")
+        self.tell: Callable[[Fact], None] = lambda _fact: None
         self._verifying = threading.Lock()  # its floors and its cache are one verifier's at a time
 
     def assignment(self, envelope: bytes) -> Assignment:
@@ -160,12 +165,20 @@ class TufTrust:
         }
         try:
             with self._verifying:
-                return run_child(__name__, dict(request) | about, seconds=_SECONDS)
+                answer = run_child(__name__, dict(request) | about, seconds=_SECONDS)
+            return self._told(answer)
         except ChildFailure as failure:
             # nobody's signature is to blame, so it is tried again
             raise StoreError("D07", f"the verifier: {failure}") from failure
         finally:
             self._clock.raise_floor(floor_of(self._folder))
+
+    def _told(self, answer: dict[str, Any]) -> dict[str, Any]:
+        for name in answer.get("damaged", ()):
+            self.tell(Fact("D02", f"{FOLDER}/{name} was set aside", "error"))
+        if refused := answer.get("refused"):
+            raise coded_error(*refused)
+        return answer
 
     def _learn_time(self) -> bool:
         """Ask the fleet for the time, seldom; whether it told."""
@@ -215,16 +228,24 @@ def check_root(path: Path) -> str:
     return f"root {found['version']}, {found['threshold']} of {found['keys']} keys sign the next"
 
 
-def open_trust(config: AgentConfig, clock: TrustedClock, source: Source) -> Trust:
+def open_trust(
+    config: AgentConfig,
+    clock: TrustedClock,
+    source: Source,
+    tell: Callable[[Fact], None] = lambda _fact: None,
+) -> Trust:
     """The trust that enrolment has put on this device: its file says which kind it is.
 
     Args:
         config: of the agent.
         clock: learns from what is verified.
         source: where metadata comes from when nothing else is said.
+        tell: takes an event.
     """
     if is_root(config.trust):
-        return TufTrust(config.trust, config.state_dir, clock, source, config.identity)
+        trust = TufTrust(config.trust, config.state_dir, clock, source, config.identity)
+        trust.tell = tell
+        return trust
     return PinnedTrust(config.trust, config.identity)
 
 
@@ -243,6 +264,7 @@ def floor_of(folder: Path) -> float:
 
 
 def _work(request: Mapping[str, Any]) -> Mapping[str, Any]:
+    cap_memory(_MEMORY_MIB)
     # only the child needs it, and only the child has it
     from .tuf_verify import Verifier, look_at_root
 
@@ -255,7 +277,14 @@ def _work(request: Mapping[str, Any]) -> Mapping[str, Any]:
         "time": Verifier.time,
     }
     with closing(Verifier.open(request)) as verifier:
-        return tasks[request["task"]](verifier, request)
+        damaged = list(verifier.damaged)
+        try:
+            return {"damaged": damaged, **tasks[request["task"]](verifier, request)}
+        except WherryError as error:
+            return {"damaged": damaged, "refused": [error.code, error.detail]}
+        except MemoryError as error:
+            detail = f"the verifier: it needs more than {_MEMORY_MIB} MiB"
+            raise StoreError("D07", detail) from error
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from wherry_contract.wire import TRUST, Fields, sha256_digest
 from .tls import Identity, Tls
 from .tuf_fetch import METADATA_FOLDER, Below, FolderReader, HttpReader, NowhereReader, Reader
 from .tuf_flow import FIELD, TufFlow, check_target, open_root
+from .tuf_part import Part
 from .tuf_store import ROOT_LIMIT_BYTES, MetadataStore
 
 if TYPE_CHECKING:
@@ -52,6 +53,11 @@ class Verifier:
         bootstrap = _read_root(Path(request["root"]))
         store = MetadataStore(Path(request["folder"]))
         return cls(bootstrap, store, _reader(request), now=float(request["now"]))
+
+    @property
+    def damaged(self) -> tuple[str, ...]:
+        """Files of floors that were set aside."""
+        return self._store.damaged
 
     def close(self) -> None:
         """Close the connection."""
@@ -230,4 +236,4 @@ def _reader(request: Mapping[str, Any]) -> Reader:
         # who asks for the time has none to hold certificates against
         dates = None if request["task"] == "time" else lambda: now
         tls = Tls(Identity(**files, enrol=identity["enrol"]), dates)
-    return HttpReader(place["url"], tls)
+    return HttpReader(place["url"], tls, part=Part(Path(request["folder"]) / "part"))

@@ -6,7 +6,7 @@ import http.client
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -249,16 +249,42 @@ def test_nothing_below_tls_1_3_and_no_public_authority(fleet: Fleet) -> None:
     assert len(context.get_ca_certs()) == 1
 
 
-@pytest.mark.parametrize("gone", ["key", "certificate", "authority", "of another device"])
-def test_files_that_are_missing_or_do_not_belong_together(fleet: Fleet, gone: str) -> None:
+def _another_s_key(fleet: Fleet, identity: Identity) -> None:
+    identity.key.write_bytes(fleet.device("till-9")[0].key.read_bytes())
+
+
+def _no_certificate(_: Fleet, identity: Identity) -> None:
+    identity.certificate.write_text("nothing of the kind")
+
+
+def _unreadable(_: Fleet, identity: Identity) -> None:
+    identity.key.unlink()
+    identity.key.mkdir()  # as for a user who may not: the system gives an error and no bytes
+
+
+UNUSABLE: list[tuple[str, Callable[[Fleet, Identity], None], str, str]] = [
+    ("no key", lambda _, who: who.key.unlink(), "device.key is missing", "put it back"),
+    ("no certificate", lambda _, who: who.certificate.unlink(), "device.pem is missing", "enroll"),
+    ("no authority", lambda _, who: who.authority.unlink(), "fleet-ca.pem is missing", "enroll"),
+    ("a key that cannot be read", _unreadable, "device.key cannot be read: Is a dir", "chmod"),
+    ("another's key", _another_s_key, "do not belong together: key values mismatch", "enroll"),
+    ("a certificate that is none", _no_certificate, "do not belong together", "enroll"),
+]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "what", "cure"), [row[1:] for row in UNUSABLE], ids=[row[0] for row in UNUSABLE]
+)
+def test_identity_files_that_cannot_be_used_are_named(
+    fleet: Fleet, spoil: Callable[[Fleet, Identity], None], what: str, cure: str
+) -> None:
+    """It is no refusal by the server (L10), and nothing is renewed: the device looks at itself."""
     identity, _ = fleet.device(DEVICE)
-    if gone == "of another device":
-        identity = replace(identity, key=fleet.device("till-9")[0].key)
-    else:
-        getattr(identity, gone).unlink()
-    with pytest.raises(LinkError, match="L10") as caught:
+    spoil(fleet, identity)
+    with pytest.raises(LinkError, match="L13") as caught:
         Tls(identity, time.time).context()
-    assert "enroll" in caught.value.cure
+    assert what in caught.value.detail
+    assert cure in caught.value.cure
 
 
 @pytest.mark.parametrize("ours", [True, False])
@@ -368,4 +394,4 @@ def test_openssl_needs_no_settings_of_the_board(
 
 
 def test_codes_of_tls_say_what_to_do() -> None:
-    assert all(CODES[code].cure for code in ("L09", "L10", "L11"))
+    assert all(CODES[code].cure for code in ("L09", "L10", "L11", "L13"))

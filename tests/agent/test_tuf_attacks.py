@@ -6,6 +6,10 @@ process: the order as it comes, then the bundle (contract/SPEC-trust.md).
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -334,6 +338,19 @@ def endless_fleet_keys(world: World) -> None:
     _obey(world)
 
 
+LARGEST = 5 * 2**20  # bytes of a family's metadata that are read
+
+
+def served_as_a_family(world: World, data: bytes) -> None:
+    version = world.repository.versions[f"models/{FAMILY}"]
+    world.repository.file(f"{version}.models/{FAMILY}").write_bytes(data)
+    _obey(world)
+
+
+def nested_a_million_times(world: World) -> None:
+    served_as_a_family(world, b"[" * LARGEST)
+
+
 def portal(world: World) -> None:
     world.depot.faults.portal = True
     _obey(world)
@@ -363,6 +380,7 @@ LISTS: list[tuple[str, Callable[[World], None], str]] = [
     ("the fleet's keys exchanged for a thief's", other_fleet_keys, "L06"),
     ("endless data for a timestamp", endless, "L06"),
     ("endless data for the fleet's keys", endless_fleet_keys, "L06"),
+    ("metadata nested a million times", nested_a_million_times, "L06"),
     ("a captive portal", portal, "L06"),
     ("a redirect to elsewhere", redirected, "L06"),
 ]
@@ -385,6 +403,61 @@ def test_lists_that_are_refused(world: World, attack: Callable[[World], None], c
     assert caught.value.code == code, caught.value
     for before, after in pairwise(seen):
         assert all(after[name] >= least for name, least in before.items())
+
+
+def test_the_verifier_s_memory_is_bounded(world: World) -> None:
+    """Hostile JSON takes forty times its bytes; the child ends with a code long before that."""
+    module = "runpy.run_module('wherry_agent.tuf_trust', run_name='__main__')"
+    peak = "next(line for line in open('/proc/self/status') if line.startswith('VmHWM'))"
+    program = f"import runpy, sys\ntry:\n    {module}\nfinally:\n    print({peak}, file=sys.stderr)"
+    objects = b"[" + b'{"":[]},' * (LARGEST // 8 - 8) + b"0]"
+    world.repository.file(f"1.models/{FAMILY}").write_bytes(objects)
+    request = {
+        "task": "admit",
+        "family": FAMILY,
+        "digest": ONE.digest,
+        "size": 0,
+        "keyid": "",
+        "issued_at": START,
+        "root": str(world.folder / "root.json"),
+        "folder": str(world.folder / FOLDER),
+        "now": START + 60,
+        "place": {"url": world.depot.url},
+        "identity": None,
+        "parent": os.getpid(),
+    }
+    asked = json.dumps(request).encode()
+    done = subprocess.run(
+        [sys.executable, "-c", program], input=asked, capture_output=True, check=True, timeout=60
+    )
+    assert json.loads(done.stdout)["refused"][0] == "L06"
+    assert int(done.stderr.split()[1]) < 160 * 1024  # without a bound it is 227 MiB
+
+
+# --- what the device tells ------------------------------------------------------------------
+
+
+def test_damaged_version_floors_are_told(world: World) -> None:
+    world.obey()
+    told: list[str] = []
+    world.trust.tell = lambda fact: told.append(f"{fact.code} {fact.text}")
+    damaged = world.folder / FOLDER / "floors.0"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    for sequence in (2, 3):
+        order = world.order(sequence=sequence)
+        world.trust.assignment(sign(order.to_bytes(), PAYLOAD_TYPE, signer("order")))
+    assert [text.partition("floors.0.")[0] for text in told] == [f"D02 {FOLDER}/"]
+
+
+def test_damaged_version_floors_are_told_of_a_refused_order_too(world: World) -> None:
+    world.obey()
+    told: list[str] = []
+    world.trust.tell = lambda fact: told.append(fact.code)
+    for turn in (0, 1):
+        (world.folder / FOLDER / f"floors.{turn}").write_bytes(b"damage")
+    with pytest.raises(WherryError, match="T02"):
+        _obey(world, "thief", sequence=2)
+    assert told == ["D02", "D02"]
 
 
 # --- what must go on ------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from support import free_port
 from support_agent import Depot, running_depot
 
 from wherry_agent.tuf_fetch import Below, FolderReader, HttpReader, NowhereReader
+from wherry_agent.tuf_part import Part
 from wherry_contract.errors import WherryError
 
 DATA = bytes(range(256)) * 40  # its content tells its place, so a wrong offset shows
@@ -105,6 +107,91 @@ def test_nobody_there() -> None:
 def test_no_address(url: str) -> None:
     with pytest.raises(WherryError, match="L04"):
         HttpReader(url).read("tuf/1.root.json", LIMIT)
+
+
+# --- what was cut off goes on in the next process -------------------------------------------
+
+LONG = random.Random(7).randbytes(300_000)
+NAME = "tuf/7.models%2Ffraud.json"
+
+
+def cut(depot: Depot, part: Path, after: int, name: str = NAME) -> None:
+    """A process that gets no further."""
+    depot.faults.cut_after = after
+    with pytest.raises(WherryError, match="L04"):
+        reader(depot, part=Part(part)).read(name, len(LONG))
+    depot.faults.cut_after = -1
+    depot.requests.clear()
+
+
+@pytest.fixture
+def long(depot: Depot) -> Depot:
+    for name in (NAME, "tuf/8.models%2Ffraud.json", "tuf/timestamp.json"):
+        depot.put(name, LONG)
+    return depot
+
+
+def test_metadata_that_was_cut_off_goes_on_after_a_restart(long: Depot, tmp_path: Path) -> None:
+    """On a slow link nothing that was paid for is fetched again."""
+    part = tmp_path / "part"
+    for _ in range(2):  # four tries each
+        cut(long, part, 30_000)
+    assert reader(long, part=Part(part)).read(NAME, len(LONG)) == LONG
+    assert [asked for _, asked in long.requests] == ["bytes=240000-"]
+    assert not part.exists()
+
+
+ANEW: list[tuple[str, Callable[[Path], object], str]] = [
+    ("another version", lambda part: part, "tuf/8.models%2Ffraud.json"),
+    ("nothing is left", lambda part: part.unlink(), NAME),
+    ("another file's", lambda part: part.write_bytes(b"x" * 99), NAME),
+    ("longer than may be", lambda part: part.write_bytes(part.read_bytes() + LONG * 2), NAME),
+]
+
+
+@pytest.mark.parametrize(("spoil", "name"), [row[1:] for row in ANEW], ids=[row[0] for row in ANEW])
+def test_what_cannot_go_on_begins_anew(
+    long: Depot, tmp_path: Path, spoil: Callable[[Path], object], name: str
+) -> None:
+    part = tmp_path / "part"
+    cut(long, part, 30_000)
+    spoil(part)
+    assert reader(long, part=Part(part)).read(name, len(LONG)) == LONG
+    assert [asked for _, asked in long.requests] == [""]
+
+
+def test_a_poisoned_beginning_costs_one_fetch(long: Depot, tmp_path: Path) -> None:
+    """Whoever verifies refuses the whole; the next process has nothing of it."""
+    part = tmp_path / "part"
+    cut(long, part, 30_000)
+    part.write_bytes(part.read_bytes()[:-1] + b"?")
+    assert reader(long, part=Part(part)).read(NAME, len(LONG)) != LONG
+    assert reader(long, part=Part(part)).read(NAME, len(LONG)) == LONG
+
+
+def test_a_server_without_ranges_begins_anew(long: Depot, tmp_path: Path) -> None:
+    part = tmp_path / "part"
+    cut(long, part, 30_000)
+    long.faults.ignore_range = True
+    assert reader(long, part=Part(part)).read(NAME, len(LONG)) == LONG
+
+
+def test_what_is_refused_is_not_kept(long: Depot, tmp_path: Path) -> None:
+    part = tmp_path / "part"
+    cut(long, part, 30_000)
+    long.faults.longer = True
+    with pytest.raises(WherryError, match="L06"):
+        reader(long, part=Part(part)).read(NAME, len(LONG))
+    assert not part.exists()
+
+
+@pytest.mark.parametrize(("name", "after"), [("tuf/timestamp.json", 30_000), (NAME, 9000)])
+def test_what_changes_under_its_name_or_is_small_is_not_kept(
+    long: Depot, tmp_path: Path, name: str, after: int
+) -> None:
+    part = tmp_path / "part"
+    cut(long, part, after, name)
+    assert not part.exists()
 
 
 # --- folders --------------------------------------------------------------------------------

@@ -148,7 +148,7 @@ def test_self_test_and_status_look_at_the_identity(server: Server, tmp_path: Pat
     lines = list(status_lines(read_status(load_config(config))))
     assert [line for line in lines if print_ in line]
     identity_of(config).key.write_bytes(make_request()[0])
-    assert _identity_check(config).code == "L10"
+    assert _identity_check(config).code == "L13"
     identity_of(config).certificate.write_text("nothing")
     assert _identity_check(config).code == "I06"
     lines = list(status_lines(read_status(load_config(config))))
