@@ -1,11 +1,13 @@
 """What tests of the fleet's server share: a real server, and devices that speak its protocol.
 
-A simulated device scores nothing: it reads its own agent.toml and trust.json, verifies its
-orders, and reports, sends and sends again as SPEC-mqtt.md wants it, over real MQTT.
+A simulated device scores nothing: it reads its own agent.toml, verifies its orders by the root
+that it was born with (or by the keys that it pins), and reports, sends and sends again as
+SPEC-mqtt.md wants it, over real MQTT.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import secrets
@@ -14,25 +16,29 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 from support import wait_for
-from support_agent import keys, public_key
+from support_agent import Made, keys, public_key
 
 from wherry.client import Client
 from wherry.identity.authority import make_request
+from wherry.release import Releases
+from wherry.repository.lab import open_keys
 from wherry.rows import DeviceRow
 from wherry.server.database import Database
 from wherry.server.depot import Depot
 from wherry.server.store import Store
-from wherry_agent.config import load_config
+from wherry_agent.config import AgentConfig, load_config
 from wherry_agent.tls import Tls
+from wherry_agent.tuf_trust import FOLDER, is_root
+from wherry_agent.tuf_verify import Verifier
 from wherry_contract.address import BrokerAddress
 from wherry_contract.assignment import Assignment, open_assignment
 from wherry_contract.errors import WherryError
@@ -119,9 +125,9 @@ def open_store(folder: Path, *devices: str) -> Iterator[Store]:
 
 
 class Server:
-    """`wherry serve` as a process of its own; its devices pin keys unless it has a repository."""
+    """`wherry serve` as a process of its own; its devices are born with a root, or pin keys."""
 
-    def __init__(self, data: Path, *arguments: str, pinned: bool = True) -> None:
+    def __init__(self, data: Path, *arguments: str, pinned: bool = False) -> None:
         self.data = data
         self._arguments = [*arguments, *(["--pinned"] if pinned else [])]
         self._process: subprocess.Popen[bytes] | None = None
@@ -182,7 +188,7 @@ class Server:
 
 
 @contextmanager
-def running_server(data: Path, *arguments: str, pinned: bool = True) -> Iterator[Server]:
+def running_server(data: Path, *arguments: str, pinned: bool = False) -> Iterator[Server]:
     """A server for the length of a block."""
     server = Server(data, *arguments, pinned=pinned)
     server.start()
@@ -197,6 +203,19 @@ def trust_keys(data: Path) -> None:
     folder = data / "keys"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tests.pub.json").write_text(json.dumps(public_key(keys().bundle).to_dict()))
+
+
+def release(data: Path, made: Made) -> None:
+    """List a bundle as released, signed by everybody who must, as `wherry publish` does."""
+    releases = Releases(data)
+    path = data.parent / f"{made.digest.partition(':')[2][:12]}.wherry"
+    if path.exists():  # it was
+        return
+    path.write_bytes(made.to_tar())
+    new = f"models/{made.parts.manifest.family}" not in releases.repository.families()
+    people = ["models-1", "models-2", *(["targets-1", "targets-2"] if new else [])]
+    releases.stage(path, 0)
+    assert releases.finish(open_keys(data / "keys", people)).complete
 
 
 def wherry(data: Path, *arguments: str, ok: int = 0) -> subprocess.CompletedProcess[str]:
@@ -215,6 +234,33 @@ def wherry(data: Path, *arguments: str, ok: int = 0) -> subprocess.CompletedProc
 
 
 # --- devices --------------------------------------------------------------------------------
+
+
+def judge(config: AgentConfig, pinned: TrustRoot | None) -> Callable[[bytes], Assignment]:
+    """The device's own verification of an order, in this process and not in a child.
+
+    Args:
+        config: of the device.
+        pinned: keys to judge by without asking the server for a list, as while that is killed.
+    """
+    if pinned or not is_root(config.trust):
+        root = pinned or TrustRoot.from_bytes(config.trust.read_bytes())
+        return lambda envelope: open_assignment(envelope, root)
+    who = config.identity
+    about = {
+        "task": "assignment",
+        "root": str(config.trust),
+        "folder": str(config.state_dir / FOLDER),
+        "place": {"url": config.depot},
+        "identity": who and {name: str(value) for name, value in asdict(who).items()},
+    }
+
+    def verify(envelope: bytes) -> Assignment:
+        with closing(Verifier.open(about | {"now": time.time()})) as verifier:
+            said = verifier.assignment({"envelope": base64.b64encode(envelope).decode()})
+        return Assignment.from_bytes(said["payload"].encode(), said["keyid"])
+
+    return verify
 
 
 @dataclass
@@ -251,7 +297,7 @@ class Device(threading.Thread):
         self.bundle, self.proven, self.phase, self.rollout = "", "empty", "idle", ""
         self.sequences: dict[str, int] = {}
         self.mute = False  # whether what it says gets no further than its outbox
-        self._root = root or TrustRoot.from_bytes(found.trust.read_bytes())
+        self._judge = judge(found, root)
         self._seq = 0
         self._sent: dict[int, float] = {}
         self._stopped = threading.Event()
@@ -389,7 +435,7 @@ class Device(threading.Thread):
                 self._sent[seq] = now
         while self._orders and not self._stopped.is_set():
             with suppress(WherryError):
-                order = open_assignment(unwrap_assignment(self._orders.pop(0)), self._root)
+                order = self._judge(unwrap_assignment(self._orders.pop(0)))
                 if order.sequence > self.sequences.get(order.keyid, 0):
                     self._obey(order)
 

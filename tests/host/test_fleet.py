@@ -21,6 +21,7 @@ from support_fleet import (
     Device,
     Server,
     enrol,
+    release,
     running_devices,
     running_server,
     wherry,
@@ -42,6 +43,7 @@ class Fleet:
 
     def push(self, made: Made, *arguments: str, ok: int = 0) -> str:
         """Push a bundle; returns the rollout's id."""
+        release(self.server.data, made)
         path = self.server.data.parent / f"{made.parts.manifest.version}.wherry"
         path.write_bytes(made.to_tar())
         found = wherry(self.server.data, "push", str(path), "--yes", *arguments, ok=ok)
@@ -212,6 +214,7 @@ def test_the_first_bundle_of_all_has_nothing_before_it(tmp_path: Path) -> None:
 
 def test_without_consent_nothing_changes(tmp_path: Path) -> None:
     with fleet(tmp_path, devices=1) as found:
+        release(found.server.data, GOOD)
         path = tmp_path / "x.wherry"
         path.write_bytes(GOOD.to_tar())
         refused = wherry(found.server.data, "push", str(path), ok=3)
@@ -233,6 +236,7 @@ def test_pushes_that_make_no_sense(tmp_path: Path, arguments: list[str], code: s
     with running_server(tmp_path / "data") as server:
         enrol(server, "till-1")
         enrol(server, "till-2")
+        release(server.data, GOOD)
         path = tmp_path / "x.wherry"
         path.write_bytes(GOOD.to_tar())
         found = wherry(server.data, "push", str(path), "--yes", *arguments, ok=3)
@@ -244,6 +248,7 @@ def test_two_rollouts_on_the_same_devices(tmp_path: Path) -> None:
         for device in found.devices:
             device.behaviour.stays = "soak"
         first = found.push(GOOD, "--select", "site=a")
+        release(found.server.data, BETTER)
         path = tmp_path / "1.1.0.wherry"
         path.write_bytes(BETTER.to_tar())
         refused = wherry(found.server.data, "push", str(path), "--yes", ok=3)
@@ -274,6 +279,7 @@ def test_silence_after_the_switch_is_a_failure(tmp_path: Path) -> None:
         found.push(GOOD, "--wait")
         for device in found.devices:
             device.behaviour = Behaviour(vanishes="soak")
+        release(found.server.data, BETTER)
         path = tmp_path / "1.1.0.wherry"
         path.write_bytes(BETTER.to_tar())
         with path.open("rb") as stream:
@@ -351,6 +357,7 @@ def test_interrupted_a_push_leaves_the_rollout_to_the_server(tmp_path: Path) -> 
     with fleet(tmp_path, devices=1) as found:
         device = found.devices[0]
         device.behaviour.stays = "soak"
+        release(found.server.data, GOOD)
         path = tmp_path / "x.wherry"
         path.write_bytes(GOOD.to_tar())
         words = ["push", str(path), "--yes", "--wait", "--server", found.server.facts["url"]]

@@ -43,14 +43,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield found
 
 
-@pytest.fixture(scope="module")
-def rooted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server whose devices have a TUF root, and so can be told the time."""
-    folder = tmp_path_factory.mktemp("rooted")
-    with running_server(folder / "data", "--broker", "mosquitto", pinned=False) as found:
-        yield found
-
-
 def claim(server: Server, **order: Any) -> str:
     """One claim code."""
     return str(server.client.post("claims", {"family": FAMILY} | order)["codes"][0])
@@ -302,7 +294,8 @@ def test_a_terminal_that_was_off_for_400_days_comes_back_by_itself(
     server: Server, tmp_path: Path
 ) -> None:
     """Its certificate ended long ago: it is refused, shows its key, and goes on."""
-    config = enrol_here(order(server, claim(server), tmp_path / "till", "long-off"))
+    listen = "127.0.0.1:0"
+    config = enrol_here(order(server, claim(server), tmp_path / "till", "long-off", listen=listen))
     age(server, config)
     identity = identity_of(config)
     assert read_certificate(identity.certificate.read_text()).not_after < time.time() - 400 * DAY
@@ -331,14 +324,14 @@ CLOCKS = {
 
 @pytest.mark.parametrize("row", CLOCKS)
 def test_a_board_whose_clock_is_wrong_enrols_and_comes(
-    rooted: Server, tmp_path: Path, row: str
+    server: Server, tmp_path: Path, row: str
 ) -> None:
     """The real agent with the board's clock moved under it, and under its OpenSSL."""
-    server = rooted
     name, folder = f"clock-{row.replace(' ', '-')}", tmp_path / "till"
     environment = with_clock(CLOCKS[row])
     code, url = claim(server), server.facts["devices"]["enrol"]
     words = ["enroll", "--url", url, "--claim", code, "--device", name, "--into", str(folder)]
+    words += ["--listen", "127.0.0.1:0"]
     agent = [sys.executable, "-m", "wherry_agent"]
     looked = [sys.executable, "-c", "import time; print(time.time())"]
     shown = subprocess.run(looked, env=environment, check=True, capture_output=True).stdout
@@ -366,8 +359,7 @@ def _is_right(state: dict[str, Any] | None) -> bool:
     return bool(state) and abs(to_seconds(state["reported_at"]) - time.time()) < 3600
 
 
-def test_the_server_tells_the_time_to_who_asks(rooted: Server, tmp_path: Path) -> None:
-    server = rooted
+def test_the_server_tells_the_time_to_who_asks(server: Server, tmp_path: Path) -> None:
     config = enrol_here(order(server, claim(server), tmp_path / "till", "what-time"))
     (listed,) = (server.data / "depot" / "targets" / "fleet").glob("*.keys.json")
     keys = FleetKeys.from_bytes(listed.read_bytes())

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from support import wait_for
 from support_agent import Made, make_bundle, reference_rows, statement_of
-from support_fleet import Device, Server, enrol, running_devices, running_server, wherry
+from support_fleet import Device, Server, enrol, release, running_devices, running_server, wherry
 from support_monitor import THRESHOLD, Fleet, scores
 
 from wherry_contract.bundle import assemble
@@ -68,6 +68,7 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
     with running_server(folder / "data") as server:
         shops = {name: Device(enrol(server, name, site=site)) for name, site in SHOPS.items()}
         with running_devices(*shops.values()):
+            release(server.data, bundle)
             path = folder / "fraud.wherry"
             path.write_bytes(bundle.to_tar())
             wherry(server.data, "push", str(path), "--yes", "--wait", "--soak", "0s")

@@ -59,7 +59,7 @@ class Agent:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     data = tmp_path_factory.mktemp("ask") / "data"
-    with running_server(data, "--broker", "mosquitto", pinned=False) as found:
+    with running_server(data, "--broker", "mosquitto") as found:
         yield found
 
 

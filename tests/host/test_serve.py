@@ -42,7 +42,7 @@ MADE = make_bundle()
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One server for the tests that only ask."""
-    with running_server(tmp_path_factory.mktemp("serve") / "data") as found:
+    with running_server(tmp_path_factory.mktemp("serve") / "data", pinned=True) as found:
         yield found
 
 
@@ -145,7 +145,7 @@ def test_anybody_may_ask_whether_it_runs(server: Server) -> None:
 
 
 def test_it_is_not_ready_while_a_part_of_it_is_down(tmp_path: Path) -> None:
-    with running_server(tmp_path / "data") as server:
+    with running_server(tmp_path / "data", pinned=True) as server:
         log = server.data / "broker" / "broker.log"
         log.unlink()
         log.mkdir()  # so that the broker cannot be started again
@@ -319,7 +319,9 @@ def test_a_device_gets_papers_that_its_agent_can_read(server: Server) -> None:
 
 def test_without_tls_devices_that_come_at_once_all_get_their_account(tmp_path: Path) -> None:
     names = [f"till-{place}" for place in range(24)]
-    with running_server(tmp_path / "data", "--broker", "mosquitto", "--plain") as server:
+    with running_server(
+        tmp_path / "data", "--broker", "mosquitto", "--plain", pinned=True
+    ) as server:
         client = server.client
 
         def join(name: str) -> str:
@@ -341,7 +343,9 @@ def test_without_tls_devices_that_come_at_once_all_get_their_account(tmp_path: P
 def test_it_ends_in_order_and_comes_back_where_it_was(
     tmp_path: Path, which: signal.Signals, kind: str
 ) -> None:
-    with running_server(tmp_path / "data", "--broker", kind, "--fleet", "shops") as server:
+    with running_server(
+        tmp_path / "data", "--broker", kind, "--fleet", "shops", pinned=True
+    ) as server:
         before, children = server.facts, server.children()
         assert children
         assert server.stop(which) == 0
@@ -361,7 +365,7 @@ def test_a_second_server_on_the_same_folder_is_refused(server: Server) -> None:
 
 
 def test_killed_it_leaves_no_broker_and_starts_again(tmp_path: Path) -> None:
-    with running_server(tmp_path / "data") as server:
+    with running_server(tmp_path / "data", pinned=True) as server:
         before, children = server.facts, server.children()
         server.kill()
         wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children))
@@ -391,7 +395,7 @@ def test_what_cannot_start_says_why(tmp_path: Path, arguments: list[str], code: 
 
 
 def test_another_fleet_in_the_same_folder_is_refused(tmp_path: Path) -> None:
-    with running_server(tmp_path / "data", "--fleet", "shops") as server:
+    with running_server(tmp_path / "data", "--fleet", "shops", pinned=True) as server:
         server.stop()
         data = str(server.data)
         found = wherry(tmp_path, "serve", "--data", data, "--fleet", "banks", ok=3)
@@ -400,7 +404,7 @@ def test_another_fleet_in_the_same_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_somebody_elses_broker(tmp_path: Path, mosquitto: Mosquitto) -> None:
-    with running_server(tmp_path / "data", "--broker", mosquitto.url) as server:
+    with running_server(tmp_path / "data", "--broker", mosquitto.url, pinned=True) as server:
         assert not server.children()
         config = load_config(enrol(server, "till-1"))
         assert config.broker

@@ -22,7 +22,7 @@ KEYS = [w for name in ("models-1", "models-2", "targets-1", "targets-2") for w i
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running_server(tmp_path_factory.mktemp("root") / "data", pinned=False) as found:
+    with running_server(tmp_path_factory.mktemp("root") / "data") as found:
         yield found
 
 
@@ -74,17 +74,17 @@ def test_metadata_is_served_and_never_kept_by_caches(server: Server) -> None:
 
 def test_a_fleet_with_a_root_does_not_become_one_with_pinned_keys(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    with running_server(data, pinned=False):
+    with running_server(data):
         pass
     assert "H08" in wherry(data, "serve", "--data", str(data), "--pinned", ok=3).stderr
 
 
 def test_a_fleet_with_pinned_keys_keeps_them(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    with running_server(data):
+    with running_server(data, pinned=True):
         pass
     assert Kept.read(data / "settings.json").pinned
-    with running_server(data, pinned=False):
+    with running_server(data):
         assert not Repository(data).exists
     older = json.loads((data / "settings.json").read_text())
     del older["pinned"]  # as before there was a repository
