@@ -202,7 +202,7 @@ def test_a_flashed_board_enrols_by_itself_and_serves_its_first_bundle(tmp_path: 
     bundle = make_bundle("1.0.0")
     (tmp_path / "fraud.wherry").write_bytes(bundle.to_tar())
     data = tmp_path / "fleet"
-    with running_server(data) as server:
+    with running_server(data, pinned=True) as server:
         card = make_card(tmp_path / "card")
         batch = tmp_path / "t.toml"
         batch.write_text(
