@@ -59,12 +59,13 @@ class Fleet:
     contract: InputContract = field(default_factory=inputs)
     reference_rows: int = 20_000
     seed: int = 1
+    pairs: tuple[tuple[str, str], ...] = ()
     windows: list[StoredWindow] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.rng = np.random.default_rng(self.seed)
         raw = rows(self.rng, self.reference_rows)
-        self.profile = build_profile(self.contract, raw, scores(raw), THRESHOLD)
+        self.profile = build_profile(self.contract, raw, scores(raw), THRESHOLD, pairs=self.pairs)
         self.counter = self.profile.counter(self.contract)
 
     @property
@@ -95,6 +96,13 @@ class Fleet:
             scores=tuple(np.bincount(score_bins(flags), minlength=SCORE_BINS).tolist()),
             latency=tuple(latency),
             reason="time",
+            pairs=dict(
+                zip(
+                    [pair.name for pair in self.profile.pairs],
+                    self.counter.split_pairs(slots),
+                    strict=True,
+                )
+            ),
         )
         self.windows.append(StoredWindow(device, {}, 0.0, replace(window, **changes)))
 

@@ -222,3 +222,32 @@ def test_customers_that_come_again_do_not_raise_alarms() -> None:
     assert np.mean(np.array(naive) < 0.01) > 0.5
     assert np.mean(np.array(mended) < 0.01) < 0.06
     assert not alerts(view)
+
+
+# --- two features together ------------------------------------------------------------------
+
+
+def test_a_pair_shows_what_no_feature_shows() -> None:
+    """Amounts and counts swap partners: each keeps its spread, their pair does not."""
+    fleet = Fleet(pairs=(("AMOUNT", "COUNT"),))
+    for day in range(8):
+        raw = rows(fleet.rng, 1500)
+        if day > 4:
+            raw[:, :2] = np.sort(raw[:, :2], axis=0)
+        fleet.send("a", day, raw)
+    view = judge(fleet.references, fleet.windows)
+    found = {(subject, kind) for _, subject, kind in alerts(view)}
+    assert found == {("AMOUNT*COUNT", "pair")}
+    (fleet_cell,) = [cell for cell in view.alerts if not cell.device]
+    assert len(fleet_cell.explained_by) == 3
+    assert all("AMOUNT" in text and "COUNT" in text for text in fleet_cell.explained_by[:1])
+
+
+def test_windows_with_other_pairs_are_left_out() -> None:
+    fleet = Fleet(pairs=(("AMOUNT", "COUNT"),))
+    fleet.send("a", 0, rows(fleet.rng, 300))
+    fleet.send("a", 1, rows(fleet.rng, 300), pairs={"AMOUNT*KIND": (300,)})
+    view = judge(fleet.references, fleet.windows)
+    assert [(item.reason, item.rows) for item in view.refusals] == [
+        ("other pairs than its bundle has", 300)
+    ]

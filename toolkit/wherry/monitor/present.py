@@ -25,6 +25,7 @@ from .view import (
     Cell,
     Decision,
     FleetView,
+    Kind,
     Policy,
     ScorePair,
     Standing,
@@ -198,7 +199,8 @@ class _Teller:
             return ()
         place, moved = self._places.index(of.device), []
         for track in self._tracks:
-            if track.subject.key.edges != of.edges or track.subject.key.bundle:
+            kind = track.subject.tests[0].kind
+            if track.subject.key.edges != of.edges or kind != Kind.SHAPE:
                 continue
             for record in reversed(track.records):
                 at = record.position(place)

@@ -12,7 +12,7 @@ import numpy as np
 from wherry_contract.features import Feature, InputContract
 from wherry_contract.histograms import SCORE_BINS
 from wherry_contract.manifest import Output
-from wherry_contract.profile import LEAST_SHARE, FeatureProfile, ReferenceProfile
+from wherry_contract.profile import LEAST_SHARE, FeatureProfile, PairProfile, ReferenceProfile
 from wherry_contract.slots import FeatureCounts
 from wherry_contract.window import Window
 
@@ -24,6 +24,7 @@ SCORE: Final = "score"
 FLAGGED: Final = "flagged"
 CLASSES: Final = "classes"
 _SCORE_GROUPS: Final = 10
+_LEAST_CELL: Final = 0.02  # a cell of a pair that stands alone holds at least this share
 _PROBABILITY: Final = Output("score", -1, 0.5)
 
 
@@ -43,7 +44,8 @@ class Group:
     Attributes:
         edges: that were counted against.
         bundle: for the model's answers, which belong to it; "" for the features, whose counts
-            do not depend on the model.
+            do not depend on the model; for a pair its name, since which pairs are counted may
+            differ between models of the same edges.
     """
 
     edges: str
@@ -88,7 +90,8 @@ class Subject:
     @property
     def group(self) -> Group:
         """Whose row holds its counts."""
-        return Group(self.key.edges, self.key.bundle)
+        pair = self.tests[0].kind == Kind.PAIR
+        return Group(self.key.edges, self.key.name if pair else self.key.bundle)
 
     @property
     def columns(self) -> slice:
@@ -131,10 +134,13 @@ def window_rows(window: Window, reference: Reference) -> dict[Group, Row]:
         answers += (0, 0)
     else:
         answers += (window.flagged, window.rows - window.flagged)
-    return {
+    found = {
         Group(window.edges, ""): np.array(counts, np.int64),
         Group(window.edges, window.bundle): np.array(answers, np.int64),
     }
+    for name, cells in window.pairs.items():
+        found[Group(window.edges, name)] = np.array(cells, np.int64)
+    return found
 
 
 def feature_subjects(reference: Reference) -> list[Subject]:
@@ -147,7 +153,35 @@ def feature_subjects(reference: Reference) -> list[Subject]:
         weekly = feature.period == "week"
         found.append(Subject(Key(edges, feature.name), row, tests, first, weekly))
         first += len(row)
-    return found
+    return found + [_pair_subject(reference, pair) for pair in reference.profile.pairs]
+
+
+def _pair_subject(reference: Reference, pair: PairProfile) -> Subject:
+    """Two features together; cells that are rare in the reference share a group.
+
+    It is judged like a feature by whole weeks if the week moves one of the two.
+    """
+    profile, contract = reference.profile, reference.contract
+    names = {item.name: item for item in contract.features}
+    slots = {item.name: _slot_labels(item, names[item.name]) for item in profile.features}
+    first, second = pair.features
+    labels = [f"{first} {a}, {second} {b}" for a in slots[first] for b in slots[second]]
+    group = join_rare(pair.counts, _LEAST_CELL * sum(pair.counts))
+    often = dict[int, str]()
+    for place in set(group):
+        mine = [labels[i] for i, other in enumerate(group) if other == place]
+        often[place] = mine[0] if len(mine) == 1 else f"the rest ({len(mine)} cells)"
+    texts = tuple(often[place] for place in range(max(group) + 1))
+    weekly = any(names[name].period == "week" for name in pair.features)
+    test = Spread(Kind.PAIR, group, texts)
+    key = Key(profile.edges_id, pair.name)
+    return Subject(key, np.array(pair.counts, np.int64), (test,), 0, weekly)
+
+
+def _slot_labels(profile: FeatureProfile, feature: Feature) -> list[str]:
+    category = feature.dtype == "category"
+    low = "unseen" if category else "below the minimum"
+    return [low, *_bin_labels(profile, feature), "above the maximum", "missing"]
 
 
 def answer_subjects(reference: Reference, bundle: str) -> list[Subject]:

@@ -164,6 +164,9 @@ def _reason_against(reference: Reference | None, window: Window) -> str:
     slots = {item.name: len(item.counts.bins) for item in profile.features}
     if {name: len(counts.bins) for name, counts in window.features.items()} != slots:
         return "other features or bins than its edges have"
+    cells = {pair.name: len(pair.counts) for pair in profile.pairs}
+    if any(len(counts) != cells.get(name) for name, counts in window.pairs.items()):
+        return "other pairs than its bundle has"
     return ""
 
 

@@ -24,6 +24,7 @@ class Kind(StrEnum):
     MISSING = "missing"  # the share of gaps
     RANGE = "range"  # the share below the contract's minimum or above its maximum
     UNSEEN = "unseen"  # the share of categories that the contract does not list
+    PAIR = "pair"  # how two features go together
     SCORE = "score"  # how the model's scores are spread
     FLAGGED = "flagged"  # the share that the model flags
     CLASSES = "classes"  # how often the model decides each class

@@ -16,6 +16,7 @@ _KINDS: Final = {
     Kind.MISSING: " missing",
     Kind.RANGE: " out of range",
     Kind.UNSEEN: " unseen",
+    Kind.PAIR: "",
     Kind.SCORE: "",
     Kind.FLAGGED: "",
     Kind.CLASSES: "",

@@ -23,7 +23,7 @@ _MARKS: Final = {
     Decision.NO_BASELINE: "new",
     Decision.WAITING: "few rows",
 }
-_WHOLE: Final = (Kind.SHAPE, Kind.SCORE, Kind.FLAGGED, Kind.CLASSES)
+_WHOLE: Final = (Kind.SHAPE, Kind.PAIR, Kind.SCORE, Kind.FLAGGED, Kind.CLASSES)
 _STATES: Final = {
     Decision.ACT: "Drifted",
     Decision.WARN: "Drifted",

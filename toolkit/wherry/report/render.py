@@ -108,7 +108,7 @@ def _drift(data: ReportData) -> Iterator[Picture]:
     for name in facts.subjects(view):
         if name == FLAGGED:
             continue  # a share, with a picture of its own
-        kinds = (Kind.SHAPE, Kind.SCORE, Kind.CLASSES)
+        kinds = (Kind.SHAPE, Kind.PAIR, Kind.SCORE, Kind.CLASSES)
         cells = [cell for cell in view.cells if cell.subject == name and cell.kind in kinds]
         yield draw(charts.drift(cells, inks, view.policy, view), name, "")
 
