@@ -66,16 +66,34 @@ def read_rows(
     source = _Table(path, _load(path, contract, data))
     if not source.table.num_rows:
         raise SetupError("H10", f"{path.name} has no rows")
-    raw = np.empty((source.table.num_rows, len(contract.features)))
-    for place, feature in enumerate(contract.features):
-        raw[:, place] = source.feature(feature)
     return Rows(
-        raw=raw,
+        raw=table_matrix(path, source.table, contract),
         labels=source.label(data.label, wanted) if data.label else None,
         cards=source.cards(data.card) if data.card else None,
         days=source.days(data.time) if data.time else None,
         digest=_digest(path),
     )
+
+
+def table_matrix(path: Path, table: Any, contract: InputContract) -> RawMatrix:
+    """The raw matrix of some rows of a table.
+
+    Args:
+        path: of its file, for the error.
+        table: of pyarrow.
+        contract: which columns are features, and what they may hold.
+
+    Returns:
+        float64, shape (rows, features).
+
+    Raises:
+        SetupError: H10.
+    """
+    source = _Table(path, table)
+    raw = np.empty((table.num_rows, len(contract.features)))
+    for place, feature in enumerate(contract.features):
+        raw[:, place] = source.feature(feature)
+    return raw
 
 
 def refuse_unknown_classes(rows: Rows, data: Data, classes: Sequence[str]) -> None:
