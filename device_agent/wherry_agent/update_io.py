@@ -175,7 +175,10 @@ class Updater:
         if resumed != self.record:  # a start is counted before the model can end it
             self._save_if_possible(resumed)
         self.record = resumed
-        upgraded = self.record.runtime != self._board.runtime_id
+        former, now = self.record.runtime, self._board.runtime_id
+        upgraded = former != now
+        if upgraded and former:
+            self._tell(Fact("agent.runtime", f"{former} -> {now}; golden vectors are run again"))
         choice = self._reach.shelf.choose(self.record, probed=upgraded)
         self._serve(choice)
         record = replace(choice.record, runtime=self._board.runtime_id)
