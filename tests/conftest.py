@@ -7,14 +7,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
-from support import SHARED, Mosquitto, running_mosquitto
+from hypothesis import HealthCheck, settings
+from support import EMULATED, SHARED, Mosquitto, examples, running_mosquitto
 
 # a shell that starts us in the background ignores SIGINT for us, and programs inherit that
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # machines of CI are shared and slow: no example is wrong for taking long
-settings.register_profile("wherry", deadline=None)
+settings.register_profile(
+    "wherry",
+    deadline=None,
+    max_examples=examples(100),
+    suppress_health_check=[HealthCheck.too_slow] * EMULATED,
+)
 settings.load_profile("wherry")
 
 

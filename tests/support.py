@@ -14,6 +14,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent
+# set where the tests run on a board's CPU, at a tenth of this machine's speed or less
+EMULATED = bool(os.environ.get("WHERRY_EMULATED"))
 SHARED = Path(os.environ.get("WHERRY_SHARED", ROOT.parent / "shared")) / "data"
 
 
@@ -24,6 +26,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def examples(count: int) -> int:
+    """How many examples a property is tried with: a tenth of them where CPUs are emulated."""
+    return max(5, count // 10) if EMULATED else count
+
+
 def wait_for(
     look: Callable[[], T], *, seconds: float = 20.0, what: str | Callable[[], str] = ""
 ) -> T:
@@ -31,9 +38,10 @@ def wait_for(
 
     Args:
         look: the condition.
-        seconds: how long.
+        seconds: how long; longer where the CPU is emulated.
         what: words for what never came, or what makes them then.
     """
+    seconds *= 6 if EMULATED else 1
     end = time.monotonic() + seconds
     while True:
         found = look()

@@ -1,7 +1,7 @@
 """What tests of the agent share: small real bundles with real signatures, a real depot, configs.
 
-The models are logistic regressions made with onnx.helper and run by ONNX Runtime; a flaw
-is built into the graph or the parts, never pretended.
+The models are logistic regressions, written for the runtime that is installed here; a flaw is
+built into the graph or the parts, never pretended.
 """
 
 from __future__ import annotations
@@ -11,18 +11,19 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from securesystemslib.dsse import Envelope
 from securesystemslib.signer import CryptoSigner
+from support_models import Flaw, needs_of, regression
 
 from wherry_agent.config import AgentConfig, load_config
 from wherry_contract.assignment import PAYLOAD_TYPE, Assignment
@@ -30,7 +31,7 @@ from wherry_contract.bundle import Layout, Parts, assemble
 from wherry_contract.encoder import Encoder, Step
 from wherry_contract.features import Feature, InputContract, RawMatrix
 from wherry_contract.golden import GoldenVectors
-from wherry_contract.manifest import BoardNeeds, Manifest, Output, RuntimeNeeds, Soak
+from wherry_contract.manifest import BoardNeeds, Manifest, Output, Soak
 from wherry_contract.messages import wrap_assignment
 from wherry_contract.oci import blob_path
 from wherry_contract.profile import build_profile
@@ -51,17 +52,6 @@ LONG_AGO, FAR_AHEAD = 1.6e9, 4.0e9  # Unix seconds: 2020 and 2096
 WEIGHTS = (0.02, 0.3, -0.1)
 BIAS = -3.0
 THRESHOLD = 0.5
-
-Flaw = Literal[
-    "",
-    "golden",  # loads, but its golden vectors disagree
-    "operator",  # names an operator outside the allow-list, which a careless host let pass
-    "nan",  # a score that is none for amounts above 1000; its golden vectors are below
-    "crash",  # kills the process that scores its golden vectors, by SIGFPE
-    "slow",  # minutes for one row
-    "memory",  # a tensor of 4 GB
-    "unloadable",  # no ONNX at all
-]
 
 # --- keys and signatures --------------------------------------------------------------------
 
@@ -176,7 +166,7 @@ def make_bundle(
     soak: Soak | None = None,
     rule: bool = True,
     signer: CryptoSigner | None = None,
-    wants: str = ">=1.20,<2",
+    wants: str = "",
     architectures: tuple[str, ...] = (),
     threads: int = 1,
     card: bytes = b"# A model for tests\n",
@@ -195,7 +185,7 @@ def make_bundle(
         soak: 5 rows and no time unless said otherwise.
         rule: whether there is a fallback rule: AMOUNT > 200.
         signer: who signs it.
-        wants: the range of runtime versions.
+        wants: the range of runtime versions; a wide one unless said otherwise.
         architectures: of the boards that it is for; none means any.
         threads: for one inference.
         card: the model card; a long one makes a bundle of any size.
@@ -214,7 +204,7 @@ def make_bundle(
         name=name,
         version=version,
         family=family,
-        runtime=_runtime(flaw, wants, threads),
+        runtime=needs_of(flaw, wants, threads),
         board=BoardNeeds(architectures),
         input=inputs,
         encoder=encoder,
@@ -226,7 +216,7 @@ def make_bundle(
     made = Parts if not flaw else UncheckedParts
     parts = made(
         manifest,
-        b"no model" if flaw == "unloadable" else _onnx(weights, bias, flaw),
+        regression(weights, bias, flaw),
         build_profile(inputs, raw, scores, THRESHOLD),
         _golden(inputs, raw[:20], scores[:20], flaw),
         {"model-card.md": card},
@@ -271,13 +261,6 @@ def expected_scores(
     return np.asarray(1 / (1 + np.exp(-np.clip(logits, -500, 500))))
 
 
-def _runtime(flaw: Flaw, wants: str, threads: int) -> RuntimeNeeds:
-    operators: tuple[str, ...] = ("Add", "MatMul", "Sigmoid")
-    if flaw == "operator":
-        operators = (*operators, "Loop")
-    return RuntimeNeeds("onnxruntime", wants, 8, {"": 13}, operators, threads)
-
-
 def _golden(
     inputs: InputContract, raw: RawMatrix, scores: NDArray[np.float64], flaw: Flaw
 ) -> GoldenVectors:
@@ -293,103 +276,6 @@ def _golden(
         inputs.names, tuple(tuple(row) for row in rows), tuple(wanted.tolist()), 1e-5
     )
 
-
-def _onnx(weights: Sequence[float], bias: float, flaw: Flaw) -> bytes:
-    from onnx import TensorProto, helper
-
-    width = len(weights)
-    constants = [
-        helper.make_tensor("weights", TensorProto.FLOAT, [width, 1], list(weights)),
-        helper.make_tensor("bias", TensorProto.FLOAT, [1], [bias]),
-    ]
-    nodes = [
-        helper.make_node("MatMul", ["input", "weights"], ["product"]),
-        helper.make_node("Add", ["product", "bias"], ["logit"]),
-        helper.make_node("Sigmoid", ["logit"], ["sound"]),
-    ]
-    more = _FLAWED.get(flaw)
-    if more is None:
-        nodes.append(helper.make_node("Identity", ["sound"], ["score"]))
-    else:
-        more_nodes, more_constants = more()
-        nodes += [*more_nodes, helper.make_node("Add", ["sound", "nothing"], ["score"])]
-        constants += [*_first_column(), *more_constants]
-        nodes.insert(0, helper.make_node("Slice", ["input", "from", "to", "axis"], ["amount"]))
-    graph = helper.make_graph(
-        nodes,
-        "regression",
-        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["rows", width])],
-        [helper.make_tensor_value_info("score", TensorProto.FLOAT, ["rows", 1])],
-        constants,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    return bytes(model.SerializeToString(deterministic=True))
-
-
-def _first_column() -> list[Any]:
-    from onnx import TensorProto, helper
-
-    return [
-        helper.make_tensor(name, TensorProto.INT64, [1], [value])
-        for name, value in (("from", 0), ("to", 1), ("axis", 1))
-    ]
-
-
-def _nan() -> tuple[list[Any], list[Any]]:
-    """The root of (1000 - amount), times nothing."""
-    from onnx import TensorProto, helper
-
-    return [
-        helper.make_node("Sub", ["limit", "amount"], ["room"]),
-        helper.make_node("Sqrt", ["room"], ["root"]),
-        helper.make_node("Mul", ["root", "zero"], ["nothing"]),
-    ], [
-        helper.make_tensor("limit", TensorProto.FLOAT, [1], [1000.0]),
-        helper.make_tensor("zero", TensorProto.FLOAT, [1], [0.0]),
-    ]
-
-
-def _crash() -> tuple[list[Any], list[Any]]:
-    """The least integer by -1: the one division that the runtime does not guard (x86)."""
-    from onnx import TensorProto, helper
-
-    return [
-        helper.make_node("Cast", ["amount"], ["whole"], to=TensorProto.INT32),
-        helper.make_node("Max", ["whole", "minus"], ["kept"]),
-        helper.make_node("Mod", ["least", "kept"], ["rest"]),
-        helper.make_node("Cast", ["rest"], ["rest_float"], to=TensorProto.FLOAT),
-        helper.make_node("Mul", ["rest_float", "zero"], ["nothing"]),
-    ], [
-        helper.make_tensor("least", TensorProto.INT32, [1], [-(2**31)]),
-        helper.make_tensor("minus", TensorProto.INT32, [1], [-1]),
-        helper.make_tensor("zero", TensorProto.FLOAT, [1], [0.0]),
-    ]
-
-
-def _square(side: int, products: int) -> tuple[list[Any], list[Any]]:
-    """A large matrix made of the rows' sum, multiplied by itself, times nothing."""
-    from onnx import TensorProto, helper
-
-    nodes = [
-        helper.make_node("ReduceSum", ["amount"], ["total"], keepdims=1),
-        helper.make_node("Expand", ["total", "side"], ["m0"]),
-        *(
-            helper.make_node("MatMul", [f"m{turn}", f"m{turn}"], [f"m{turn + 1}"])
-            for turn in range(products)
-        ),
-        helper.make_node("ReduceMax", [f"m{products}"], ["most"], keepdims=1),
-        helper.make_node("Greater", ["most", "most"], ["never"]),
-        helper.make_node("Cast", ["never"], ["nothing"], to=TensorProto.FLOAT),
-    ]
-    return nodes, [helper.make_tensor("side", TensorProto.INT64, [2], [side, side])]
-
-
-_FLAWED: Mapping[str, Callable[[], tuple[list[Any], list[Any]]]] = {
-    "nan": _nan,
-    "crash": _crash,
-    "slow": lambda: _square(4000, 400),
-    "memory": lambda: _square(32_000, 0),
-}
 
 # --- the depot ------------------------------------------------------------------------------
 

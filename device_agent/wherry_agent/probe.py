@@ -79,13 +79,19 @@ def _load(digest: str, parts: Parts) -> Model:
 
 
 def _check_golden(model: Model, parts: Parts) -> float:
+    """Together and one by one: for one row a runtime has other kernels, which may be wrong.
+
+    Seen: onnxruntime 1.21 for armhf, exact for two rows and more, wrong for every single one.
+    """
     raw = parts.golden.matrix(parts.manifest.input)
     try:
-        scores = model.scores(raw)
+        together = model.scores(raw)
+        alone = np.concatenate([model.scores(row[np.newaxis]) for row in raw])
     except Exception as error:  # whatever a runtime throws at its own golden vectors is a refusal
         _refuse_hunger(error)
         raise ProbeError("P04", " ".join(str(error).split())[:300]) from error
-    return parts.golden.judge(scores, parts.manifest.output.threshold)
+    threshold = parts.manifest.output.threshold
+    return max(parts.golden.judge(scores, threshold) for scores in (together, alone))
 
 
 def _refuse_hunger(error: Exception) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support import examples
 from support_agent import FLEET
 from support_fleet import open_store, window
 
@@ -348,7 +349,7 @@ def test_a_database_of_another_form_is_set_aside(tmp_path: Path) -> None:
     box.close()
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
 @given(place=st.floats(0, 1, exclude_max=True), flips=st.integers(1, 255), cut=st.booleans())
 def test_no_damage_keeps_the_agent_from_starting(
     tmp_path: Path, place: float, flips: int, *, cut: bool
@@ -482,7 +483,7 @@ ACTIONS = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
 @given(ACTIONS)
 def test_it_behaves_like_a_list(tmp_path: Path, actions: list[tuple[str, int]]) -> None:
     """Against a model of a few lines: same messages, same order, same count of what was dropped."""

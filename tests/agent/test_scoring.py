@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import examples
 from support_agent import WEIGHTS, expected_scores, make_bundle, reference_rows
 from support_device import HandClock
 
@@ -95,7 +96,7 @@ def odd_rows(rows: int, seed: int) -> RawMatrix:
     return raw
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(st.lists(st.integers(1, 700), min_size=1, max_size=6), st.integers(0, 10**6))
 def test_a_window_is_what_a_host_would_count(batches: list[int], seed: int) -> None:
     bench = Bench(window_rows=10**6)

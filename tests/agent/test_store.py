@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support import examples
 from support_agent import may_trace, strace_program
 
 from wherry_agent.store import BlobStore, StatePair, durable_write, folder_lock
@@ -21,7 +22,9 @@ from wherry_contract.errors import BundleError, StoreError
 from wherry_contract.wire import compact, sha256_digest
 
 ANYWHERE = settings(
-    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(80),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import examples
 from support_agent import order_for
 
 from wherry_agent.record import DeviceRecord, Slot, Update
@@ -419,7 +420,7 @@ EVENTS = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(EVENTS)
 def test_a_device_that_had_a_good_model_keeps_one(events: list[Result | str]) -> None:
     """Whatever happens, something serves, unless the old model itself stops passing its probe."""
@@ -453,7 +454,7 @@ def _staged(record: DeviceRecord) -> DeviceRecord:
     return record.with_slot(name, slot).with_update(slot=name)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.lists(st.sampled_from([E.DONE, E.FAIL, E.RETRY, E.NEWER]), max_size=30))
 def test_every_update_ends(events: list[E]) -> None:
     """After any beginning, an action that always fails or always works leads to IDLE."""
