@@ -137,14 +137,16 @@ class SlotCounter:
         cells = sum(self._sizes[first] * self._sizes[second] for first, second in self._pairs)
         return np.zeros(int(self._starts[-1]) + cells, np.int64)
 
-    def add(self, counts: Counts, raw: RawMatrix) -> None:
+    def add(self, counts: Counts, raw: RawMatrix, places: NDArray[np.uint8] | None = None) -> None:
         """Count a block into `counts`.
 
         Args:
             counts: int64, as `zeros` makes it; changed in place.
             raw: float64, shape (rows, features).
+            places: uint8 of the same shape; if it is there, it is filled with the number of
+                each value's slot, 255 for any that is higher.
         """
-        if len(raw) == 1 and not self._wide:
+        if len(raw) == 1 and not self._wide and places is None:
             np.less_equal(raw, self._matrix, self._within)
             cells = self._last - np.add.reduce(self._met, 0, np.uint8)
             counts[cells] += 1
@@ -152,9 +154,12 @@ class SlotCounter:
                 self._add_pairs(counts, cells[np.newaxis])
             return
         for start in range(0, len(raw), _BLOCK_ROWS):
-            self._add_block(counts, raw[start : start + _BLOCK_ROWS])
+            cells = self._add_block(counts, raw[start : start + _BLOCK_ROWS])
+            if places is not None:
+                found = np.minimum(cells - self._starts[:-1], 255)
+                places[start : start + _BLOCK_ROWS] = found
 
-    def _add_block(self, counts: Counts, raw: RawMatrix) -> None:
+    def _add_block(self, counts: Counts, raw: RawMatrix) -> NDArray[np.intp]:
         if self._scratch is None:
             shape = (_BLOCK_ROWS, raw.shape[1])
             self._scratch = (
@@ -178,6 +183,7 @@ class SlotCounter:
         features = int(self._starts[-1])
         counts[:features] += np.bincount(cells.ravel(), minlength=features)
         self._add_pairs(counts, cells)
+        return cells
 
     def _add_pairs(self, counts: Counts, cells: NDArray[np.intp]) -> None:
         start = int(self._starts[-1])

@@ -37,6 +37,7 @@ from .intake import Board
 from .log_ring import LogRing, where
 from .mqtt import Handlers, Link
 from .outbox import Outbox
+from .probing import SIGNS
 from .pulse import UPDATES, Notifier, Pulse, Watchdog
 from .reach import Reach
 from .runtime import runtimes
@@ -114,7 +115,12 @@ def build_core(config: AgentConfig, outbox: Outbox, clock: TrustedClock, depot: 
         spool.tell(Fact("D04", f"it lies in {outbox.damaged.name} now", "error"))
     if outbox.copied:
         spool.tell(Fact("agent.copied", f"it reports as spool {outbox.spool} now", "warning"))
-    scorer = Scorer(config.limits, clock, spool.emit, Senses())
+
+    def alarm(sign: str) -> None:
+        hour = int(clock.now() // 3600)
+        spool.tell(Fact("probing", SIGNS[sign], "warning"), key=f"probing:{sign}:{hour}")
+
+    scorer = Scorer(config.limits, clock, spool.emit, Senses(), alarm)
     blobs = BlobStore(config.state_dir)
     reach = Reach(
         blobs=blobs,

@@ -7,7 +7,7 @@ and no payment waits for more than a block (benchmarks/drift_counting.py).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -24,7 +24,9 @@ from wherry_contract.histograms import (
     TEMPERATURE_BINS,
     latency_bins,
     memory_bin,
+    score_bins,
     temperature_bin,
+    value_bins,
 )
 from wherry_contract.manifest import Manifest
 from wherry_contract.messages import Place
@@ -75,16 +77,29 @@ class Tally:
         return Window(place=place, **known)
 
 
+Look = Callable[
+    [RawMatrix, NDArray[np.uint8], NDArray[np.intp], NDArray[np.bool_]], Mapping[str, int]
+]
+"""Sees raw rows, their slots, their scores' bins and flags; says what of that is to be counted."""
+
+
 class Counter:
     """Counts one window after the other for one bundle; not to be shared by threads."""
 
-    def __init__(self, bundle: str, manifest: Manifest, profile: ReferenceProfile) -> None:
+    def __init__(
+        self,
+        bundle: str,
+        manifest: Manifest,
+        profile: ReferenceProfile,
+        look: Look | None = None,
+    ) -> None:
+        """Take the model's bundle, and who else looks at each block that is counted."""
+        self._look_at = look
         self._bundle = bundle
         self._profile = profile
         self._slots = profile.counter(manifest.input)
         self._names = len(manifest.output.classes)
-        threshold = np.array([manifest.output.threshold])
-        self._nearest = int(manifest.output.bins(threshold)[0])
+        self._nearest = threshold_bin(manifest)
         self._begin()
 
     def _begin(self) -> None:
@@ -98,6 +113,7 @@ class Counter:
         self._memory = np.zeros(MEMORY_BINS, np.int64)
         self._temperature = np.zeros(TEMPERATURE_BINS, np.int64)
         self._errors: dict[str, int] = {}
+        self._probing: dict[str, int] = {}
         self._first = self._last = 0.0
         self.since = 0.0  # monotonic; of the first thing counted
 
@@ -154,7 +170,8 @@ class Counter:
         self._count(_joined(raws, np.float64).reshape(-1, raws[0].shape[1]), held)
 
     def _count(self, raw: RawMatrix, held: Sequence[Answers]) -> None:
-        self._slots.add(self._counts, raw)
+        places = np.empty(raw.shape, np.uint8) if self._look_at else None
+        self._slots.add(self._counts, raw, places)
         flagged = _joined([item.flagged for item in held], np.bool_)
         bins = _joined([_bins(item) if item.fallback else item.bins for item in held], np.intp)
         self._flagged += int(np.count_nonzero(flagged))
@@ -162,6 +179,9 @@ class Counter:
         self._near += int(np.count_nonzero(near))
         cells = bins + flagged * (SCORE_BINS + 1)
         self._scores += np.bincount(cells, minlength=len(self._scores))
+        if self._look_at and places is not None:
+            for name, count in self._look_at(raw, places, bins, flagged).items():
+                self._probing[name] = self._probing.get(name, 0) + count
         if self._names:
             decisions = [item.decisions for item in held if item.decisions is not None]
             for decided in decisions:
@@ -192,10 +212,19 @@ class Counter:
             memory=_if_any(self._memory),
             temperature=_if_any(self._temperature),
             pairs=dict(zip(pairs, self._slots.split_pairs(self._counts), strict=True)),
+            probing=self._probing,
             profile=self._profile,
         )
         self._begin()
         return tally
+
+
+def threshold_bin(manifest: Manifest) -> int:
+    """The score bin in which a model's threshold lies."""
+    output = manifest.output
+    if output.edges:
+        return int(value_bins([output.threshold], output.edges)[0])
+    return int(score_bins([output.threshold])[0])
 
 
 def _bins(answers: Answers) -> NDArray[np.intp]:

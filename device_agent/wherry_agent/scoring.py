@@ -6,9 +6,12 @@ One `Scorer` holds what serves: a model with its bundle's rule behind it, or the
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from wherry_contract.errors import ServingError
 from wherry_contract.features import RawMatrix
@@ -17,8 +20,9 @@ from wherry_contract.profile import ReferenceProfile
 
 from .clock import Clock
 from .config import Limits
-from .counter import Counter, Tally
+from .counter import Counter, Tally, threshold_bin
 from .inference import Answers, Model, rule_answer
+from .probing import SIGNS, Probing
 from .senses import Senses
 
 _LOOK_SECONDS: Final = 60.0
@@ -71,9 +75,19 @@ class Scorer:
         clock: Clock,
         emit: Callable[[Tally], None],
         senses: Senses | None = None,
+        alarm: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Take the limits, the clock, who takes closed windows, and what looks at the board."""
+        """Take what it works with.
+
+        Args:
+            limits: when windows close.
+            clock: time.
+            emit: takes closed windows.
+            senses: looks at the board.
+            alarm: told when somebody seems to feel for the threshold, and by which sign.
+        """
         self._senses = senses
+        self._alarm = alarm
         self._looked = clock.monotonic()
         self._limits = limits
         self._clock = clock
@@ -97,11 +111,25 @@ class Scorer:
         """Serve with something else from the next row on; the window is cut."""
         with self._lock:
             self._close("switch")
-            self._counter = (
-                Counter(served.digest, served.manifest, served.profile) if served else None
-            )
+            self._counter = self._counter_of(served) if served else None
             self._served = served
             self._progress = Progress(self._clock.monotonic())
+
+    def _counter_of(self, served: Served) -> Counter:
+        probing = Probing(served.profile, threshold_bin(served.manifest))
+
+        def look(
+            raw: RawMatrix,
+            places: NDArray[np.uint8],
+            bins: NDArray[np.intp],
+            flagged: NDArray[np.bool_],
+        ) -> Mapping[str, int]:
+            found = probing.see(raw, places, bins, flagged, self._clock.monotonic() / 60)
+            for sign in found.keys() & SIGNS.keys():
+                self._alarm(sign)
+            return found
+
+        return Counter(served.digest, served.manifest, served.profile, look)
 
     def answer(
         self, raw: RawMatrix, served: Served, *, started: float, at: float | None
