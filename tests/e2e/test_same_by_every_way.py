@@ -68,8 +68,9 @@ class Till:
         self.config = self.folder / "agent.toml"
         self.process: subprocess.Popen[bytes] | None = None
         key, csr = make_request()
-        # a stick's order is nobody's rollout, and takes the place of one that is under way
-        labels = {"ends": "stick" if ways[-1] == "stick" else "network"}
+        # a stick's order is no rollout's, and takes the place of one that is under way
+        ends = "network" if ways[-1] != "stick" else "stick" if len(ways) > 1 else "nothing"
+        labels = {"rollout": ends}
         order = {"device": self.name, "family": FAMILY, "labels": labels, "csr": csr}
         files = scene.server.client.post("devices", order | {"listen": "127.0.0.1:0"})["files"]
         self.folder.mkdir()
@@ -147,7 +148,7 @@ def run_all(scene: Scene, tills: Sequence[Till], stack: ExitStack) -> None:
         if till.ways[0] != "stick":
             till.start(till.ways[0], SLOW if till in mixed else "")
     for ends in ("network", "stick"):
-        words = ["--select", f"ends={ends}", "--waves", "100%", "--yes"]
+        words = ["--select", f"rollout={ends}", "--waves", "100%", "--yes"]
         wherry(scene.server.data, "push", str(scene.bundle), *words)
     for till in mixed:
         wait_for(till.is_half_way, seconds=60, what=(till.folder / "log").read_text)
@@ -209,7 +210,7 @@ def test_it_ends_in_the_same_state_and_the_same_history(
     # `whole`: nothing was here that a delta could have begun with
     wanted = sorted(f"update.{step}" for step in (*steps, "whole", "committed"))
     assert [item[0] for item in till.history()] == wanted
-    served = till._scene.server.client.get(f"devices/{till.name}")["device"]["state"]
+    served = till._scene.server.client.get(f"devices/{till.name}")["state"]
     assert (served["bundle"], served["trust"], served["phase"]) == (NEW.digest, "good", "idle")
 
 
