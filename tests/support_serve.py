@@ -7,9 +7,11 @@ acknowledged, and connects again.
 
 from __future__ import annotations
 
+import shutil
+import signal
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPSConnection
 from pathlib import Path
@@ -24,6 +26,9 @@ from support_victim import KILLED, Victims
 
 from wherry.repository.lab import hold_ceremony
 from wherry.repository.repository import Repository
+from wherry.server.database import Database
+from wherry.server.depot import Depot
+from wherry.server.store import Store
 from wherry_agent.config import load_config
 from wherry_agent.identity import Enrolment
 from wherry_agent.identity import enrol as enrol_here
@@ -66,8 +71,6 @@ class Victim(Server):
 
     def kill(self) -> None:
         """Kill it, if it lives, and bury it."""
-        import signal
-
         self.victims.signal(signal.SIGKILL)
         self.bury()
 
@@ -84,6 +87,7 @@ class Shop:
     codes: dict[str, str] = field(default_factory=dict)
     told: set[int] = field(default_factory=set)
     revoked: set[str] = field(default_factory=set)
+    patience: float = 120.0  # seconds
 
     @property
     def data(self) -> Path:
@@ -158,8 +162,8 @@ class Shop:
 
     def until(self, look: Callable[[], Any]) -> None:
         """Wait for something, or for the server's end."""
-        alive = self.server.victims
-        wait_for(lambda: look() or not alive.alive, seconds=120, what=self.server.said)
+        alive, seconds = self.server.victims, self.patience
+        wait_for(lambda: look() or not alive.alive, seconds=seconds, what=self.server.said)
 
     # what must hold ------------------------------------------------------------------------
 
@@ -194,6 +198,70 @@ def make_data(data: Path) -> bytes:
     old = time.time() - 16 * DAY
     hold_ceremony(Repository(data, lambda: old), data / "keys", [FAMILY])
     return (data / "depot" / "tuf" / "1.root.json").read_bytes()
+
+
+@contextmanager
+def running_shop(victims: Victims, data: Path, folder: Path) -> Iterator[Shop]:
+    """A server that runs, two bundles that it took, and a till that is connected."""
+    shutil.rmtree(data, ignore_errors=True)
+    root = make_data(data)
+    server = Victim(data, victims)
+    server.start()
+    shop = Shop(server, folder, root)
+    for made in BUNDLES:
+        path = folder / "some.wherry"
+        path.write_bytes(made.to_tar())
+        act(data, f"publish {path} --data {{data}} {KEYS}")
+        with path.open("rb") as stream:
+            server.client.upload("bundles", stream, path.stat().st_size)
+    shop.till = Device(shop.enrol(0), root=fleet_root(data))
+    shop.till.start()
+    online = f"devices/{TILL}"
+    wait_for(lambda: server.client.get(online)["online"], seconds=60, what="the till")
+    try:
+        yield shop
+    finally:
+        shop.till.stop()
+        server.kill()
+
+
+def check(shop: Shop, rollouts: Iterable[str]) -> None:
+    """Everything that was answered is there, once."""
+    client, till = shop.server.client, shop.till
+    assert till
+    wait_for(lambda: not till.outbox, seconds=60, what=shop.server.said)
+    names = {row["device"] for row in client.get("devices")["devices"]}
+    assert names == {TILL, *shop.codes}
+    for name in shop.codes:
+        assert shop.is_let_in(name) == (name not in shop.revoked)
+    assert set(shop.check_list()) == {made.digest for made in BUNDLES}
+    taken = [row["digest"] for row in client.get("bundles")["bundles"]]
+    assert sorted(taken) == sorted(made.digest for made in (*BUNDLES, *shop.made.values()))
+    for name in rollouts:
+        row = client.get(f"rollouts/{name}")
+        assert [item["after"] for item in row["decisions"]].count("done") == 1
+        assert [item["outcome"] for item in row["devices"]] == ["committed"]
+        assert len({order.sequence for order in till.taken if order.rollout == name}) == 1
+    check_messages(shop)
+    assert "Traceback" not in shop.server.said()
+
+
+def check_messages(shop: Shop) -> None:
+    """Each message that the till has sent is stored once, and so is each report."""
+    assert shop.till
+    database = Database(shop.data / "fleet.sqlite")
+    store = Store(database, Depot(shop.data / "depot", shop.data / "keys"))
+    try:
+        windows = [item.window.place.seq for item in store.windows()]
+        events = [item.event for item in store.events()]
+        assert len(windows) == len(set(windows)) == 3 * len(shop.told)
+        assert len(windows) + len(events) == shop.till._seq
+        told = [event.rollout for event in events if event.outcome]
+        assert sorted(told) == sorted({order.rollout for order in shop.till.taken})
+        assert store.counters().get("windows", 0) == len(windows)
+        assert store.lost(TILL) == 0
+    finally:
+        store.close()
 
 
 def fleet_root(data: Path) -> TrustRoot:

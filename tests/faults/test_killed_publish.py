@@ -1,7 +1,7 @@
-"""`wherry publish`, `sign`, `key` and `export`, killed after each call that changes a file.
+"""`wherry publish`, `sign`, `key` and `export`: killed, unplugged, or on a disk that fails, at each call.
 
-Whatever is left, by a kill or by a pulled plug: a client that comes for the first time sees
-what was there before or all of the new, one that came before goes on, no key is lost, and
+Whatever is left: a client that comes for the first time sees what
+was there before or all of the new, one that came before goes on, no key is lost, and
 the same command, run again, ends it. `make test` takes a seeded sample of the crashes
 (``WHERRY_CRASH_SEED``), the tests marked `long` take all of them.
 """
@@ -9,6 +9,8 @@ the same command, run again, ends it. `make test` takes a seeded sample of the c
 from __future__ import annotations
 
 import copy
+import errno
+import itertools
 import os
 import random
 import shutil
@@ -36,6 +38,7 @@ from support_shim import Call, Page, quick_folder
 from support_victim import KILLED, Ended, Victims, running_victims
 
 SEED = int(os.environ.get("WHERRY_CRASH_SEED", "20261201"))
+ERRORS = (errno.EIO, errno.ENOSPC, errno.EROFS, 0)  # 0: a short write
 SAMPLE = 2  # crashes of each command in `make test`
 
 
@@ -184,6 +187,67 @@ def test_unplugged_after_every_call_each_way(
     looked = _pull_plugs(scene)
     took = time.monotonic() - began
     record_property("figure", f"n = {n} calls, {looked} crashes, 0 failures, {took:.0f} s")
+
+
+# --- a disk that fails ----------------------------------------------------------------------
+
+
+def _fail(scene: Scene, **fault: int) -> Ended:
+    """Run it on a disk that fails: it says so, or has done it; then the disk is well again."""
+    data = copied(scene.fleet, scene.data)
+    ended = scene.victims.run(filled(data, scene.command.words), data, **fault)
+    try:
+        assert ended.code in (0, 1, 3), ended.said
+        assert "should not have happened" not in ended.said, ended.said
+        if ended.code == 0 and not scene.command.ends:
+            assert view(data, scene.root) == scene.new, f"it lied: {ended.said}"
+        scene.check()
+    except Exception as error:
+        raise AssertionError(f"{fault}: {ended}") from error
+    return ended
+
+
+def _at(place: int, error: int) -> dict[str, int]:
+    return {"fail_at": place, "fail_errno": error, "fail_times": 1 + 5 * (error == errno.ENOSPC)}
+
+
+def test_a_disk_that_fails_is_told_and_costs_a_second_try(scene: Scene) -> None:
+    chance = random.Random(f"{SEED} fails {scene.command.words}")
+    place = chance.randint(1, len(scene.calls))
+    assert _fail(scene, **_at(place, chance.choice(ERRORS))).failed
+    _fail(scene, seed=chance.randint(1, 10_000), per_million=30_000, reads=1)
+
+
+@pytest.mark.long
+def test_every_call_fails_with_every_error(
+    scene: Scene, record_property: Callable[[str, object], None]
+) -> None:
+    began, runs, n = time.monotonic(), 0, 0
+    for place in itertools.count(1):
+        ends = [_fail(scene, **_at(place, error)) for error in ERRORS]
+        if not ends[0].failed:
+            break
+        runs, n = runs + len(ends), place
+    assert n >= len(scene.calls)
+    took = time.monotonic() - began
+    record_property("figure", f"n = {n} calls, {runs} runs, 0 failures, {took:.0f} s")
+
+
+@pytest.mark.long
+def test_calls_fail_at_random(scene: Scene, record_property: Callable[[str, object], None]) -> None:
+    began, seeds = time.monotonic(), range(200)
+    failed = sum(
+        _fail(
+            scene, seed=seed, per_million=(5_000, 20_000, 80_000)[seed % 3], reads=seed % 2
+        ).failed
+        for seed in seeds
+    )
+    took = time.monotonic() - began
+    told = f"seeds 0 to 199 at p = 0.005, 0.02 and 0.08: {failed} calls failed"
+    record_property("figure", f"{told}, 0 failures, {took:.0f} s")
+
+
+# --- and one that is no fork ----------------------------------------------------------------
 
 
 def test_the_program_itself_is_killed_too(memory: Path) -> None:

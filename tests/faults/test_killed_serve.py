@@ -13,23 +13,18 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support import wait_for
-from support_fleet import Device
-from support_release import act, copied
-from support_serve import BUNDLES, KEYS, TILL, Shop, Victim, fleet_root, make_data, survives
+from support_release import copied
+from support_serve import Shop, Victim, check, make_data, running_shop, survives
 from support_shim import quick_folder
 from support_victim import KILLED, Victims, running_victims
 
 from wherry.repository.repository import Repository
-from wherry.server.database import Database
-from wherry.server.depot import Depot
-from wherry.server.store import Store
 
 SEED = int(os.environ.get("WHERRY_CRASH_SEED", "20261201"))
 CALLS = {"take": 11, "enrol": 45, "revoke": 28, "roll": 45, "tell": 13}
@@ -50,65 +45,8 @@ def victims(memory: Path) -> Iterator[Victims]:
 
 @pytest.fixture
 def shop(memory: Path, victims: Victims, tmp_path: Path) -> Iterator[Shop]:
-    """A server that runs, two bundles that it took, and a till that is connected."""
-    data = memory / f"data-{time.monotonic_ns()}"
-    root = make_data(data)
-    server = Victim(data, victims)
-    server.start()
-    shop = Shop(server, tmp_path, root)
-    for made in BUNDLES:
-        path = tmp_path / "some.wherry"
-        path.write_bytes(made.to_tar())
-        act(data, f"publish {path} --data {{data}} {KEYS}")
-        with path.open("rb") as stream:
-            server.client.upload("bundles", stream, path.stat().st_size)
-    shop.till = Device(shop.enrol(0), root=fleet_root(data))
-    shop.till.start()
-    wait_for(lambda: server.client.get(f"devices/{TILL}")["online"], seconds=60, what="the till")
-    try:
-        yield shop
-    finally:
-        shop.till.stop()
-        server.kill()
-
-
-def check(shop: Shop, rollouts: Iterable[str]) -> None:
-    """Everything that was answered is there, once."""
-    client, till = shop.server.client, shop.till
-    assert till
-    wait_for(lambda: not till.outbox, seconds=60, what=shop.server.said)
-    names = {row["device"] for row in client.get("devices")["devices"]}
-    assert names == {TILL, *shop.codes}
-    for name in shop.codes:
-        assert shop.is_let_in(name) == (name not in shop.revoked)
-    assert set(shop.check_list()) == {made.digest for made in BUNDLES}
-    taken = [row["digest"] for row in client.get("bundles")["bundles"]]
-    assert sorted(taken) == sorted(made.digest for made in (*BUNDLES, *shop.made.values()))
-    for name in rollouts:
-        row = client.get(f"rollouts/{name}")
-        assert [item["after"] for item in row["decisions"]].count("done") == 1
-        assert [item["outcome"] for item in row["devices"]] == ["committed"]
-        assert len({order.sequence for order in till.taken if order.rollout == name}) == 1
-    check_messages(shop)
-    assert "Traceback" not in shop.server.said()
-
-
-def check_messages(shop: Shop) -> None:
-    """Each message that the till has sent is stored once, and so is each report."""
-    assert shop.till
-    database = Database(shop.data / "fleet.sqlite")
-    store = Store(database, Depot(shop.data / "depot", shop.data / "keys"))
-    try:
-        windows = [item.window.place.seq for item in store.windows()]
-        events = [item.event for item in store.events()]
-        assert len(windows) == len(set(windows)) == 3 * len(shop.told)
-        assert len(windows) + len(events) == shop.till._seq
-        told = [event.rollout for event in events if event.outcome]
-        assert sorted(told) == sorted({order.rollout for order in shop.till.taken})
-        assert store.counters().get("windows", 0) == len(windows)
-        assert store.lost(TILL) == 0
-    finally:
-        store.close()
+    with running_shop(victims, memory / f"data-{time.monotonic_ns()}", tmp_path) as running:
+        yield running
 
 
 def kill_at(shop: Shop, what: str, number: int, place: int) -> bool:

@@ -18,6 +18,7 @@ from typing import Final
 import click
 
 from wherry import __version__
+from wherry.files import as_store_error
 from wherry_contract.errors import WherryError
 
 
@@ -104,8 +105,8 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code; an error becomes a few lines on stderr."""
     loud = "-vv" in arguments or bool(os.environ.get("WHERRY_TRACEBACK"))
     try:
-        found = menu.main(list(arguments), prog_name="wherry", standalone_mode=False)
-        return found if isinstance(found, int) else 0
+        done = menu.main(list(arguments), prog_name="wherry", standalone_mode=False)
+        return done if isinstance(done, int) else 0
     except click.ClickException as error:
         error.show()
         return error.exit_code
@@ -117,6 +118,9 @@ def run(arguments: Sequence[str]) -> int:
     except (BrokenPipeError, SystemExit):  # the reader of our output has gone, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a file that nobody expected trouble with
+        found = as_store_error(error, str(error.filename or "a file"))
+        seen, code, text = error, found.exit_code, found.render()
     except Exception as error:  # noqa: BLE001 - the last line of defence: never a bare traceback
         seen, code = error, 3
         text = (
