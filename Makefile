@@ -23,7 +23,7 @@ FRAMEWORKS := tests/convert/test_xgboost.py tests/convert/test_lightgbm.py \
   tests/convert/test_source_table.py tests/convert/test_random_families.py
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-long test-frameworks environments test-tools lint fmt unit docs docs-check wheel bench clean
+.PHONY: help demo test test-long fuzz test-frameworks environments test-tools lint fmt unit docs docs-check wheel bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -48,11 +48,15 @@ demo: $(VENV)/.host  ## run the whole road on this machine
 	@$(BIN)/wherry demo
 
 test: export WHERRY_FRAMEWORKS = required
-test: $(VENV)/.frameworks test-tools environments lint docs-check unit  ## install what tests need, and run them all
+test: $(VENV)/.frameworks test-tools environments lint docs-check unit fuzz  ## install what tests need, and run them all
 
 test-long: export OMP_NUM_THREADS = 1
 test-long: $(VENV)/.frameworks test-tools  ## the tests that take minutes: kills, failing disks, fuzzing
 	$(BIN)/python -m pytest -m long -n 2 --dist worksteal
+
+fuzz: export OMP_NUM_THREADS = 1
+fuzz: $(VENV)/.dev  ## look for inputs that parsers fail on, a minute for each of the main ones
+	$(BIN)/python -m pytest -q -m fuzz -n 2 --dist worksteal tests/faults/test_parsers.py
 
 test-frameworks: export WHERRY_FRAMEWORKS = required
 test-frameworks: $(VENV)/.frameworks environments  ## the tests of frameworks alone

@@ -29,7 +29,7 @@ from wherry_contract.told_time import ToldTime
 from wherry_contract.window import Window
 
 VECTORS = ROOT / "contract" / "vectors"
-_HOSTILE: tuple[Any, ...] = (
+HOSTILE: tuple[Any, ...] = (
     None, True, -1, 0, 2**63, 10**400, 1e308, 0.5, "", "\u0000", "\ud800", "x" * 70_000,
     [], {}, [[]], "../../etc/passwd", "9999-12-31T23:59:59Z", float("nan"),
 )  # fmt: skip
@@ -92,6 +92,7 @@ def seeds(name: str) -> tuple[bytes, ...]:
         "golden": [made.parts.golden.to_bytes()],
         "order": [signed_order(order), sign(order.to_bytes(), PAYLOAD_TYPE, keys().order)],
         "assignment": [order.to_bytes()],
+        "command": [Command("shop-1", "logs", 7, 1.7e9, 1.8e9, "a" * 64, 50).to_bytes()],
         "trust-root": [keys().root().to_bytes(), (VECTORS / "trust.json").read_bytes()],
         "deltas": [write_deltas([Delta(digest, digest, digest, 9)])],
         "delta": [b"BSDIFF40" + bytes(24)],
@@ -138,7 +139,7 @@ def _spoil_node(document: Any, chance: random.Random) -> None:
         if chance.random() < 0.2:
             del node[place]
         else:
-            node[place] = chance.choice(_HOSTILE)
+            node[place] = chance.choice(HOSTILE)
         return
 
 

@@ -2,12 +2,14 @@
 
 Each begins from real documents and from `corpus/`, where every input lies that once failed.
 ``WHERRY_FUZZ_SECONDS`` says for how long each is tried (half a one by default), and
-``WHERRY_FUZZ_SEED`` with what seed. The tests marked `long` have atheris look for inputs by
-coverage, a minute for each parser.
+``WHERRY_FUZZ_SEED`` with what seed. Those marked `fuzz`, a step of `make test`, have atheris look
+for inputs by coverage, a minute for each parser that matters most; those marked `long`, for all.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import importlib.util
 import os
 import random
@@ -23,6 +25,8 @@ from support_parsers import PARSERS, seeds, spoil
 from wherry_contract.errors import WherryError
 
 HERE = Path(__file__).parent
+FOUND = HERE.parent.parent / ".fuzz-found"
+MAIN = ("bundle", "manifest", "assignment", "window", "batch", "command")
 SEED = int(os.environ.get("WHERRY_FUZZ_SEED", "20261124"))
 
 
@@ -64,22 +68,59 @@ def test_spoiled_documents(name: str) -> None:
 def test_inputs_found_by_coverage(
     name: str, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
+    record_property("figure", fuzz(name, "bytes", _seconds(60), tmp_path))
+
+
+@pytest.mark.fuzz
+@pytest.mark.parametrize("name", MAIN)
+def test_a_minute_of_looking(
+    name: str, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """Half of it among bytes, half among documents that hypothesis makes; `make fuzz` runs it."""
+    for kind in ("bytes", "structures"):
+        record_property("figure", fuzz(name, kind, _seconds(60) / 2, tmp_path / kind))
+
+
+def fuzz(name: str, kind: str, seconds: float, folder: Path) -> str:
+    """Let atheris look for an input that fails; one that does is kept in `FOUND`, and shown.
+
+    Returns:
+        What libFuzzer says at its end.
+    """
     if importlib.util.find_spec("atheris") is None:
         pytest.skip("atheris is not installed: it has no wheel for this Python")
-    start = tmp_path / "start"
-    start.mkdir()
-    kept = sorted((HERE / "corpus" / name).glob("*")) if (HERE / "corpus" / name).is_dir() else []
-    for place, data in enumerate([*seeds(name), *(path.read_bytes() for path in kept)]):
+    start = folder / "start"
+    start.mkdir(parents=True)
+    kept = sorted((HERE / "corpus" / name).glob("*"))
+    known = [*seeds(name), *(path.read_bytes() for path in kept)]
+    if kind == "structures":  # choices, to begin from
+        chance = random.Random(SEED)
+        known = [chance.randbytes(chance.choice((200, 1000, 3000))) for _ in range(40)]
+    for place, data in enumerate(known):
         (start / str(place)).write_bytes(data)
-    seconds = int(_seconds(60))
-    arguments = [f"-max_total_time={seconds}", f"-seed={SEED}", f"-artifact_prefix={tmp_path}/"]
-    done = subprocess.run(
-        [sys.executable, str(HERE / "fuzz.py"), name, *arguments, str(start)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-    )
-    assert not done.returncode, done.stdout[-3000:] + done.stderr[-6000:]
-    last = done.stderr.strip().splitlines()[-1]
-    record_property("figure", f"seed {SEED}: {last}")
+    limits = [
+        f"-max_total_time={max(1, round(seconds))}",
+        f"-seed={SEED}",
+        "-timeout=20",
+        "-max_len=100000",
+    ]
+    command = [sys.executable, str(HERE / "fuzz.py"), name, kind, *limits, str(start)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+    if done.returncode:
+        said = done.stdout[-1500:] + done.stderr[-4000:]
+        raise AssertionError(f"{_keep(name, folder)}\n{said}")
+    last = next(line for line in reversed(done.stderr.splitlines()) if line.startswith("Done"))
+    return f"{kind}, seed {SEED}: {last}"
+
+
+def _keep(name: str, folder: Path) -> str:
+    """Put the input that failed where it is found, and say so in words that fit into a log."""
+    paths = [*folder.glob("input"), *folder.glob("crash-*"), *folder.glob("timeout-*")]
+    if not paths:
+        return f"{name}: the fuzzer itself failed"
+    data = paths[0].read_bytes()
+    FOUND.mkdir(parents=True, exist_ok=True)
+    place = FOUND / f"{name}-{hashlib.sha256(data).hexdigest()[:12]}"
+    place.write_bytes(data)
+    text = base64.b64encode(data[:6000]).decode()
+    return f"{name}: an input fails; mend it and keep it in tests/faults/corpus/{name}: {place}\n{text}"
