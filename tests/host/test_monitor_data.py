@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import sys
 import tomllib
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,51 +12,12 @@ from support_monitor import (
     BUNDLE,
     Fleet,
     alerts,
-    cells,
     scores,
 )
 
 from wherry.monitor import Reference, judge
-from wherry_contract.features import Feature, InputContract
+from wherry_contract.features import InputContract
 from wherry_contract.profile import build_profile
-
-
-def test_car_loans_raise_exactly_the_columns_that_shift(shared: Path) -> None:
-    """NannyML's synthetic car loans: from row 25,000 on three columns shift, the rest do not."""
-    from pyarrow import parquet
-
-    names = ("car_value", "loan_length", "debt_to_income_ratio", "driver_tenure")
-    tables = [
-        parquet.read_table(shared / f"drift/nannyml_synthetic_car_loan_{part}.parquet")
-        for part in ("reference", "analysis")
-    ]
-    before, after = (np.column_stack([t[name].to_numpy() for name in names]) for t in tables)
-    first, then = (table["y_pred_proba"].to_numpy() for table in tables)
-    contract = InputContract("loan", 1, tuple(Feature(name) for name in names))
-    fleet = Fleet()
-    fleet.contract, fleet.profile = contract, build_profile(contract, before, first, 0.5)
-    fleet.counter = fleet.profile.counter(contract)
-    for day in range(10):
-        part = slice(5000 * day, 5000 * (day + 1))
-        marks = np.bincount(_bins(then[part]), minlength=64)
-        more = {"scores": tuple(marks.tolist()), "flagged": int((then[part] >= 0.5).sum())}
-        fleet.send("bank", day, after[part], **more)
-    known = {BUNDLE: Reference(fleet.profile, contract)}
-    assert not alerts(judge(known, fleet.windows[:5]))
-    shifted = {"car_value", "loan_length", "score"}
-    for days in (7, 10):
-        view = judge(known, fleet.windows[:days])
-        assert {cell.subject for cell in view.alerts} - {"flagged"} == shifted
-    psi = {name: cells(view, name)[-1].evidence for name in names}
-    assert all(psi.values())
-    assert 1.7 < psi["car_value"].value < 1.95  # type: ignore[union-attr]  # as their README says
-    assert psi["driver_tenure"].value < 0.006  # type: ignore[union-attr]
-
-
-def _bins(found: Any) -> Any:
-    from wherry_contract.histograms import score_bins
-
-    return score_bins(found)
 
 
 def test_leva_at_one_chain_are_found_there(monkeypatch: pytest.MonkeyPatch) -> None:
