@@ -129,6 +129,7 @@ class Commands:
         self._record = CommandRecord()
         self._waiting: deque[bytes] = deque(maxlen=_MOST_WAITING)
         self._lock = threading.Lock()
+        self._able = True
         self._marks: deque[str] = deque(maxlen=_MARKS_KEPT)
         self._allowance = Allowance()
         self._fact: Fact | None = None  # an answer that the disk did not take yet
@@ -147,12 +148,13 @@ class Commands:
         self.wake.set()
 
     def start(self) -> None:
-        """Read what was accepted before.
-
-        Raises:
-            StoreError: D06, it cannot be read.
-        """
-        saved = self._pair.load()
+        """Read what was accepted before; who cannot remember it obeys nobody, and all else goes on."""
+        try:
+            saved = self._pair.load()
+        except StoreError as error:
+            self._able = False
+            self._spool.tell(_told(error))
+            return
         for path in self._pair.damaged:
             self._spool.tell(Fact("D02", f"{path.name} was set aside", "error"))
         try:
@@ -169,7 +171,7 @@ class Commands:
             if self._fact and self._record.pending:
                 self._answer(self._record.pending, self._fact)
                 return 0.0
-            if not self._waiting:
+            if not self._waiting or not self._able:
                 return _IDLE_SECONDS
             if self._quiet():
                 return _QUIET_LOOKS_SECONDS

@@ -51,20 +51,26 @@ def signed(what: Command, who: Any = None) -> bytes:
 class Till:
     """One start of a device's commands over a real folder, on a power that may fail."""
 
-    def __init__(self, folder: Path, power: Power | None = None, trust: Any = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        power: Power | None = None,
+        trust: Any = None,
+        pair: type[CutPair] = CutPair,
+    ) -> None:
         self.config = agent_config(folder)
         state = self.config.state_dir
         state.mkdir(exist_ok=True)
         self.clock = HandClock()
         self.outbox = CutOutbox(state, DEVICE, mib=1, days=30)
-        pair = CutPair(state, STATE)
-        pair.power = self.outbox.power = power or Power()
+        files = pair(state, STATE)
+        files.power = self.outbox.power = power or Power()
         self.spool = Spool(self.outbox, self.clock)
         self.ring = LogRing()
         self.quiet = False
         self.commands = Commands(
             self.config,
-            pair,
+            files,
             trust or HereTrust(keys().root()),
             self.spool,
             self.clock,
@@ -268,6 +274,20 @@ def test_damaged_memory_is_told_and_begins_anew(tmp_path: Path) -> None:
     with closing(Till(tmp_path)) as till:
         till.hear()
         assert till.codes == ["D02", "D02"]
+
+
+class SomebodyElses(CutPair):
+    """Files that this user may not read."""
+
+    def load(self) -> dict[str, Any] | None:
+        """As for a user who may not."""
+        raise StoreError("D06", "Permission denied")
+
+
+def test_who_cannot_remember_obeys_nobody_and_goes_on(tmp_path: Path) -> None:
+    with closing(Till(tmp_path, pair=SomebodyElses)) as till:
+        till.hear(signed(command()))
+        assert (till.answers, till.codes) == ([], ["D06"])
 
 
 # --- judged by the newest list of keys, in the real verifier ----------------------------------
