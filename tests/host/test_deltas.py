@@ -141,6 +141,8 @@ def test_nothing_to_make_a_delta_from_is_said(lab: Lab) -> None:
     assert not (lab.data / "depot" / "deltas").exists()
     lab.runs(OLD, "a")
     assert lab.publish("new", "--no-deltas")[0] == []
+    for words in (["--against", str(lab.file("old"))], ["--registry", "http://127.0.0.1:9/m"]):
+        assert run(["publish", "--data", str(lab.data), *words]) == 2
 
 
 def test_a_list_that_was_damaged_or_lost_its_blob_is_made_anew(lab: Lab) -> None:

@@ -87,6 +87,7 @@ def publish(
     from wherry.signers import open_signers
     from wherry.to_registry import RegistryTarget, copy_bundle, copy_deltas
 
+    _want_bundle(bundle, registry, *against)
     releases = Releases(data or home())
     signers = open_signers(keys, releases.keys)
     if forget:
@@ -113,7 +114,7 @@ def publish(
         target = RegistryTarget(registry, registry_auth, registry_authority)
         say(f"copied to {copy_bundle(bundle, target)}")
         copied = copy_deltas(releases.repository.depot, released.digest, released.family, target)
-        say(f"copied to {copied}" if copied else "no deltas to copy")
+        say(f"deltas: {copied or 'none to copy'}")
     outcome = releases.finish(signers)
     document = outcome.to_dict() | {"deltas": [item.to_dict() for item in verdicts]}
     lines = [*map(str, verdicts), *outcome.lines()]
@@ -143,6 +144,11 @@ def _make_deltas(
     if not running and not files:
         say("no deltas: no device reports a bundle, and --against names none")
     return make_deltas(depot, released.digest, olds, say)
+
+
+def _want_bundle(bundle: Path | None, *options: object) -> None:
+    if any(options) and bundle is None:
+        raise click.UsageError("--registry and --against want a BUNDLE")
 
 
 def _wanted(family: str) -> str:
