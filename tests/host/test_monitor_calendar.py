@@ -121,6 +121,31 @@ def test_weekly_buckets_are_whole_weeks_by_themselves(weekly: Fleet) -> None:
     assert decisions(view, "KIND") == ["stable"] * 3
 
 
+def test_the_same_hours_of_earlier_weeks(weekly: Fleet) -> None:
+    """Saturday with Saturdays: no alarm for the weekend, and no wait for Sunday's end."""
+    _weekend(weekly, "a", range(21))
+    for day in (21, 22):
+        weekly.send("a", day, rows(weekly.rng, 300, shift=2.0))
+    view = judge(weekly.references, weekly.windows, Policy(same_hours=True))
+    found = decisions(view, "AMOUNT", "a")
+    assert found == ["no baseline yet"] * 7 + ["stable"] * 14 + ["watch", "act"]
+    assert decisions(view, "KIND", "a") == ["no baseline yet"] * 7 + ["stable"] * 16
+    assert decisions(view, "KIND") == ["stable"] * 3 + ["calendar"], "all together, by whole weeks"
+    whole = judge(weekly.references, weekly.windows)
+    assert decisions(whole, "AMOUNT", "a")[-1] == "calendar", "by weeks it would be Sunday first"
+
+
+def test_a_small_shop_gathers_the_same_hours_over_weeks(weekly: Fleet) -> None:
+    for day in range(7 * 6):
+        weekly.send("a", day, rows(weekly.rng, 100))
+    view = judge(weekly.references, weekly.windows, Policy(same_hours=True))
+    mondays = [c for c in cells(view, "COUNT", "a") if c.opened % (7 * DAY) == MONDAY % (7 * DAY)]
+    assert [(c.rows, str(c.decision)) for c in mondays] == [
+        (300, "no baseline yet"),
+        (300, "stable"),
+    ]
+
+
 # --- windows of no one time -----------------------------------------------------------------
 
 

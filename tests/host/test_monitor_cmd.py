@@ -112,6 +112,9 @@ def test_the_story_of_a_drift(town: Town, tmp_path: Path) -> None:
     weekly = wherry(data, "monitor", "--bucket", "7d").stdout
     assert "2018-07-23 to 2018-07-29" in weekly
     assert len(wherry(data, "monitor", "--all", ok=1).stdout.splitlines()) > 50
+    sites = wherry(data, "monitor", "--by", "site", "--same-hours", ok=1).stdout
+    assert any(x.startswith("site=paris ") and " AMOUNT " in x for x in sites.splitlines())
+    assert not any(x.startswith("site=lyon ") and " AMOUNT " in x for x in sites.splitlines())
     refused = wherry(data, "monitor", "--bucket", "5d", ok=3)
     assert "R06" in refused.stderr
 

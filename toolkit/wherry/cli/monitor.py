@@ -36,6 +36,11 @@ _by_option = click.option(
     multiple=True,
     help="Judge devices that share this label's value as if they were one; may be repeated.",
 )
+_hours_option = click.option(
+    "--same-hours",
+    is_flag=True,
+    help="Compare what the week moves with the same hours of earlier weeks, not by whole weeks.",
+)
 _bucket_option = click.option(
     "--bucket",
     type=Seconds(),
@@ -48,6 +53,7 @@ _bucket_option = click.option(
 @select_option
 @_by_option
 @_bucket_option
+@_hours_option
 @click.option("--all", "every", is_flag=True, help="Every device and every span, not just news.")
 @click.option("--watch", is_flag=True, help="Look again and again, and tell when it changes.")
 @json_option
@@ -58,6 +64,7 @@ def monitor(
     select: tuple[tuple[str, str], ...],
     by: tuple[str, ...],
     bucket: float | None,
+    same_hours: bool,
     every: bool,
     watch: bool,
     as_json: bool,
@@ -71,7 +78,9 @@ def monitor(
     of three spans. What the figures mean stands in docs/drift.md.
     """
     client = find_client(server, token_file)
-    query = _query(since, select, by, bucket) | ({} if every or as_json else {"brief": 1})
+    query = _query(since, select, by, bucket, same_hours=same_hours) | (
+        {} if every or as_json else {"brief": 1}
+    )
     found = client.get("monitor", **query)
     view = _read(found)
     while watch:
@@ -96,9 +105,12 @@ def _query(
     select: tuple[tuple[str, str], ...],
     by: tuple[str, ...],
     bucket: float | None,
+    *,
+    same_hours: bool,
 ) -> dict[str, Any]:
     labels = [f"{name}={value}" for name, value in select]
-    return {"since": since, "bucket": bucket, "select": labels, "by": list(by)}
+    found = {"since": since, "bucket": bucket, "select": labels, "by": list(by)}
+    return found | ({"same_hours": 1} if same_hours else {})
 
 
 def _read(document: Mapping[str, Any]) -> FleetView:
@@ -216,6 +228,7 @@ def _cell_lines(cells: Iterable[Cell], *, every: bool) -> Iterable[str]:
 @select_option
 @_by_option
 @_bucket_option
+@_hours_option
 @click.option(
     "--from",
     "source",
@@ -233,6 +246,7 @@ def report(
     select: tuple[tuple[str, str], ...],
     by: tuple[str, ...],
     bucket: float | None,
+    same_hours: bool,
     source: Path | None,
     as_json: bool,
     server: str,
@@ -245,7 +259,7 @@ def report(
     """
     if source is None:
         document = find_client(server, token_file).get(
-            "report-data", **_query(since, select, by, bucket)
+            "report-data", **_query(since, select, by, bucket, same_hours=same_hours)
         )
         if as_json:
             show("wherry/report-data/1", document, [], as_json=True)

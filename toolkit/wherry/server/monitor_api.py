@@ -61,6 +61,7 @@ class _MonitorApi:
     def _view(self, request: Request, *, brief: bool = False) -> FleetView:
         return self._watching.look(
             bucket=seconds(request, "bucket"),
+            same_hours=request.query_params.get("same_hours") == "1",
             select=selection(request),
             by=request.query_params.getlist("by"),
             since=seconds(request, "since"),

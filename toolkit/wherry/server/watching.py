@@ -22,7 +22,7 @@ from .store import Store
 _REBUILD_SECONDS: Final = 86_400.0
 _MOST_LENGTHS: Final = 2  # of buckets, each with sums of its own
 _MOST_LOOKS: Final = 3  # selections and segments, each judged by itself
-_Look = tuple[tuple[tuple[str, str], ...], tuple[str, ...]]
+_Look = tuple[tuple[tuple[str, str], ...], tuple[str, ...], bool]
 
 
 class _Sums:
@@ -56,6 +56,7 @@ class Watching:
         self,
         *,
         bucket: float | None = None,
+        same_hours: bool = False,
         select: Mapping[str, str] | None = None,
         by: Sequence[str] = (),
         since: float | None = None,
@@ -65,6 +66,7 @@ class Watching:
 
         Args:
             bucket: length of a bucket, seconds; a day if nothing.
+            same_hours: compare what the week moves with the same hours of earlier weeks.
             select: labels that devices must have; together they are "the fleet".
             by: names of labels: devices that share a value are judged like a device.
             since: seconds to look back from the newest bucket's end.
@@ -75,13 +77,14 @@ class Watching:
             StoreError: D01 or D06.
         """
         policy = Policy()
-        policy = policy if bucket is None else replace(policy, bucket_seconds=bucket)
+        policy = replace(policy, bucket_seconds=bucket or policy.bucket_seconds)
+        policy = replace(policy, same_hours=same_hours)
         policy.check()
         with self._lock:
             self._forget()
             sums = self._caught_up(policy.bucket_seconds)
             rows = {row.device: row.labels for row in self._store.devices(select)}
-            key = (tuple(sorted((select or {}).items())), tuple(by))
+            key = (tuple(sorted((select or {}).items())), tuple(by), same_hours)
             watch = sums.looks.pop(key, None) or Watch(self._references, sums.tally, policy)
             sums.looks[key] = watch
             while len(sums.looks) > _MOST_LOOKS:
