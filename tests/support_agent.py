@@ -35,6 +35,7 @@ from wherry_contract.manifest import BoardNeeds, Manifest, Output, Soak
 from wherry_contract.messages import wrap_assignment
 from wherry_contract.oci import blob_path
 from wherry_contract.profile import build_profile
+from wherry_contract.reaction import Reaction
 from wherry_contract.rule import Condition, Rule
 from wherry_contract.signature import (
     AssignmentKey,
@@ -170,6 +171,7 @@ def make_bundle(
     architectures: tuple[str, ...] = (),
     threads: int = 1,
     card: bytes = b"# A model for tests\n",
+    reaction: Reaction | None = None,
 ) -> Made:
     """A small real bundle: a logistic regression, its profile, golden vectors and signatures.
 
@@ -189,6 +191,7 @@ def make_bundle(
         architectures: of the boards that it is for; none means any.
         threads: for one inference.
         card: the model card; a long one makes a bundle of any size.
+        reaction: when the rule answers though there is a model.
     """
     inputs = contract(features, category=category)
     weights = [*WEIGHTS, *([0.01] * features)][:features] + [0.5] * category
@@ -212,6 +215,7 @@ def make_bundle(
         soak=soak or Soak(rows=5, seconds=0, longest_seconds=60, error_share=0.01),
         fallback=Rule((Condition("AMOUNT", ">", 200.0),)) if rule else None,
         provenance={"source": "tests"},
+        reaction=reaction,
     )
     made = Parts if not flaw else UncheckedParts
     parts = made(

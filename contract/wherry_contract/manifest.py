@@ -20,6 +20,7 @@ from .errors import ManifestError
 from .features import InputContract
 from .histograms import SCORE_BINS, score_bins, value_bins
 from .operators import forbidden
+from .reaction import Reaction
 from .rule import Rule
 from .versions import in_range
 from .wire import SLUG, Fields, canonical, parse_json
@@ -263,6 +264,7 @@ class Manifest:
         name: the model's name; it is served under this name.
         version: for people; nothing is decided by it.
         family: models of a family replace each other; a device is pinned to one.
+        reaction: when the rule answers though there is a model; nothing for never.
     """
 
     name: str
@@ -277,6 +279,7 @@ class Manifest:
     fallback: Rule | None
     provenance: Mapping[str, Any]
     extra: Mapping[str, Any] = field(default_factory=dict)
+    reaction: Reaction | None = None
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Manifest:
@@ -293,6 +296,9 @@ class Manifest:
         output = Output.from_fields(fields.table("output"))
         if rule and output.classes:
             raise fields.error("fallback", "absent with output.classes: a rule names no class")
+        reaction = fields.mapping("reaction", {})
+        if reaction and not rule:
+            raise fields.error("reaction", "absent without a fallback rule")
         steps = fields.tables("encoder", [], limit=MAX_STEPS)
         return cls(
             name=fields.text("name", pattern=SLUG),
@@ -306,6 +312,7 @@ class Manifest:
             soak=Soak.from_fields(fields.table("soak", {})),
             fallback=Rule.from_fields(Fields(rule, "fallback"), contract) if rule else None,
             provenance=fields.mapping("provenance", {}),
+            reaction=Reaction.from_fields(Fields(reaction, "reaction")) if reaction else None,
             extra=fields.rest(),
         )
 
@@ -326,6 +333,8 @@ class Manifest:
         }
         if self.fallback:
             document["fallback"] = self.fallback.to_dict()
+        if self.reaction:
+            document["reaction"] = self.reaction.to_dict()
         return canonical(document | dict(self.extra))
 
     def check_operators(self) -> None:

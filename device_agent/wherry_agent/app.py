@@ -120,7 +120,13 @@ def build_core(config: AgentConfig, outbox: Outbox, clock: TrustedClock, depot: 
         hour = int(clock.now() // 3600)
         spool.tell(Fact("probing", SIGNS[sign], "warning"), key=f"probing:{sign}:{hour}")
 
-    scorer = Scorer(config.limits, clock, spool.emit, Senses(), alarm)
+    def strayed(why: str) -> None:
+        text = f"{why}: the rule answers" if why else "inputs are as agreed: the model answers"
+        spool.tell(
+            Fact("inputs.left" if why else "inputs.back", text, "warning" if why else "info")
+        )
+
+    scorer = Scorer(config.limits, clock, spool.emit, senses=Senses(), alarm=alarm, strayed=strayed)
     blobs = BlobStore(config.state_dir)
     reach = Reach(
         blobs=blobs,
@@ -399,7 +405,7 @@ class Agent:
 
     def _state(self) -> bytes:
         record, served = self._core.updater.record, self._core.scorer.served
-        board, slot = self._core.board, record.serving
+        board, slot, away = self._core.board, record.serving, self._core.scorer.away
         return State(
             device=self._config.device,
             agent=__version__,
@@ -417,11 +423,11 @@ class Agent:
             bundle_name=served.manifest.name if served else "",
             bundle_version=served.manifest.version if served else "",
             trust=str(slot.trust),
-            fallback=served is not None and served.model is None,
+            fallback=served is not None and (served.model is None or bool(away)),
             started_at=self._started_at,
             reported_at=self._clock.now(),
             commands=self._commands.sequences,
-            extra=self._also(),
+            extra=self._also() | ({"inputs": away} if away else {}),
         ).to_bytes()
 
     def _also(self) -> dict[str, object]:

@@ -17,6 +17,7 @@ from wherry_contract.errors import ServingError
 from wherry_contract.features import RawMatrix
 from wherry_contract.manifest import Manifest
 from wherry_contract.profile import ReferenceProfile
+from wherry_contract.reaction import InputWatch
 
 from .clock import Clock
 from .config import Limits
@@ -74,8 +75,10 @@ class Scorer:
         limits: Limits,
         clock: Clock,
         emit: Callable[[Tally], None],
+        *,
         senses: Senses | None = None,
         alarm: Callable[[str], None] = lambda _: None,
+        strayed: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Take what it works with.
 
@@ -85,9 +88,12 @@ class Scorer:
             emit: takes closed windows.
             senses: looks at the board.
             alarm: told when somebody seems to feel for the threshold, and by which sign.
+            strayed: told why inputs are not trusted any more, and nothing when they are again.
         """
         self._senses = senses
         self._alarm = alarm
+        self._strayed = strayed
+        self._watch: InputWatch | None = None
         self._looked = clock.monotonic()
         self._limits = limits
         self._clock = clock
@@ -107,16 +113,25 @@ class Scorer:
         """How many rows were scored since the last swap, and how many failed."""
         return self._progress
 
+    @property
+    def away(self) -> str:
+        """Why the rule answers though there is a model: inputs that left the contract; or nothing."""
+        watch = self._watch
+        return watch.away if watch else ""
+
     def swap(self, served: Served | None) -> None:
         """Serve with something else from the next row on; the window is cut."""
         with self._lock:
             self._close("switch")
+            self._watch = None
             self._counter = self._counter_of(served) if served else None
             self._served = served
             self._progress = Progress(self._clock.monotonic())
 
     def _counter_of(self, served: Served) -> Counter:
         probing = Probing(served.profile, threshold_bin(served.manifest))
+        reaction = served.manifest.reaction if served.model else None
+        watch = self._watch = InputWatch(reaction, served.profile) if reaction else None
 
         def look(
             raw: RawMatrix,
@@ -127,6 +142,8 @@ class Scorer:
             found = probing.see(raw, places, bins, flagged, self._clock.monotonic() / 60)
             for sign in found.keys() & SIGNS.keys():
                 self._alarm(sign)
+            if watch and watch.see(raw, places):
+                self._strayed(watch.away)
             return found
 
         return Counter(served.digest, served.manifest, served.profile, look)
@@ -146,7 +163,8 @@ class Scorer:
         Raises:
             ServingError: S05, neither a model nor a rule can answer.
         """
-        answers = served.model.answer(raw) if served.model else "no model is loaded"
+        away = self.away if served is self._served else ""
+        answers = _asked(served, raw, away)
         failure = answers if isinstance(answers, str) else ""
         if isinstance(answers, str):
             answers = self._by_rule(raw, served, answers)
@@ -155,7 +173,8 @@ class Scorer:
             latency = (self._clock.monotonic() - started) * 1e6
             if served is self._served and self._counter:
                 self._count(self._counter, raw, answers, moment, latency)
-                self._advance(len(raw), failure)
+                if not away:  # what the model was not asked is not to its credit, nor its fault
+                    self._advance(len(raw), failure)
             else:  # it was swapped while it answered: its rows get a window of their own
                 late = Counter(served.digest, served.manifest, served.profile)
                 late.add(raw, answers, moment, latency)
@@ -243,3 +262,10 @@ class Scorer:
     def _close(self, reason: str) -> None:
         if self._counter and not self._counter.empty:
             self._emit(self._counter.close(reason))
+
+
+def _asked(served: Served, raw: RawMatrix, away: str) -> Answers | str:
+    """The model's answers, or why there are none."""
+    if away:
+        return f"inputs left the contract: {away}"
+    return served.model.answer(raw) if served.model else "no model is loaded"

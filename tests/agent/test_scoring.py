@@ -259,7 +259,9 @@ def test_a_look_at_the_board_each_minute(tmp_path: Path) -> None:
     (tmp_path / "statm").write_text("9 25600 9 9 0 9 0\n")  # pages: 100 MiB
     (zone / "temp").write_text("54321\n")
     bench = Bench()
-    bench.scorer = Scorer(Limits(), bench.clock, bench.windows.append, Senses(tmp_path, tmp_path))
+    bench.scorer = Scorer(
+        Limits(), bench.clock, bench.windows.append, senses=Senses(tmp_path, tmp_path)
+    )
     bench.scorer.swap(served(PLAIN))
     for _ in range(3):
         bench.clock.pass_by(60)

@@ -34,6 +34,7 @@ def test_inspect_tells_what_a_person_wants_to_know(built: Built, capsys: Capture
         "as release 3",
         "model.onnx",
         "may be missing",
+        "window     of 1,000 rows: ",
     ):
         assert words in done.out
     assert done.err == ""
@@ -45,6 +46,8 @@ def test_inspect_in_json(built: Built, capsys: Capture) -> None:
     assert answer["digest"] == built.result.digest
     assert answer["counter"] == 3
     assert [item["name"] for item in answer["input"]["features"]] == ["amount", "risk", "mode"]
+    assert [size["rows"] for size in answer["windows"]] == [1000, 10_000]
+    assert all(0 < 5 * size["compact"] < size["json"] for size in answer["windows"])
     names = {"model.onnx", "wherry.json", "profile.json", "golden.json", "model-card.md"}
     assert {blob["name"] for blob in answer["blobs"]} == names
 
@@ -140,8 +143,9 @@ def test_a_bundle_does_not_differ_from_itself(built: Built, capsys: Capture) -> 
         (([('"1.0.0"', '"1.1.0"')], ""), {"version", "document model-card.md"}),
         (([], "[soak]\nrows = 7\n"), {"soak rows"}),
         (([], "[board]\nmemory_mib = 9\n"), {"board memory_mib"}),
+        (([], '[drift]\npairs = [["amount", "mode"]]\nreaction = {}\n'), {"pairs", "reaction"}),
     ],
-    ids=["vectors", "threshold", "edges", "rule", "version", "soak", "board"],
+    ids=["vectors", "threshold", "edges", "rule", "version", "soak", "board", "drift"],
 )
 def test_diff_names_what_differs(
     built: Built,

@@ -9,8 +9,10 @@ import pytest
 from support import ROOT
 from support_build import FEATURES, PROJECT, write_project
 
+from wherry.drift_settings import Drift
 from wherry.project import KNOWN, LIMIT_BYTES, load_project
 from wherry_contract.errors import SetupError
+from wherry_contract.reaction import Reaction
 
 PAGE = (ROOT / "docs" / "project.md").read_text()
 FIELDS = [(section, name) for section, names in KNOWN.items() for name in names if section]
@@ -30,7 +32,9 @@ def test_every_field_is_described(section: str, name: str) -> None:
 def test_nothing_is_described_that_is_not_there() -> None:
     for section in KNOWN:
         if section:
-            described = re.findall(r"^\| `(\w+)` \|", _section(section), re.MULTILINE)
+            # a field has a default and a meaning; tables of two columns tell of other things
+            rows = r"^\| `(\w+)` \|[^|\n]+\|."
+            described = re.findall(rows, _section(section), re.MULTILINE)
             assert set(described) == set(KNOWN[section])
 
 
@@ -108,6 +112,10 @@ BAD = [
     pytest.param("[golden]\nrows = 5000\n", (), "golden.rows", id="too many vectors"),
     pytest.param("[golden]\ntolerance = 0.5\n", (), "golden.tolerance", id="tolerance of nothing"),
     pytest.param("[soak]\nrows = 1.5\n", (), "soak.rows", id="half a row"),
+    pytest.param('[drift]\npairs = ["amount"]\n', (), "drift.pairs", id="a pair is two"),
+    pytest.param('[drift]\npairs = [["amount", "x"]]\n', (), "no pair", id="pair of no feature"),
+    pytest.param("[drift.reaction]\nrows = 3\n", (), "reaction.rows", id="reaction to a few"),
+    pytest.param("[drift.reaction]\nshare = 3\n", (), "did you mean", id="reaction misspelt"),
     pytest.param("[project]\n", (), "not valid TOML", id="section twice"),
     pytest.param("x = [\n", (), "not valid TOML", id="no TOML"),
     pytest.param(f"x = {'[' * 9000}{']' * 9000}\n", (), "not valid TOML", id="nested too deep"),
@@ -124,6 +132,13 @@ def test_a_wrong_file_is_refused(
     assert caught.value.code == "H01"
     assert words in caught.value.detail
     assert "docs/project.md" in caught.value.cure
+
+
+def test_what_devices_count_together_and_do_by_themselves(tmp_path: Path) -> None:
+    more = '[drift]\npairs = [["amount", "mode"]]\n[drift.reaction]\nmissing_share = 0.5\n'
+    drift = load_project(write_project(tmp_path, more=more)).drift
+    assert drift == Drift((("amount", "mode"),), Reaction(missing_share=0.5))
+    assert load_project(write_project(tmp_path)).drift == Drift((), None)
 
 
 @pytest.mark.parametrize(

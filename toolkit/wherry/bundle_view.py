@@ -20,6 +20,7 @@ from wherry_contract.signature import (
 from wherry_contract.wire import parse_json, sha256_digest
 
 from .keys import signed_payload
+from .window_size import window_sizes
 
 _SHOWN: Final = 12  # digits of a digest or key id, for a person
 
@@ -70,7 +71,9 @@ class View:
             "output": manifest.output.to_dict(),
             "soak": manifest.soak.to_dict(),
             "fallback": manifest.fallback.to_dict() if manifest.fallback else None,
+            "reaction": manifest.reaction.to_dict() if manifest.reaction else None,
             "reference_rows": self.parts.profile.rows,
+            "windows": [size.to_dict() for size in window_sizes(self.parts.profile, self.digest)],
             "golden": {"rows": len(golden.rows), "tolerance": golden.tolerance},
             "provenance": dict(manifest.provenance),
             "counter": self.statement.counter if self.statement else None,
@@ -149,11 +152,17 @@ def lines(view: View) -> Iterator[str]:
         what = "value, " * bool(output.edges) + output.positive
         yield f"  output     {what}, flagged at {output.threshold:.9g} and above"
     yield f"  fallback   {manifest.fallback or 'none'}"
+    if reaction := manifest.reaction:
+        shares = f"{reaction.missing_share:g} missing or {reaction.outside_share:g} out of range"
+        yield f"  reaction   the rule answers over {shares}, of {reaction.rows} rows"
     soak = manifest.soak
     yield f"  soak       {soak.rows} rows and {soak.seconds} s, at most {soak.longest_seconds} s"
     golden = view.parts.golden
     yield f"  proof      {len(golden.rows)} golden vectors, tolerance {golden.tolerance:g}"
     yield f"  reference  {view.parts.profile.rows:,} rows"
+    for size in window_sizes(view.parts.profile, view.digest):
+        pairs = f", {size.pairs} of them for pairs" if size.pairs else ""
+        yield f"  window     of {size.rows:,} rows: {size.json:,} bytes, compact {size.compact:,}{pairs}"
     yield from _measured_lines(measured)
     yield from _signature_lines(view)
     yield f"  input      {manifest.input.name} {manifest.input.version}"
@@ -314,6 +323,8 @@ def _sections(view: View) -> dict[str, str]:
     found |= {
         "output": _words({k: v for k, v in manifest.output.to_dict().items() if k != "threshold"}),
         "fallback": str(manifest.fallback or "none"),
+        "reaction": _words(manifest.reaction.to_dict() if manifest.reaction else "none"),
+        "pairs": ", ".join(pair.name for pair in view.parts.profile.pairs) or "none",
         "encoder": f"{len(manifest.encoder.steps)} steps, "
         + _short(sha256_digest(repr(manifest.encoder.to_list()).encode())),
     }

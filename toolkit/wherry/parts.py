@@ -43,7 +43,14 @@ def make_parts(project: Project, checked: Checked) -> Parts:
     parts = Parts(
         manifest=manifest,
         model=checked.converted.model,
-        profile=build_profile(project.input, reference, scores, threshold, score_edges=edges),
+        profile=build_profile(
+            project.input,
+            reference,
+            scores,
+            threshold,
+            score_edges=edges,
+            pairs=project.drift.pairs,
+        ),
         golden=choose_vectors(
             checked.classes,
             scorer,
@@ -78,6 +85,7 @@ def _manifest(project: Project, checked: Checked, edges: tuple[float, ...]) -> M
         soak=project.soak,
         fallback=project.fallback,
         provenance=_provenance(project, checked),
+        reaction=project.drift.reaction,
     )
 
 

@@ -26,6 +26,7 @@ from wherry_convert.quantize import Budgets, methods_for
 from wherry_convert.sources import KINDS
 from wherry_convert.tflite_convert import LEAVES, WEIGHTS
 
+from .drift_settings import Drift, read_drift
 from .output import NAMES, Threshold, read_output
 from .own_metric import OwnMetric
 from .profiles import Board, load_board
@@ -38,7 +39,7 @@ MAX_CARD: Final = 20_000  # characters of one text of the model card
 KNOWN: Final[Mapping[str, tuple[str, ...]]] = {
     "": (
         "project", "source", "target", "input", "data", "output", "fallback", "quantize", "gates",
-        "metric", "golden", "soak", "board", "card", "sign", "out",
+        "metric", "golden", "soak", "board", "card", "sign", "out", "drift",
     ),
     "project": ("name", "version", "family", "counter"),
     "source": ("kind", "path", "trusted"),
@@ -58,6 +59,8 @@ KNOWN: Final[Mapping[str, tuple[str, ...]]] = {
     "golden": ("rows", "tolerance"),
     "soak": ("rows", "seconds", "longest_seconds", "error_share"),
     "board": ("architectures", "memory_mib"),
+    "drift": ("pairs", "reaction"),
+    "drift.reaction": ("missing_share", "outside_share", "rows"),
     "card": ("purpose", "limits", "owner"),
     "sign": ("key",),
     "out": ("bundle", "report"),
@@ -183,6 +186,7 @@ class Project:
     golden: Golden
     soak: Soak
     board: BoardNeeds
+    drift: Drift
     card: Card
     key: str
     bundle: Path
@@ -264,6 +268,7 @@ def _project(fields: Fields, path: Path) -> Project:
         golden=_golden(fields.table("golden", {})),
         soak=Soak.from_fields(fields.table("soak", {})),
         board=BoardNeeds.from_fields(fields.table("board", {})),
+        drift=read_drift(fields.table("drift", {}), contract, rule=rule),
         card=_card(fields.table("card", {})),
         key=_key(fields.table("sign", {}), path.parent),
         bundle=path.parent / out.text("bundle", f"build/{name}-{version}.wherry"),

@@ -1,0 +1,151 @@
+"""Inputs that leave the contract: the rule answers, it is told, and the model comes back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from support_agent import make_bundle, reference_rows
+from support_device import HandClock
+
+from wherry_agent.config import Limits
+from wherry_agent.counter import Tally
+from wherry_agent.inference import Answers, load_model
+from wherry_agent.scoring import Scorer, Served
+from wherry_contract.errors import ManifestError
+from wherry_contract.features import RawMatrix
+from wherry_contract.manifest import Manifest
+from wherry_contract.messages import Place
+from wherry_contract.reaction import InputWatch, Reaction
+from wherry_contract.window import Window
+from wherry_contract.wire import canonical, parse_json
+
+MADE = make_bundle(reaction=Reaction(missing_share=0.4, outside_share=0.2, rows=100))
+PLAIN = make_bundle("2.0.0")
+INPUTS = MADE.parts.manifest.input
+
+
+class Bench:
+    """A scorer and what it told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self.windows: list[Tally] = []
+        limits = Limits(window_rows=10**6)
+        self.scorer = Scorer(limits, HandClock(), self.windows.append, strayed=self.told.append)
+        self.served = Served.by_model(load_model(MADE.digest, MADE.parts))
+        self.scorer.swap(self.served)
+
+    def pay(self, rows: int, *, missing: float = 0.0, outside: float = 0.0) -> list[Answers]:
+        """Payments one by one, a share of them odd; the buffer is emptied behind them."""
+        raw = reference_rows(INPUTS, rows, 4)
+        raw[: round(missing * rows), 1] = np.nan
+        raw[: round(outside * rows), 0] = 2e6
+        found = [self.answer(raw[place : place + 1]) for place in range(rows)]
+        self.scorer.tick()
+        return found
+
+    def answer(self, raw: RawMatrix) -> Answers:
+        """One request."""
+        return self.scorer.answer(raw, self.served, started=0.0, at=1.8e9)
+
+
+STORIES = [
+    pytest.param([{}, {}], [False, False], id="as agreed"),
+    pytest.param([{"missing": 0.3}, {"outside": 0.15}], [False, False], id="some is odd"),
+    pytest.param([{"missing": 0.5}, {}], [True, False], id="gaps, and then none"),
+    pytest.param([{"outside": 0.25}, {}], [True, False], id="out of range, and then not"),
+    pytest.param([{"missing": 0.5}, {"missing": 0.3}], [True, True], id="not yet half as few"),
+    pytest.param([{"missing": 0.5}, {"missing": 0.15}], [True, False], id="few enough"),
+    pytest.param([{"missing": 0.5}, {"outside": 0.5}, {}], [True, True, False], id="another reason"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("days", "away"), STORIES)
+def test_the_rule_answers_while_inputs_are_not_as_agreed(
+    days: list[dict[str, float]], away: list[bool]
+) -> None:
+    bench = Bench()
+    for day, expected in zip(days, away, strict=True):
+        bench.pay(100, **day)
+        assert bool(bench.scorer.away) is expected
+        answers = bench.answer(np.array([[500.0, 1.0, 0.0]]))
+        assert answers.fallback is expected
+        assert ("left the contract" in answers.failure) is expected
+        bench.scorer.stop()
+        bench.pay(99)  # with the one above it is a round of its own, and as agreed
+        bench.pay(100, **day)
+    changes = [bool(word) for word in bench.told]
+    assert all(a != b for a, b in pairwise(changes))  # told once each
+
+
+def test_what_is_said_names_the_feature_and_no_value() -> None:
+    bench = Bench()
+    bench.pay(100, missing=0.5)
+    bench.pay(100)
+    bench.pay(100, outside=0.5)
+    assert bench.told == ["NIGHTS is often missing", "", "AMOUNT is often out of its range"]
+
+
+def test_the_rules_rows_are_counted_as_such_and_judge_no_model() -> None:
+    bench = Bench()
+    bench.pay(100, missing=0.5)
+    bench.pay(40, missing=0.5)
+    assert (bench.scorer.progress.rows, bench.scorer.progress.failures) == (100, 0)
+    bench.scorer.stop()
+    (tally,) = bench.windows
+    assert (tally.rows, tally.fallback, sum(tally.scores)) == (140, 40, 100)
+    assert tally.features["NIGHTS"].missing == 70  # the monitor sees them all
+    Window.from_bytes(tally.window(Place("shop-1", "0" * 16, 1, 1)).to_bytes())
+
+
+def test_another_model_begins_with_trust_and_without_a_reaction_nothing_happens() -> None:
+    bench = Bench()
+    bench.pay(100, missing=0.5)
+    assert bench.scorer.away
+    bench.served = Served.by_model(load_model(PLAIN.digest, PLAIN.parts))
+    bench.scorer.swap(bench.served)
+    assert not any(item.fallback for item in bench.pay(300, missing=0.9))
+    assert bench.scorer.away == ""
+
+
+def test_what_the_reference_had_is_no_reason() -> None:
+    """A column that was half empty when the model was trained may be half empty now."""
+    profile = MADE.parts.profile
+    half = replace(profile.features[1].counts, bins=(profile.rows // 2,), missing=profile.rows // 2)
+    usual = replace(
+        profile, features=(profile.features[0], replace(profile.features[1], counts=half))
+    )
+    raw = np.full((100, 2), 1.0)
+    raw[:60, 1] = np.nan
+    watch = InputWatch(Reaction(missing_share=0.2, rows=20), usual)
+    watch.see(raw, np.ones(raw.shape, np.uint8))
+    assert watch.away == ""
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"missing_share": 0},
+        {"outside_share": 1.5},
+        {"rows": 5},
+        {"rows": "many"},
+        {"fallback": None},
+    ],
+)
+def test_manifests_that_are_refused(wrong: dict[str, Any]) -> None:
+    document = parse_json(MADE.parts.manifest.to_bytes(), limit=10**6, what="manifest")
+    if "fallback" in wrong:
+        del document["fallback"]
+    else:
+        document["reaction"] |= wrong
+    with pytest.raises(ManifestError, match="M04"):
+        Manifest.from_bytes(canonical(document))
+
+
+def test_a_manifest_keeps_its_reaction() -> None:
+    read = Manifest.from_bytes(MADE.parts.manifest.to_bytes())
+    assert read.reaction == Reaction(0.4, 0.2, 100)
