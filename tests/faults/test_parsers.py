@@ -1,6 +1,7 @@
 """Parsers on bytes that nobody wrote on purpose: a value or a coded error, nothing else.
 
-Each begins from real documents and from `corpus/`, where every input lies that once failed.
+Each begins from real documents and from `corpus/`: every input that once failed, and some that
+reached what the real ones do not.
 ``WHERRY_FUZZ_SECONDS`` says for how long each is tried (half a one by default), and
 ``WHERRY_FUZZ_SEED`` with what seed. Those marked `fuzz`, a step of `make test`, have atheris look
 for inputs by coverage, a minute for each parser that matters most; those marked `long`, for all.
@@ -46,7 +47,7 @@ def _parse(name: str, data: bytes) -> None:
 
 
 @pytest.mark.parametrize("path", sorted(HERE.glob("corpus/*/*")), ids=lambda path: path.name)
-def test_what_once_failed(path: Path) -> None:
+def test_the_kept_corpus(path: Path) -> None:
     _parse(path.parent.name, path.read_bytes())
 
 
