@@ -13,7 +13,16 @@ from pathlib import Path
 
 import pytest
 from support import free_port, wait_for
-from support_agent import DEVICE, Faults, agent_config, order_for, running_depot, signed_order
+from support_agent import (
+    DEVICE,
+    Faults,
+    agent_config,
+    keys,
+    order_for,
+    running_depot,
+    sign,
+    signed_order,
+)
 from support_device import HandClock, RunningClock
 from support_identity import FLEET, Fleet, interceptor, running_broker
 
@@ -27,6 +36,8 @@ from wherry_agent.outbox import Outbox
 from wherry_agent.spool import Fact
 from wherry_agent.tls import Identity, Tls, fleet_context
 from wherry_agent.trust import PinnedTrust
+from wherry_contract.command import PAYLOAD_TYPE as COMMAND_TYPE
+from wherry_contract.command import Command
 from wherry_contract.errors import CODES, IdentityError, LinkError, SetupError, TrustError
 from wherry_contract.messages import Place, unwrap_assignment
 from wherry_contract.wire import compact
@@ -302,6 +313,22 @@ def test_pinned_keys_too_obey_no_order_for_another_key(
     else:
         with pytest.raises(TrustError, match="T03"):
             trust.assignment(unwrap_assignment(signed_order(order)))
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_pinned_keys_too_obey_no_command_for_another_key(
+    fleet: Fleet, tmp_path: Path, *, ours: bool
+) -> None:
+    identity, issued = fleet.device(DEVICE)
+    trust = PinnedTrust(agent_config(tmp_path / "agent").trust, identity)
+    named = issued.fingerprint if ours else "1" * 64
+    asked = Command(DEVICE, "logs", 1, time.time(), time.time() + 60, named)
+    envelope = sign(asked.to_bytes(), COMMAND_TYPE, keys().order)
+    if ours:
+        assert trust.command(envelope).device_key == named
+    else:
+        with pytest.raises(TrustError, match="T03"):
+            trust.command(envelope)
 
 
 # --- when to renew --------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from support_agent import FAMILY, keys, make_bundle, order_for, public_key, sign
 
 from wherry_agent.trust import PinnedTrust
 from wherry_contract.assignment import PAYLOAD_TYPE
-from wherry_contract.errors import TrustError
+from wherry_contract.errors import StoreError, TrustError
 from wherry_contract.signature import AssignmentKey, BundleStatement, TrustRoot
 from wherry_contract.wire import canonical
 
@@ -134,6 +135,19 @@ def test_two_of_two_must_sign(tmp_path: Path) -> None:
     half["signatures"][1]["sig"] = half["signatures"][0]["sig"]
     with pytest.raises(TrustError, match="T01"):
         trust.statement(canonical(half), family=FAMILY, digest=MADE.digest)
+
+
+def test_a_verifier_that_is_killed_blames_nobody(
+    trust: PinnedTrust, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is tried again: a signature that was not looked at is not wrong."""
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\nkill -9 $$\n")
+    program.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(program))
+    for ask in (trust.assignment, trust.command):
+        with pytest.raises(StoreError, match="D07"):
+            ask(SIGNED)
 
 
 ROOTS: list[tuple[str, bytes | None, str]] = [

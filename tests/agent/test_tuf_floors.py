@@ -14,7 +14,10 @@ from wherry_agent.tuf_floors import Floor, Floors
 from wherry_agent.tuf_store import MetadataStore, peek_floors
 from wherry_contract.errors import TrustError
 
-NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
+# few plain ones, so that what is drawn twice is often the same
+NAMES = st.sampled_from(["fraud", "churn"]) | st.text(
+    st.characters(codec="utf-8"), min_size=1, max_size=20
+)
 KEYS = st.sampled_from(["", "a" * 64, "b" * 64])
 FLOOR = st.builds(Floor, st.floats(0, 4e9).map(float), KEYS)
 FLOORS = st.builds(
@@ -48,6 +51,30 @@ def test_what_was_seen_is_never_gone_below(floors: Floors, role: str, version: i
 def test_a_release_counter_s_floor_only_rises(floors: Floors, family: str, counter: int) -> None:
     after = floors.at_least(family, counter)
     assert after.counters[family] == max(counter, floors.counters.get(family, 0))
+
+
+MOMENTS = [(5.0, 9.0, 9.0), (9.0, 5.0, 9.0), (5.0, 5.0, 5.0)]
+
+
+@pytest.mark.parametrize(("first", "second", "least"), MOMENTS)
+def test_time_only_goes_on_while_the_keys_are_the_same(
+    first: float, second: float, least: float
+) -> None:
+    signed = Floors().signed_at(first, "k").signed_at(second, "k")
+    told = Floors().told_at(first, "k").told_at(second, "k")
+    assert (signed.clock, told.clock) == (least, least)
+    assert signed.signed_at(1.0, "another").clock == 1.0
+    assert told.told_at(1.0, "another").clock == 1.0
+
+
+@pytest.mark.parametrize(("signed", "told"), [(5.0, 9.0), (9.0, 5.0)])
+def test_the_later_of_both_times_counts(signed: float, told: float) -> None:
+    assert Floors().signed_at(signed, "k").told_at(told, "t").clock == 9.0
+
+
+def test_a_floor_of_one_family_is_not_that_of_another() -> None:
+    floors = Floors().at_least("fraud", 5).at_least("churn", 2).at_least("fraud", 3)
+    assert floors.counters == {"fraud": 5, "churn": 2}
 
 
 def test_new_keys_begin_anew() -> None:

@@ -186,6 +186,11 @@ def test_discard_empties_the_staged_slot_and_never_the_active_one() -> None:
     assert after.serving.digest == OLD
 
 
+def test_a_discard_spares_the_slot_that_serves() -> None:
+    record = record_in(S.FETCH).with_update(slot="a")
+    assert step(record, Result(E.FAIL, "P01")).slots["a"] == record.slots["a"]
+
+
 def test_a_first_install_that_fails_leaves_nothing_active() -> None:
     empty = {"a": Slot(), "b": Slot(NEW, 1, "m", "2", SlotTrust.UNPROVEN)}
     after = step(record_in(S.SOAK, slots=empty), Result(E.FAIL, "U06"))
@@ -310,6 +315,7 @@ SEQUENCES = [
     ("newer", {"k": 6}, 7, True),
     ("the retained message again", {"k": 7}, 7, False),
     ("of another key", {"other": 99}, 7, True),
+    ("as far ahead as may be", {"k": 7}, 1_000_007, True),
 ]
 
 
@@ -322,7 +328,8 @@ def test_sequences(known: dict[str, int], sequence: int, wanted: bool) -> None: 
 
 
 @pytest.mark.parametrize(
-    ("changes", "code"), [({"sequence": 5}, "T04"), ({"device": "shop-2"}, "T03")]
+    ("changes", "code"),
+    [({"sequence": 5}, "T04"), ({"device": "shop-2"}, "T03"), ({"sequence": 1_000_007}, "T14")],
 )
 def test_orders_that_are_not_ours(changes: dict[str, object], code: str) -> None:
     record = DeviceRecord(sequences={"k": 6})
@@ -334,7 +341,9 @@ def test_orders_that_are_not_ours(changes: dict[str, object], code: str) -> None
 OFFERS: list[tuple[str, dict[str, object], str]] = [
     ("another family", {"family": "churn"}, "T06"),
     ("expired", {"expires": 99.0}, "T05"),
-    ("a mode that nobody knows", {"mode": "shadow"}, "U12"),
+    ("a mode that is not there yet", {"mode": "shadow"}, "U12"),
+    ("a mode that nobody knows", {"mode": "turbo"}, "U12"),
+    ("a mode without a name", {"mode": ""}, "U12"),
     ("failed here before", {"rollout": "r0"}, "U09"),
 ]
 
@@ -394,6 +403,12 @@ def test_an_order_that_is_fulfilled_goes_to_its_report() -> None:
     record = begin(record_in(S.IDLE), replace(ORDER, digest=OLD))
     assert record.update is not None
     assert (record.state, record.update.outcome) == (S.REPORT, "committed")
+
+
+@pytest.mark.parametrize("trust", [SlotTrust.UNPROVEN, SlotTrust.BAD])
+def test_a_model_that_has_not_proven_itself_fulfils_no_order(trust: SlotTrust) -> None:
+    slots = {"a": Slot(NEW, 1, "m", "2", trust), "b": Slot()}
+    assert begin(record_in(S.IDLE, slots=slots), ORDER).state == S.OFFERED
 
 
 @pytest.mark.parametrize("state", [S.IDLE, S.FETCH, S.SOAK])
