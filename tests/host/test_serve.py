@@ -29,6 +29,7 @@ from wherry.client import Client
 from wherry.identity.authority import make_request
 from wherry.server.api import make_app
 from wherry.server.ending import Ending, Interrupted
+from wherry.server.kept import Kept
 from wherry.server.office import Office, Site
 from wherry_agent.config import load_config
 from wherry_contract.bundle import LIMIT_BYTES
@@ -404,13 +405,16 @@ def test_another_fleet_in_the_same_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_somebody_elses_broker(tmp_path: Path, mosquitto: Mosquitto) -> None:
-    with running_server(tmp_path / "data", "--broker", mosquitto.url, pinned=True) as server:
+    choice = ("--broker", mosquitto.url, "--windows", "compact")
+    with running_server(tmp_path / "data", *choice, pinned=True) as server:
         assert not server.children()
         config = load_config(enrol(server, "till-1"))
         assert config.broker
         assert (config.broker.port, config.broker.username) == (mosquitto.port, "")
         assert config.identity  # for the depot
         assert not config.broker_identity
+        assert config.reporting.encoding == "compact"
+        assert Kept.read(server.data / "settings.json").windows == "compact"
 
 
 def test_no_server_no_answer(tmp_path: Path) -> None:

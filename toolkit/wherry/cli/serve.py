@@ -51,6 +51,11 @@ _PORT: Final = click.IntRange(0, 65_535)
 @click.option(
     "--pinned", is_flag=True, help="Devices pin keys instead of a root; for a laboratory."
 )
+@click.option(
+    "--windows",
+    type=click.Choice(["json", "compact"]),
+    help="How devices that enrol send windows: json at first, then as last time.",
+)
 @click.pass_context
 def serve(
     ctx: click.Context,
@@ -66,6 +71,7 @@ def serve(
     broker_port: int,
     plain: bool,
     pinned: bool,
+    windows: str | None,
 ) -> None:
     """Run the fleet's server: broker, depot, ingest.
 
@@ -85,4 +91,7 @@ def serve(
         say(f"ready: {ready.url}, broker {ready.broker}, fleet {ready.fleet}, data {ready.data}")
 
     ports = (depot_port, enrol_port, broker_port)
-    run(Choice(data or home(), host, port, broker, fleet, names, ports, plain, pinned), on_ready)
+    choice = Choice(
+        data or home(), host, port, broker, fleet, names, ports, plain, pinned, windows or ""
+    )
+    run(choice, on_ready)

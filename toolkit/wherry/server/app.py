@@ -61,6 +61,7 @@ class Choice:
         ports: of the devices' depot, enrolment and broker; each as `port`.
         plain: no TLS and no identities, but passwords: for trying things out alone.
         pinned: devices pin keys instead of a TUF root: for a laboratory; stays as it was.
+        windows: the form in which devices that enrol send windows; "" for that of last time.
     """
 
     data: Path
@@ -72,6 +73,7 @@ class Choice:
     ports: tuple[int, int, int] = (0, 0, 0)
     plain: bool = False
     pinned: bool = False
+    windows: str = ""
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,12 @@ class _Server:
         if self._choice.pinned and not kept.pinned and Repository(self._data).exists:
             cure = "leave --pinned out, or choose another folder with --data"
             raise SetupError("H08", "the devices of this data folder have a root", cure=cure)
-        return replace(kept, fleet=wanted, pinned=kept.pinned or self._choice.pinned)
+        return replace(
+            kept,
+            fleet=wanted,
+            pinned=kept.pinned or self._choice.pinned,
+            windows=self._choice.windows or kept.windows,
+        )
 
     def run(self, on_ready: Callable[[Ready], None]) -> None:
         """Start everything, serve, end everything."""
@@ -181,6 +188,7 @@ class _Server:
             lambda: self._admit(store),
             enrol,
             bool(self._supervised),
+            self._kept.windows,
         )
         root = repository.root_file if repository else None
         office = Office(store, site, signer.public, time.time, driver.news, root)

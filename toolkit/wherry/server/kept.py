@@ -25,11 +25,13 @@ class Kept:
 
     Attributes:
         pinned: whether devices pin keys; so they did before there was a repository.
+        windows: in which form devices that enrol are told to send windows.
     """
 
     fleet: str = ""
     ports: Mapping[str, int] = field(default_factory=dict)
     pinned: bool = False
+    windows: str = "json"
     extra: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -48,6 +50,7 @@ class Kept:
             fleet=fields.text("fleet", pattern=SLUG),
             ports={name: fields.integer(f"{name}_port", 0, high=65_535) for name in PORTS},
             pinned=fields.flag("pinned", default=True),
+            windows=fields.choice("windows", ("json", "compact"), "json"),
             extra=fields.rest(),
         )
 
@@ -62,10 +65,8 @@ class Kept:
             StoreError: D01 or D06.
         """
         ports = {f"{name}_port": self.ports.get(name, 0) for name in PORTS}
-        write_durably(
-            path,
-            json.dumps(self.extra | {"fleet": self.fleet, "pinned": self.pinned} | ports).encode(),
-        )
+        known = {"fleet": self.fleet, "pinned": self.pinned, "windows": self.windows}
+        write_durably(path, json.dumps(self.extra | known | ports).encode())
 
 
 def bare_host(host: str) -> str:

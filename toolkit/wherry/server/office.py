@@ -39,6 +39,7 @@ class Site:
         admit: lets newly enrolled devices in at the broker.
         enrol: where devices enrol and renew; "" where they have passwords and no identity.
         own_broker: whether the broker takes the identities that we give.
+        windows: the form in which devices send windows.
     """
 
     url: str
@@ -47,6 +48,7 @@ class Site:
     admit: Callable[[], None]
     enrol: str = ""
     own_broker: bool = True
+    windows: str = "json"
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,11 @@ class Office:
             "",
             "[depot]",
             f'url = "{self.site.url}/depot"',
+            *(
+                ["", "[reporting]", 'encoding = "compact"']
+                if self.site.windows == "compact"
+                else []
+            ),
             *self._identity_lines(),
             *(["", "[serving]", f"listen = {quoted(listen)}"] if listen else []),
             *(["", "[labels]"] if labels else []),
