@@ -51,6 +51,7 @@ test: export WHERRY_FRAMEWORKS = required
 test: $(VENV)/.frameworks test-tools environments lint docs-check unit fuzz  ## install what tests need, and run them all
 
 test-long: export OMP_NUM_THREADS = 1
+test-long: export WHERRY_PATIENCE = 10
 test-long: $(VENV)/.frameworks test-tools  ## the tests that take minutes: kills, failing disks, fuzzing
 	$(BIN)/python -m pytest -m long -n 2 --dist worksteal
 

@@ -16,6 +16,8 @@ T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent
 # set where the tests run on a board's CPU, at a tenth of this machine's speed or less
 EMULATED = bool(os.environ.get("WHERRY_EMULATED"))
+# how many times longer than on an idle machine things may take
+PATIENCE = float(os.environ.get("WHERRY_PATIENCE", "6" if EMULATED else "1"))
 SHARED = Path(os.environ.get("WHERRY_SHARED", ROOT.parent / "shared")) / "data"
 
 
@@ -38,10 +40,10 @@ def wait_for(
 
     Args:
         look: the condition.
-        seconds: how long; longer where the CPU is emulated.
+        seconds: how long, on an idle machine.
         what: words for what never came, or what makes them then.
     """
-    seconds *= 6 if EMULATED else 1
+    seconds *= PATIENCE
     end = time.monotonic() + seconds
     while True:
         found = look()

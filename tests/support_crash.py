@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from support import Mosquitto, running_mosquitto, wait_for
+from support import PATIENCE, Mosquitto, running_mosquitto, wait_for
 from support_agent import Depot, Made, keys, make_bundle, order_for, running_depot, signed_order
 from support_app import AgentProcess, Fleet, agent_process
 from support_device import Device
@@ -51,9 +51,11 @@ class Scene:
         """A copy of the device; it is gone at the end of the block."""
         place = self.folder / name
         shutil.copytree(self.base, place)
-        with agent_process(place, broker=self.broker.url, depot=self.depot.url) as agent:
-            yield agent
-        shutil.rmtree(place)
+        try:
+            with agent_process(place, broker=self.broker.url, depot=self.depot.url) as agent:
+                yield agent
+        finally:
+            shutil.rmtree(place)
 
     def order(self, sequence: int) -> str:
         """Put the order for NEW there; returns its rollout."""
@@ -97,7 +99,7 @@ def record_of(folder: Path) -> dict[str, Any]:
 def carry_out(agent: AgentProcess, made: Made) -> bool:
     """Bring payments while it soaks, until a bundle is committed; false if the agent died."""
     assert agent.process
-    end = time.monotonic() + 60
+    end = time.monotonic() + 60 * PATIENCE
     while time.monotonic() < end:
         record = record_of(agent.state_dir)
         state = record.get("state", "")

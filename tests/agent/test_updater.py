@@ -169,6 +169,13 @@ def test_the_only_model_serves_on_when_a_newer_order_comes(state: S) -> None:
     assert free_slot(after) == "a"
 
 
+def test_the_first_cause_stands() -> None:
+    after = step(record_in(S.VERIFY_REVERT), Result(E.FAIL, "P01", "the old one fails too"))
+    assert after.update is not None
+    assert (after.update.outcome, after.update.code) == ("reverted", "U06")
+    assert after.denied == ()
+
+
 def test_a_newer_order_that_fails_goes_back_to_the_model_that_it_interrupted() -> None:
     slots = {"a": Slot(OLD, 1, "m", "1", SlotTrust.UNPROVEN), "b": ONLY["b"]}
     after = step(record_in(S.SOAK, slots=slots), Result(E.FAIL, "U06"))
