@@ -4,10 +4,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 # Debian's names for what the tests run beside us
-TOOLS := mosquitto mosquitto_sub openssl skopeo docker-registry strace gcc softhsm2-util qemu-aarch64 qemu-system-aarch64 \
-  systemd-analyze sshd ssh
+TOOLS := mosquitto mosquitto_sub openssl skopeo docker-registry strace gcc softhsm2-util systemd-analyze sshd ssh
 PACKAGES := mosquitto mosquitto-clients openssl skopeo docker-registry strace gcc libc6-dev softhsm2 \
-  qemu-user qemu-system-arm systemd openssh-server openssh-client
+  systemd openssh-server openssh-client
+# boards are emulated by these; where they cannot be had their tests are skipped, but not in CI
+EMULATORS := qemu-aarch64 qemu-arm qemu-system-aarch64
+EMULATOR_PACKAGES := qemu-user qemu-system-arm
 # heavy frameworks and runtime versions, each in an environment that the user's cache folder keeps
 # under a name made of its pins
 ENVIRONMENTS := torch tensorflow runtimes
@@ -70,14 +72,20 @@ environment-%: $(VENV)/.frameworks
 	@$(BIN)/wherry doctor --install $* >/dev/null 2>$(VENV)/$*.log && echo "environment $* is there" \
 	  || { cat $(VENV)/$*.log; exit 1; }
 
+# what is missing of a list of programs is installed from a list of packages
+define install
+missing=; for tool in $(1); do \
+  PATH="$$PATH:/usr/sbin" command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+if [ -n "$$missing" ]; then \
+  echo "installing$$missing"; as=; [ "$$(id -u)" = 0 ] || as="sudo -n"; \
+  { $$as apt-get update -qq && $$as env DEBIAN_FRONTEND=noninteractive \
+    apt-get install -qq -y --no-install-recommends $(2) >/dev/null; } \
+  || { echo "as root, run: apt-get install $(2)"; $(3); }; fi
+endef
+
 test-tools:  ## install Debian's tools that tests run beside us
-	@missing=; for tool in $(TOOLS); do \
-	  PATH="$$PATH:/usr/sbin" command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
-	if [ -n "$$missing" ]; then \
-	  echo "installing$$missing"; as=; [ "$$(id -u)" = 0 ] || as="sudo -n"; \
-	  { $$as apt-get update -qq && $$as env DEBIAN_FRONTEND=noninteractive \
-	    apt-get install -qq -y --no-install-recommends $(PACKAGES) >/dev/null; } \
-	  || { echo "as root, run: apt-get install $(PACKAGES)"; exit 1; }; fi
+	@$(call install,$(TOOLS),$(PACKAGES),exit 1)
+	@$(call install,$(EMULATORS),$(EMULATOR_PACKAGES),echo "until then boards are not tested"; [ "$$CI" != true ])
 
 lint: $(VENV)/.dev  ## format, lint and type checks
 	$(BIN)/ruff format --check .

@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
-from support import EMULATED, SHARED, Mosquitto, examples, running_mosquitto
+from support import (
+    EMULATED,
+    SHARED,
+    Mosquitto,
+    emulation_required,
+    emulators_missing,
+    examples,
+    running_mosquitto,
+)
 
 # a shell that starts us in the background ignores SIGINT for us, and programs inherit that
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -21,6 +29,13 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow] * EMULATED,
 )
 settings.load_profile("wherry")
+
+
+def pytest_sessionstart() -> None:
+    """Where boards must be tried nothing starts without QEMU, so that no test of them is skipped."""
+    missing = [] if EMULATED else emulators_missing()
+    if missing and emulation_required():
+        raise pytest.UsageError(f"boards must be tested here, and there is no {', '.join(missing)}")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -28,6 +28,17 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def emulation_required() -> bool:
+    """Whether boards must be tried: in CI, and where ``WHERRY_EMULATION=required`` says so."""
+    return os.environ.get("WHERRY_EMULATION") == "required" or os.environ.get("CI") == "true"
+
+
+def emulators_missing() -> list[str]:
+    """What is not here of all that emulates boards and makes their environments."""
+    tools = ("qemu-aarch64", "qemu-arm", "apt-get", "dpkg-deb")
+    return [name for name in tools if not shutil.which(name)]
+
+
 def examples(count: int) -> int:
     """How many examples a property is tried with: a tenth of them where CPUs are emulated."""
     return max(5, count // 10) if EMULATED else count

@@ -11,7 +11,6 @@ import contextlib
 import faulthandler
 import logging
 import os
-import platform
 import secrets
 import signal
 import tempfile
@@ -40,7 +39,7 @@ from .outbox import Outbox
 from .probing import SIGNS
 from .pulse import UPDATES, Notifier, Pulse, Watchdog
 from .reach import Reach
-from .runtime import runtimes
+from .runtime import architecture, runtimes
 from .scoring import Scorer
 from .senses import Senses
 from .server import Hooks, HttpServer
@@ -74,7 +73,7 @@ def this_board() -> Board:
         SetupError: H06, no runtime is installed.
     """
     (runtime, version), *also = runtimes().items()
-    return Board(platform.machine(), runtime, version, dict(also))
+    return Board(architecture(), runtime, version, dict(also))
 
 
 def restart_pause(former: float, lived: float) -> float:

@@ -277,6 +277,8 @@ class Link:
             goodbye = client.publish(
                 self._topic("presence"), self._presence(online=False), 1, retain=True
             )
+            if goodbye.rc != paho.MQTT_ERR_SUCCESS:  # the broker has just gone; paho raises below
+                return
             while not goodbye.is_published() and self._clock.monotonic() < end + 1:
                 if client.loop(0.05) != paho.MQTT_ERR_SUCCESS:
                     return

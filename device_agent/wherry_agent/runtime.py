@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import platform
+import sys
 from importlib.metadata import version
 from typing import Final
 
@@ -19,6 +21,22 @@ KINDS: Final = {
     "ai-edge-litert": "tflite",
 }
 _MODULES: Final = {"onnxruntime": "runtime_onnx", "tflite": "runtime_tflite"}
+
+# what a 64-bit kernel says to a 32-bit program -> what that program is
+_AS_32_BITS: Final = {"aarch64": "armv7l", "armv8l": "armv7l", "x86_64": "i686"}
+
+
+def architecture(machine: str = "", bits: int = 0) -> str:
+    """What wheels are for: the interpreter's architecture, not the kernel's.
+
+    A 32-bit system on a 64-bit kernel is told that it is an ``aarch64``, or an ``armv8l``.
+
+    Args:
+        machine: as ``uname -m`` says it; this one's if empty.
+        bits: of the interpreter; this one's if 0.
+    """
+    machine, bits = machine or platform.machine(), bits or sys.maxsize.bit_length() + 1
+    return _AS_32_BITS.get(machine, machine) if bits == 32 else machine
 
 
 def runtimes() -> dict[str, str]:

@@ -107,9 +107,15 @@ def payload(place: Place) -> bytes:
 
 @contextmanager
 def running(
-    folder: Path, broker: Mosquitto, session: str = SESSION, url: str = "", **limits: float
+    folder: Path,
+    broker: Mosquitto,
+    session: str = SESSION,
+    url: str = "",
+    *,
+    start: bool = True,
+    **limits: float,
 ) -> Iterator[Side]:
-    """A link in its own thread for the length of a block."""
+    """A link in its own thread, if it is to start, for the length of a block."""
     limits = {"reconnect_seconds": 1.0} | limits
     config = agent_config(folder, broker=url or broker.url, **limits)
     config.state_dir.mkdir(exist_ok=True)
@@ -124,6 +130,10 @@ def running(
     )
     link = Link(config, session, outbox, clock, handlers)
     assert isinstance(config.broker, BrokerAddress)
+    if not start:
+        yield Side(config, outbox, clock, link, told, offers)
+        outbox.close()
+        return
     thread = threading.Thread(target=link.run, args=(config.broker,))
     thread.start()
     try:
@@ -323,6 +333,17 @@ box = Outbox(config.state_dir, config.device, mib=1, days=1)
 handlers = Handlers(lambda payload: None, lambda fact, key: None, lambda: b"{}")
 Link(config, "c" * 16, box, SystemClock(), handlers).run(config.broker)
 """
+
+
+def test_a_farewell_to_a_broker_that_has_just_gone_is_none(
+    tmp_path: Path, mosquitto: Mosquitto
+) -> None:
+    """Seen on an emulated board: the link ended in paho's RuntimeError."""
+    with running(tmp_path, mosquitto, start=False) as side:
+        assert isinstance(side.config.broker, BrokerAddress)
+        client = side.link._new_client(side.config.broker)
+        side.link.connected = True  # nothing has told the link yet
+        side.link._farewell(client)
 
 
 def test_the_will_of_an_agent_that_is_killed(tmp_path: Path, mosquitto: Mosquitto) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ from wherry_convert.tflite_inspect import inspect_tflite
 from wherry_convert.tflite_trees import forest_tflite
 from wherry_convert.tflite_write import GraphWriter
 
-pytest.importorskip("ai_edge_litert", reason="the extra tflite is absent; make test-frameworks")
+if not any(map(find_spec, ("ai_edge_litert", "tflite_runtime"))):
+    pytest.skip("the extra tflite is absent; make test-frameworks", allow_module_level=True)
 pytest.importorskip("tflite", reason="likewise")
 
 NEEDS = RuntimeNeeds("tflite", ">=2.14,<2.15", 3, {}, (), also={"ai-edge-litert": ">=2.3,<2.4"})

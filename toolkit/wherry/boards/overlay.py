@@ -1,5 +1,7 @@
 """A runtime for a board: each version in a folder of its own, which goes before the board's wheels.
 
+A runtime that is a package of the board's Debian is there already.
+
 Versions that profiles name have a list with digests. A version that a user asks for has none:
 it is fetched over TLS from the package index and nothing else vouches for it.
 """
@@ -44,7 +46,7 @@ def pins_of(board: Board) -> list[Pin]:
 
 
 def overlay(pin: Pin, recipe: Recipe, progress: Callable[[str], None]) -> Path:
-    """The folder that holds a version, made if it is not there.
+    """The folder that holds a version, made if it is not there; the board's own for Debian's.
 
     Args:
         pin: the version.
@@ -55,6 +57,9 @@ def overlay(pin: Pin, recipe: Recipe, progress: Callable[[str], None]) -> Path:
         SetupError: H15, there is no such wheel for the board, or it cannot be fetched.
         OSError: no room or no right.
     """
+    own = folder() / recipe.folder_name / "root/usr/lib/python3/dist-packages"
+    if list(own.glob(f"{pin.name}-{pin.version}.*-info")):
+        return own
     lock = LOCKS / f"{recipe.machine}-{pin.name}-{pin.version}.txt"
     beside = _BESIDE.get(pin.name, ())
     text = lock.read_text() if lock.exists() else "\n".join((f"{pin.name}=={pin.version}", *beside))
