@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import subprocess
+import sys
 import warnings
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 from sklearn.neural_network import MLPClassifier
 from skops.io import dumps
+from support import ROOT
 from support_agent import keys, may_trace, statement_of, strace_program, write_agent_config
 from support_boards import board_named, need_boards
 from support_build import wherry
@@ -192,3 +196,44 @@ def test_a_runtime_that_imports_and_does_not_work_fails_the_self_test(tmp_path: 
     checks = {item["name"]: item for item in json.loads(done.stdout)["checks"]}
     assert (checks["model"]["well"], checks["model"]["code"]) == (False, "P04")
     assert "pip install 'numpy<2'" in checks["model"]["detail"]
+
+
+PIP = """
+import runpy, sys
+sys.executable = sys.argv.pop(1)  # pip reads its header: which ARM is it?
+runpy.run_module("pip", run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+def test_what_pip_brings_a_32_bit_board(tmp_path: Path) -> None:
+    """No wheel of numpy, cffi or onnxruntime is for it: numpy is Debian's, the runtime TFLite's."""
+    place, _recipe = environment("pos-armv7")
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--wheel-dir",
+        str(tmp_path),
+    ]
+    subprocess.run([*pip, str(ROOT)], check=True)
+    (wheel,) = tmp_path.glob("wherry-*.whl")
+    (home,) = find_spec("pip").submodule_search_locations  # type: ignore[union-attr]
+    shutil.copytree(home, tmp_path / "modules" / "pip")
+    report = tmp_path / "report.json"
+    python = place.root / "usr/bin" / f"python{place.version}"
+    asked = ["install", "--dry-run", "--break-system-packages", "--only-binary=:all:"]
+    done = run_python(
+        place,
+        ["-c", PIP, str(python), *asked, "--report", str(report), f"{wheel}[agent-tflite]"],
+        overlays=[tmp_path / "modules"],
+        settings={name: value for name, value in os.environ.items() if name.startswith("PIP_")},
+    )
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    found = json.loads(report.read_text())["install"]
+    names = {item["metadata"]["name"]: item["metadata"]["version"] for item in found}
+    assert names.keys() == {"tflite-runtime", "wherry"}  # what else it wants, its Debian has
+    assert names["tflite-runtime"].startswith("2.14")

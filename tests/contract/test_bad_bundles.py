@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support import EMULATED
 from support_contract import entries, golden_bundle, golden_parts, opened, retar, vector
 
 from wherry_contract import oci, tar
@@ -388,7 +389,8 @@ def test_a_changed_byte_is_refused_or_changes_nothing(place: int, mask: int) -> 
 
 
 def test_changed_bytes_all_over_the_file() -> None:
-    codes = {check_flip(place, 1 << place % 8) for place in range(0, len(golden_bundle()), 7)}
+    step = 35 if EMULATED else 7
+    codes = {check_flip(place, 1 << place % 8) for place in range(0, len(golden_bundle()), step)}
     assert codes >= {"", "B03", "B04", "B07", "B09", "T01", "T09"}
 
 
