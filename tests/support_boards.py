@@ -134,6 +134,7 @@ def run_suite(
         "-W",
         "ignore:The value of the smallest subnormal",
         "--durations=25",
+        "--continue-on-collection-errors",
         f"--basetemp={work / 'tmp'}",
     ]
     with log.open("wb") as stream:

@@ -85,6 +85,13 @@ class OnBoard:
         items[:] = kept
         config.hook.pytest_deselected(items=other)
 
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """A file that cannot be imported here has failed; one may also skip as a whole."""
+        if report.failed:
+            self._outcomes[report.nodeid] = "failed"
+        elif report.skipped:
+            self._skipped[report.nodeid] = str(report.longrepr)
+
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Remember."""
         if report.skipped:
