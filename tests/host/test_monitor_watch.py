@@ -71,15 +71,30 @@ def test_what_comes_in_order_is_judged_once(month: Fleet) -> None:
     watch = Watch(month.references, tally, POLICY)
     tally.add(month.windows[:-3])
     watch.look()
-    sealed = watch._kept[0]
+    before = watch._kept[-1]
     tally.add(month.windows[-3:])
     watch.look()
-    assert watch._kept[0] is sealed
-    late = replace(month.windows[0], window=replace(month.windows[0].window, place=replace(month.windows[0].window.place, seq=999)))  # fmt: skip
+    assert watch._kept[-2] is before
+    assert watch._kept[-1].tracks[0].records[0] is before.tracks[0].records[0]
+    place = replace(month.windows[0].window.place, seq=999)
+    late = replace(month.windows[0], window=replace(month.windows[0].window, place=place))
     tally.add([late])
     found = watch.look()
-    assert watch._kept[0] is not sealed
+    assert before not in watch._kept
     _same(found, judge(month.references, [*month.windows, late]))
+
+
+def test_history_is_bounded_and_what_stands_stays(month: Fleet) -> None:
+    """With room for one tick alone: of older ones what was raised, all together, what stands."""
+    tally = Tally(month.references, DAY)
+    tally.add(month.windows)
+    whole = Watch(month.references, tally, POLICY).look()
+    short = Watch(month.references, tally, POLICY, most_cells=1).look()
+    assert short.current == whole.current
+    assert (short.alerts, short.standing) == (whole.alerts, whole.standing)
+    assert set(short.cells) < set(whole.cells)
+    gone = set(whole.cells) - set(short.cells)
+    assert all(cell.device and cell.decision == "stable" for cell in gone if cell.evidence)
 
 
 @pytest.mark.parametrize("name", ["a", "c"])

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wherry_contract.profile import LEAST_SHARE
 from wherry_contract.psi import LEAST_ROWS, ROWS_PER_SLOT
@@ -45,6 +46,10 @@ class Figures:
     design: Floats
     expected: Row
     actual: Row
+
+    def only(self, kept: NDArray[np.bool_]) -> Figures:
+        """The same at some of the places."""
+        return Figures(**{item.name: getattr(self, item.name)[kept] for item in fields(self)})
 
 
 @dataclass(frozen=True)

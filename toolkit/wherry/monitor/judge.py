@@ -20,7 +20,8 @@ from .tally import FLEET, Sheet, Tally
 from .track import Track
 from .view import DAY, FleetView, Policy
 
-_OPEN: Final = 3  # newest buckets that windows still come for, and at least a day's
+_OPEN: Final = 3  # newest buckets that windows still come for
+_MOST_CELLS: Final = 2_000_000  # of history, some 150 MB
 Segments = Mapping[str, tuple[str, ...]]
 """Names of groups of devices, as ``site=paris``, with the devices in them."""
 
@@ -52,16 +53,32 @@ def judge(
 class Watch:
     """Judges a tally again and again; only what has changed since is judged anew.
 
-    What it says is what judging all from the start would say. Buckets but the newest few are
-    taken for complete; a window that comes for an older one after all makes it begin again.
+    What it says is what judging all from the start would say. It goes on from before the
+    oldest bucket that has changed, if that is among the newest few, and else begins again.
     """
 
-    def __init__(self, references: Mapping[str, Reference], tally: Tally, policy: Policy) -> None:
-        """Watch a tally whose buckets are as long as the policy's."""
+    def __init__(
+        self,
+        references: Mapping[str, Reference],
+        tally: Tally,
+        policy: Policy,
+        *,
+        most_cells: int = _MOST_CELLS,
+    ) -> None:
+        """Watch a tally.
+
+        Args:
+            references: by the digest of the bundle.
+            tally: its buckets are as long as the policy's.
+            policy: how it is judged.
+            most_cells: so many comparisons are remembered whole; of older ones what was raised
+                and those of all devices together.
+        """
+        self._most_cells = most_cells
         self._references = references
         self._tally = tally
         self._policy = policy
-        self._kept: list[_Court | None] = [None, None, None]
+        self._kept: list[_Court] = []  # as it stood after some of the buckets, the newest last
 
     def look(
         self,
@@ -93,34 +110,43 @@ class Watch:
         )
 
     def _judged(self, sheet: Sheet, segments: Segments) -> _Court:
-        subjects = _subjects(self._references, sheet)
-        starts = sheet.starts()
-        late = max(_OPEN, 1 + int(DAY // self._policy.bucket_seconds))
-        kept = [
-            court if court and court.stands(sheet, subjects, segments) else None
-            for court in self._kept
-        ]
-        court = _Court(self._policy, segments, sheet)
-        # up to what is taken for complete; up to the newest bucket; with it
-        for step, ends in enumerate((starts[:-late], starts[:-1], starts)):
-            court = kept[step] or court.copy()
+        subjects, starts = _subjects(self._references, sheet), sheet.starts()
+        while self._kept and not self._kept[-1].stands(sheet, subjects, segments):
+            self._kept.pop()
+        court = (
+            self._kept[-1]
+            if self._kept
+            else _Court(self._policy, segments, sheet, self._most_cells)
+        )
+        for start in starts[court.ticks :]:
+            court = court.copy()
             court.admit(sheet, subjects)
-            for start in ends:
-                court.tick(start, sheet)
-            kept[step] = court
-        self._kept = kept
+            court.tick(start, sheet)
+            self._keep(court)
         return court
+
+    def _keep(self, court: _Court) -> None:
+        """Keep what later looks may go on from: the newest few, and now and then an older one."""
+        late = 1 + int(DAY // self._policy.bucket_seconds)
+        self._kept = [
+            item
+            for item in (*self._kept, court)
+            if (age := court.ticks - item.ticks) <= _OPEN
+            or (item.ticks % late == 0 and age < 2 * late)
+        ]
 
 
 class _Court:
     """All subjects at all places, up to some bucket."""
 
-    def __init__(self, policy: Policy, segments: Segments, sheet: Sheet) -> None:
+    def __init__(self, policy: Policy, segments: Segments, sheet: Sheet, most_cells: int) -> None:
         self._policy = policy
+        self._most_cells = most_cells
         self._segments = segments
         self._ahead = sheet.ahead
         self._clocks: dict[float, int] = {}
         self._by_key: dict[Key, Track] = {}
+        self._cells: list[int] = []  # of each tick whose history is whole
         self.chosen = frozenset[str]()
         self.places: dict[str, int] = {FLEET: 0}
         for name in segments:
@@ -130,6 +156,11 @@ class _Court:
     def tracks(self) -> tuple[Track, ...]:
         """One for each subject."""
         return tuple(self._by_key.values())
+
+    @property
+    def ticks(self) -> int:
+        """How many buckets it has judged."""
+        return len(self._clocks)
 
     def stands(self, sheet: Sheet, subjects: Iterable[Subject], segments: Segments) -> bool:
         """Whether what was judged would be judged the same again."""
@@ -168,13 +199,12 @@ class _Court:
         found = _Court.__new__(_Court)
         found.__dict__.update(self.__dict__)
         found.places, found._clocks = dict(self.places), dict(self._clocks)  # noqa: SLF001 - its own class
+        found._cells = list(self._cells)  # noqa: SLF001 - its own class
         found._by_key = {key: track.copy() for key, track in self._by_key.items()}  # noqa: SLF001 - its own class
         return found
 
     def tick(self, start: float, sheet: Sheet) -> None:
         """Judge all that is due in one bucket, by one false discovery rate."""
-        if start in self._clocks:
-            return
         self._clocks[start] = sheet.changed(start)
         first, due = 1 + len(self._segments), []
         members = [
@@ -195,6 +225,12 @@ class _Court:
         adjusted = iter(_adjusted(chances))
         for item in due:
             item.track.settle(item, [next(adjusted) for _ in item.record.figures])
+        self._cells.append(sum(map(len, chances)))
+        while sum(self._cells) > self._most_cells and len(self._cells) > 1:
+            self._cells.pop(0)
+        for track in self.tracks:
+            track.mark()
+            track.thin(len(self._cells))
 
 
 def _adjusted(chances: list[Floats]) -> list[Floats]:

@@ -64,6 +64,21 @@ class Record:
     said: Decision | None = None
     text: str = ""
 
+    def only(self, kept: NDArray[np.bool_]) -> Record:
+        """The same of some of its places."""
+        return replace(
+            self,
+            who=self.who[kept],
+            opened=self.opened[kept],
+            closed=self.closed[kept],
+            rows=self.rows[kept],
+            figures=tuple(item.only(kept) for item in self.figures),
+            q=tuple(item[kept] for item in self.q),
+            raised=tuple(item[kept] for item in self.raised),
+            decisions=tuple(item[kept] for item in self.decisions),
+            since=tuple(item[kept] for item in self.since),
+        )
+
     def position(self, place: int) -> int | None:
         """Where a place stands in it, if it does."""
         at = int(self.who.searchsorted(place))
@@ -180,6 +195,8 @@ class Track:
         """Begin with nothing; segments stand between all devices together and single ones."""
         self.subject = subject
         self.records: list[Record] = []
+        self._marks: list[int] = []  # how many records there were after each tick
+        self._thinned = 0
         self._policy = policy
         self._first_device = 1 + segments
         self.weekly = subject.weekly and policy.bucket_seconds < WEEK
@@ -202,7 +219,24 @@ class Track:
         found = Track.__new__(Track)
         found.__dict__.update(self.__dict__)
         found.records, found.state = list(self.records), self.state.copy()
+        found._marks = list(self._marks)  # noqa: SLF001 - its own class
         return found
+
+    def mark(self) -> None:
+        """A tick has ended."""
+        self._marks.append(len(self.records))
+
+    def thin(self, ticks: int) -> None:
+        """Of ticks but the latest so many, forget single places at which nothing was raised."""
+        end = self._marks[-ticks - 1] if len(self._marks) > ticks else 0
+        for number in range(self._thinned, end):
+            record, state = self.records[number], self.state
+            stands = (state.stands[record.who] == number).any(axis=1)
+            kept = (record.who == 0) | stands | (state.said[record.who] == number)
+            for decisions in record.decisions:
+                kept |= decisions != DECISIONS.index(Decision.STABLE)
+            self.records[number] = record.only(kept)
+        self._thinned = max(self._thinned, end)
 
     # --- filling up -----------------------------------------------------------------------
 
