@@ -46,8 +46,8 @@ $(VENV)/.frameworks: $(VENV)/.dev
 	$(BIN)/pip install --quiet --editable '.[sklearn,xgboost,lightgbm,tflite-quant,agent,dev]' 'pandas>=2.2'
 	@touch $@
 
-demo: $(VENV)/.host  ## run the whole road on this machine
-	@$(BIN)/wherry demo
+demo: $(VENV)/.host  ## run the whole road on this machine; BOARD=pi3: agents on that board, emulated
+	@$(BIN)/wherry demo $(if $(BOARD),--board $(BOARD))
 
 test: export WHERRY_FRAMEWORKS = required
 test: $(VENV)/.frameworks test-tools environments lint docs-check unit fuzz  ## install what tests need, and run them all

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wherry_contract import arithmetic
 from wherry_contract.encoder import Tensor
 from wherry_contract.errors import ConvertError
 
@@ -28,6 +29,7 @@ def interpreter_kind() -> tuple[str, Any]:
         except ImportError as error:
             raise ConvertError("K06", "pip install 'wherry[tflite]'") from error
         return "ai-edge-litert", interpreter
+    arithmetic.restore()
     return "tflite-runtime", interpreter
 
 

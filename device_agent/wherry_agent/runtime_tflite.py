@@ -19,11 +19,14 @@ try:
 except ImportError:
     from ai_edge_litert import interpreter as tflite
 
+from wherry_contract import arithmetic
 from wherry_contract.encoder import Tensor
 from wherry_contract.errors import ProbeError
 from wherry_contract.manifest import Output, RuntimeNeeds
 
 from .session import Scores
+
+arithmetic.restore()  # before a row is counted: tflite-runtime changes it on ARM
 
 _OLD_NUMPY: Final = "tflite-runtime needs pip install 'numpy<2'"
 

@@ -19,7 +19,7 @@ from support import wait_for
 _FLEET = """
 import sys, time, contextlib
 from pathlib import Path
-from wherry.demo.children import children
+from wherry.children import children
 from wherry.demo.payments import Stream
 from wherry.demo.run import find_example
 from wherry.demo.stage import Stage
@@ -108,7 +108,7 @@ def test_the_bundles_can_be_looked_into(finished: Run, arguments: list[str], cod
 _ON_NATS = """
 import sys
 from pathlib import Path
-from wherry.demo.children import children
+from wherry.children import children
 from wherry.demo.payments import Stream
 from wherry.demo.run import find_example
 from wherry.demo.stage import Stage

@@ -23,19 +23,6 @@ from wherry.boards.emulator import Place, run_python
 from wherry.boards.overlay import overlay, pins_of
 from wherry.boards.recipe import Recipe, recipe_of
 from wherry.boards.root import create, place_on_disk
-from wherry.boards.verify import (
-    CLOSE,
-    CRASHED,
-    EXACT,
-    GOOD,
-    ILLEGAL,
-    MEMORY,
-    NO_WHEEL,
-    OPERATOR,
-    REFUSED,
-    WRONG,
-    judge,
-)
 from wherry.profiles import FOLDER, Board, known_boards, load_board
 from wherry_contract.errors import SetupError
 from wherry_convert.environments import FOLDER_VARIABLE
@@ -254,69 +241,7 @@ def test_where_qemu_is_absent_one_command_is_said(
     assert not (tmp_path / "environments").exists()
 
 
-# --- verify --------------------------------------------------------------------------------
-
 BUNDLE = Path(__file__).parents[2] / "contract" / "vectors" / "fraud-mini.wherry"
-
-
-@pytest.mark.parametrize(
-    ("returned", "output", "verdict"),
-    [
-        pytest.param(0, '{"largest_gap": 0.0}', EXACT, id="every bit"),
-        pytest.param(0, '{"largest_gap": 4e-7}', CLOSE, id="near enough"),
-        pytest.param(0, '{"error": {"code": "P01", "detail": ""}}', WRONG, id="other scores"),
-        pytest.param(0, '{"error": {"code": "P04", "detail": ""}}', OPERATOR, id="does not load"),
-        pytest.param(0, '{"error": {"code": "P05", "detail": ""}}', MEMORY, id="memory"),
-        pytest.param(0, '{"error": {"code": "M06", "detail": ""}}', REFUSED, id="another code"),
-        pytest.param(-4, "", ILLEGAL, id="SIGILL"),
-        pytest.param(-11, "", CRASHED, id="SIGSEGV"),
-        pytest.param(0, "no JSON", CRASHED, id="says something else"),
-        pytest.param(1, "", CRASHED, id="says nothing"),
-    ],
-)
-def test_each_end_of_a_probe_has_its_verdict(returned: int, output: str, verdict: str) -> None:
-    found = judge("onnxruntime 1.27.0", returned, output.encode(), b"")
-    assert found.verdict == verdict
-    assert bool(found.cure) == (verdict not in GOOD)
-
-
-@needs_qemu
-@pytest.mark.slow
-def test_a_bundle_that_fits_is_verified_under_every_runtime_of_the_board(
-    capsys: pytest.CaptureFixture[str], places: dict[str, Place]
-) -> None:
-    done = wherry(capsys, "verify", "--board", PI, BUNDLE, "--json")
-    assert done.code == 0, done.err
-    found = json.loads(done.out)
-    assert [item["runtime"] for item in found["verdicts"]] == [
-        "onnxruntime 1.27.0", "onnxruntime 1.28.0",
-    ]  # fmt: skip
-    assert {item["verdict"] for item in found["verdicts"]} <= {EXACT, CLOSE}
-
-
-@needs_qemu
-@pytest.mark.slow
-def test_a_runtime_made_for_a_newer_cpu_is_an_illegal_instruction_with_a_cure(
-    capsys: pytest.CaptureFixture[str], places: dict[str, Place]
-) -> None:
-    """microsoft/onnxruntime#23957: it works on every PC that emulates the newest CPU."""
-    done = wherry(capsys, "verify", "--board", PI, "--runtime", "onnxruntime==1.21.0", BUNDLE)
-    assert done.code == 1
-    assert ILLEGAL in done.out
-    assert "put another version on the board" in done.out
-
-
-@needs_qemu
-def test_a_bundle_for_a_runtime_that_has_no_wheel_there_is_refused(
-    capsys: pytest.CaptureFixture[str], places: dict[str, Place]
-) -> None:
-    done = wherry(capsys, "verify", "--board", TERMINAL, BUNDLE)
-    assert done.code == 1
-    assert NO_WHEEL in done.out
-    asked = ["--runtime", "onnxruntime==1.27.0"]
-    done = wherry(capsys, "verify", "--board", TERMINAL, *asked, BUNDLE)
-    assert done.code == 1
-    assert NO_WHEEL in done.out
 
 
 # --- instructions --------------------------------------------------------------------------

@@ -336,7 +336,7 @@ def test_boards_that_can_are_named_with_what_is_slow_there(
 ) -> None:
     more = (
         '[target]\nboards = ["pi4", "pi5"]\n[quantize]\nmethod = "int8"\n'
-        "[gates]\nflips = 400\nedge_flips = 400\nmetric_drop = 1.0\n"
+        '[gates]\nflips = 400\nedge_flips = 400\nmetric_drop = 1.0\nboards = "off"\n'
     )
     project, page = write_project(shop, model="net", more=more), tmp_path / "a.html"
     out = tmp_path / "a.wherry"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wherry_contract.bundle import Parts
+from wherry_contract.bundle import Parts, assemble
 from wherry_contract.errors import ConvertError, WherryError
 from wherry_contract.features import RawMatrix
 from wherry_convert.parity import row_classes
@@ -121,7 +121,10 @@ def quantized_dict(quantized: Quantized | None) -> dict[str, Any]:
 
 def steps_of(project: Project, *, packing: bool) -> int:
     """How many steps `check` or `build` will tell."""
-    more = (project.quantize is not None, project.runtimes == "all", packing, packing)
+    more = (
+        project.quantize is not None, project.runtimes == "all", packing, packing,
+        packing and _runs_on_boards(project),
+    )  # fmt: skip
     return 5 + sum(more)
 
 
@@ -179,6 +182,10 @@ def check(
     boards = _judge_boards(project, converted)
     if project.runtimes == "all":
         require(claimed(converted.needs))  # before the long work, not after it
+    if project.on_boards == "required":
+        from .boards.named import require_environments
+
+        require_environments(project.target.boards)
     progress(f"comparing decisions on {len(rows)} check rows, and on rows made to be hard")
     classes = row_classes(rows.raw, project.input, cuts=cuts)
     report = judge(
@@ -205,6 +212,27 @@ def _judge_boards(project: Project, converted: Converted) -> tuple[Verdict, ...]
     if any(verdict.problems for verdict in found):
         raise BoardsRefuseError(found)
     return found
+
+
+def _runs_on_boards(project: Project) -> bool:
+    return bool(project.target.boards) and project.on_boards != "off"
+
+
+def _on_boards(project: Project, checked: Checked, parts: Parts, progress: Progress) -> Checked:
+    """Run what is to be packed on the boards that are named."""
+    if not _runs_on_boards(project):
+        return checked
+    from .boards.named import run_on_boards  # which brings a server with it
+
+    progress("running it on the boards that are named")
+    found = run_on_boards(
+        project.target.boards,
+        checked.boards,
+        assemble(parts),
+        parts,
+        lambda words: progress(f"  {words}"),
+    )
+    return replace(checked, boards=found)
 
 
 def _convert(project: Project, source: SourceModel, progress: Progress) -> Converted:
@@ -272,6 +300,7 @@ def build(
     Raises:
         BudgetExceededError: Q01, a budget is exceeded; nothing is packed.
         RuntimesDisagreeError: Q05, a claimed version scores otherwise; nothing is packed.
+        BoardsRefuseError: Q06, a board that is named must not have it; nothing is packed.
         WherryError: files, data or model are not what the project says.
     """
     where = page or project.report
@@ -289,6 +318,10 @@ def build(
     if failures(runs):
         _write_page(project, checked, None, where, runs)
         raise RuntimesDisagreeError(runs)
+    checked = _on_boards(project, checked, parts, progress)
+    if any(verdict.problems for verdict in checked.boards):
+        _write_page(project, checked, None, where, runs)
+        raise BoardsRefuseError(checked.boards)
     path = out or project.bundle
     progress(f"packing {path.name}" + (", signing" if signers else ""))
     if parts_folder:

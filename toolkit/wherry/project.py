@@ -33,6 +33,7 @@ from .profiles import Board, load_board
 from .quantized import SEARCH
 
 LIMIT_BYTES: Final = 2**20
+ON_BOARDS: Final = ("there", "required", "off")
 MAX_CARD: Final = 20_000  # characters of one text of the model card
 
 # every name that a project file may hold, by section; docs/project.md describes each
@@ -54,7 +55,7 @@ KNOWN: Final[Mapping[str, tuple[str, ...]]] = {
     "fallback": ("join", "conditions"),
     "fallback.conditions": ("feature", "op", "value"),
     "quantize": ("method", "flips", "bytes", "distinct_share", "metric_drop", "latency_ratio"),
-    "gates": ("flips", "edge_flips", "metric_drop", "runtimes"),
+    "gates": ("flips", "edge_flips", "metric_drop", "runtimes", "boards"),
     "metric": ("path", "function", "drop"),
     "golden": ("rows", "tolerance"),
     "soak": ("rows", "seconds", "longest_seconds", "error_share"),
@@ -162,6 +163,8 @@ class Project:
         fallback: answers when no model can, and is held against the model in reports.
         quantize: how a neural net is made smaller; None if it is not.
         metric: the project's own; None for none.
+        on_boards: whether the bundle is run on the emulated boards that are named: where their
+            environments are ``there``, on all of them (``required``), or not at all (``off``).
         runtimes: whether golden vectors run under ``all`` claimed versions, or the one ``here``.
         key: name of a signing key, or the path of its file; "" for an unsigned bundle.
         bundle: the file to be made.
@@ -182,6 +185,7 @@ class Project:
     quantize: Quantize | None
     gates: Gates
     metric: OwnMetric | None
+    on_boards: str
     runtimes: str
     golden: Golden
     soak: Soak
@@ -264,6 +268,7 @@ def _project(fields: Fields, path: Path) -> Project:
         quantize=_quantize(fields, target),
         gates=_gates(gates),
         metric=_metric(fields, path.parent, data),
+        on_boards=gates.choice("boards", ON_BOARDS, ON_BOARDS[0]),
         runtimes=gates.choice("runtimes", ("here", "all"), "here"),
         golden=_golden(fields.table("golden", {})),
         soak=Soak.from_fields(fields.table("soak", {})),

@@ -5,7 +5,7 @@ Pure: profiles are read by `profiles`, models by `traits`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -37,12 +37,15 @@ class Verdict:
         runtimes: distributions with versions that both the board has and the bundle claims.
         problems: why it cannot, each with what to do.
         notes: what is said, and refuses nothing.
+        run: what became of it on the emulated board, as `wherry verify --json` says it; None
+            where it was not run.
     """
 
     board: str
     runtimes: tuple[str, ...]
     problems: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
+    run: Mapping[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
@@ -51,6 +54,7 @@ class Verdict:
             "runtimes": list(self.runtimes),
             "problems": [{"what": what, "cure": cure} for what, cure in self.problems],
             "notes": list(self.notes),
+            "run": None if self.run is None else dict(self.run),
         }
 
 

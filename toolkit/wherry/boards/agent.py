@@ -3,10 +3,39 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 from wherry import __version__
 from wherry.runtimes import agent_packages
+
+from .emulator import Place
+
+
+@dataclass(frozen=True)
+class BoardAgent:
+    """The agent, installed on a board with one runtime.
+
+    Attributes:
+        place: the board.
+        runtime: the folder of the runtime's modules.
+        files: see `lay_out_agent`.
+        name: the runtime's distribution.
+    """
+
+    place: Place
+    runtime: Path
+    files: Path
+    name: str
+
+    def command(self, *arguments: str) -> list[str]:
+        """What starts it."""
+        return [str(self.place.python), "-m", "wherry_agent", *arguments]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Environment variables for it."""
+        return self.place.environment([self.runtime, self.files])
 
 
 def lay_out_agent(folder: Path) -> None:

@@ -82,6 +82,11 @@ class Place:
         return self.programs / "python3"
 
     @property
+    def program(self) -> Path:
+        """The same as a file of the board."""
+        return self.root / "usr/bin" / f"python{self.version}"
+
+    @property
     def ready(self) -> bool:
         """Whether it is complete."""
         return self.folder.is_dir() and self.base.is_dir()

@@ -1,7 +1,8 @@
 """Does a bundle do on a board's CPU what it did where it was made?
 
 The agent's own probe runs there, under QEMU, with each runtime version that both the board
-and the bundle name. What became of it is one of `VERDICTS`, each with its cure.
+and the bundle name. Then its whole life is rehearsed under the first that is good. What
+became of it is one of `VERDICTS`, each with its cure.
 """
 
 from __future__ import annotations
@@ -18,17 +19,20 @@ from typing import Any, Final
 
 from wherry.profiles import Board
 from wherry.runtimes import PROBE_MIB, lay_out, ranges_of
-from wherry_contract.bundle import Layout
+from wherry_contract.bundle import Layout, Parts
 from wherry_contract.errors import CODES, SetupError
 from wherry_contract.manifest import Manifest
 from wherry_contract.versions import in_range
 
-from .agent import lay_out_agent
+from . import rehearsal
+from .agent import BoardAgent, lay_out_agent
 from .emulator import Place, run_python
 from .overlay import Pin, overlay, pins_of
 from .recipe import Recipe
+from .rehearsal import Rehearsal
+from .rehearse import Subject, rehearse
 
-PROBE_SECONDS: Final = 240.0  # emulated: a tenth to a fortieth of this machine's speed
+SECONDS: Final = 300.0  # for each probe, and for the rehearsal; emulated programs are slow
 HEADS: Final = ("runtime", "verdict", "largest difference", "what to do")
 _SHOWN: Final = 300
 _SIGILL: Final = 4
@@ -41,22 +45,37 @@ CRASHED: Final = "crashed"
 NO_WHEEL: Final = "missing wheel"
 OPERATOR: Final = "unsupported operator"
 MEMORY: Final = "out of memory"
+COUNTS: Final = "wrong counts"
+HOME: Final = "reports home"
+WORKS: Final = "works"
 SLOW: Final = "too slow to judge"
 REFUSED: Final = "refused"
-GOOD: Final = frozenset({EXACT, CLOSE})
+GOOD: Final = frozenset({EXACT, CLOSE, WORKS})
 
 VERDICTS: Final = MappingProxyType(
     {
         EXACT: "",
         CLOSE: "",
+        WORKS: "",
         WRONG: "do not ship it to this board with this runtime; build it for another",
         ILLEGAL: "this runtime is not made for this CPU; put another version on the board",
         CRASHED: "look at what it said; try another version of the runtime",
         NO_WHEEL: "build it for a runtime that the board has: `wherry board show`",
         OPERATOR: "build it for this board: name it in [target] boards",
         MEMORY: "use a smaller model, or a board with more memory",
-        SLOW: "nothing is known: try it on a real board",
+        SLOW: "nothing is known: give it more --patience, or try it on a real board",
+        COUNTS: "its windows are not to be trusted; tell us, with the bundle",
+        HOME: "put another version of the runtime on the board",
         REFUSED: "see the code in docs/cli.md",
+    }
+)
+# steps of the rehearsal that fail without a code; every other one is "refused"
+_BY_STEP: Final = MappingProxyType(
+    {
+        rehearsal.SCORED: WRONG,
+        rehearsal.COUNTED: COUNTS,
+        rehearsal.ALONE: HOME,
+        rehearsal.ROOM: MEMORY,
     }
 )
 # codes of the probe -> verdict; every other code is "refused"
@@ -98,6 +117,53 @@ class Verdict:
         return asdict(self) | {"good": self.good, "cure": self.cure}
 
 
+@dataclass(frozen=True)
+class Verified:
+    """What became of a bundle on a board.
+
+    Attributes:
+        board: its name.
+        cpu: QEMU's name of its CPU.
+        verdicts: the probe's, one for each runtime; behind them the rehearsal's.
+        rehearsal: nothing where no probe was good, or none was asked for.
+    """
+
+    board: str
+    cpu: str
+    verdicts: tuple[Verdict, ...]
+    rehearsal: Rehearsal | None = None
+
+    @property
+    def good(self) -> bool:
+        """Whether the board may have it."""
+        return all(item.good for item in self.verdicts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        return {
+            "board": self.board,
+            "cpu": self.cpu,
+            "good": self.good,
+            "verdicts": [item.to_dict() for item in self.verdicts],
+            "rehearsal": self.rehearsal.to_dict() if self.rehearsal else None,
+        }
+
+
+@dataclass(frozen=True)
+class Ground:
+    """A board, and its environment here.
+
+    Attributes:
+        board: its profile.
+        place: the environment.
+        recipe: what it was made of.
+    """
+
+    board: Board
+    place: Place
+    recipe: Recipe
+
+
 def pins_for(board: Board, manifest: Manifest) -> list[Pin]:
     """The runtimes of a board that a bundle claims. Pure."""
     ranges = ranges_of(manifest.runtime)
@@ -110,62 +176,90 @@ def pins_for(board: Board, manifest: Manifest) -> list[Pin]:
 
 def verify(
     layout: Layout,
-    place: Place,
-    recipe: Recipe,
+    parts: Parts,
+    ground: Ground,
     pins: Sequence[Pin],
     progress: Progress,
-) -> list[Verdict]:
-    """Run the golden vectors on the board under each runtime.
+    *,
+    quick: bool = False,
+    seconds: float = SECONDS,
+) -> Verified:
+    """Run the golden vectors on the board under each runtime, and rehearse its life under one.
 
     Args:
         layout: of the bundle.
-        place: the board's environment.
-        recipe: what it was made of.
+        parts: likewise.
+        ground: the board.
         pins: see `pins_for`.
         progress: is told each step in words.
+        quick: golden vectors alone.
+        seconds: after which a probe, or the rehearsal, is given up.
 
     Raises:
-        SetupError: H03, H06 or H15: it could not be tried.
+        SetupError: H03, H05, H06 or H15: it could not be tried.
     """
+    place = ground.place
     if not pins:
-        return [Verdict("none", NO_WHEEL, detail="the board has no runtime that the bundle claims")]
+        lacks = Verdict("none", NO_WHEEL, detail="the board has no runtime that the bundle claims")
+        return Verified(place.board, place.cpu, (lacks,))
     with tempfile.TemporaryDirectory(prefix="wherry-board-") as folder:
-        store, agent = Path(folder, "store"), Path(folder, "agent")
+        store, files = Path(folder, "store"), Path(folder, "agent")
         lay_out(layout, store)
-        lay_out_agent(agent)
-        found = []
+        lay_out_agent(files)
+        request = {"store": str(store), "digest": layout.digest, "mib": PROBE_MIB}
+        found: list[Verdict] = []
+        chosen: Subject | None = None
         for pin in pins:
             progress(f"golden vectors on {place.board} ({place.cpu}) under {pin}")
-            request = {
-                "store": str(store),
-                "digest": layout.digest,
-                "mib": PROBE_MIB,
-                "seconds": PROBE_SECONDS,
-            }
-            try:
-                runtime = overlay(pin, recipe, progress)
-            except SetupError as error:
-                if error.code != "H15":
-                    raise
-                found.append(Verdict(str(pin), NO_WHEEL, detail=error.detail))
+            runtime = _runtime(pin, ground.recipe, progress)
+            if isinstance(runtime, Verdict):
+                found.append(runtime)
                 continue
-            found.append(_probe(pin, place, [runtime, agent], request))
-        return found
+            agent = BoardAgent(place, runtime, files, pin.name)
+            found.append(_probe(pin, agent, request, seconds))
+            if found[-1].good and chosen is None:
+                chosen = Subject(layout, parts, agent, str(pin), ground.board.memory_mib)
+        if chosen is None or quick:
+            return Verified(place.board, place.cpu, tuple(found))
+        progress(f"the bundle's life on {place.board} under {chosen.runtime}")
+        lived = rehearse(chosen, progress, seconds)
+        return Verified(place.board, place.cpu, (*found, judge_life(lived)), lived)
 
 
-def _probe(pin: Pin, place: Place, overlays: Sequence[Path], request: Mapping[str, Any]) -> Verdict:
-    asked = dict(request) | {"parent": os.getpid()}
+def _runtime(pin: Pin, recipe: Recipe, progress: Progress) -> Path | Verdict:
+    try:
+        return overlay(pin, recipe, progress)
+    except SetupError as error:
+        if error.code != "H15":
+            raise
+        return Verdict(str(pin), NO_WHEEL, detail=error.detail)
+
+
+def _probe(pin: Pin, agent: BoardAgent, request: Mapping[str, Any], seconds: float) -> Verdict:
+    asked = dict(request) | {"parent": os.getpid(), "seconds": seconds}
     try:
         done = run_python(
-            place,
+            agent.place,
             ["-W", "ignore", "-m", "wherry_agent.probe"],
-            overlays=overlays,
-            seconds=PROBE_SECONDS,
+            overlays=[agent.runtime, agent.files],
+            seconds=seconds,
             stdin=json.dumps(asked).encode(),
         )
     except subprocess.TimeoutExpired:
-        return Verdict(str(pin), SLOW, detail=f"no answer in {PROBE_SECONDS:.0f} s")
+        return Verdict(str(pin), SLOW, detail=f"no answer in {seconds:.0f} s")
     return judge(str(pin), done.returncode, done.stdout, done.stderr)
+
+
+def judge_life(lived: Rehearsal) -> Verdict:
+    """What a rehearsal's end means. Pure."""
+    name, failed = f"{lived.runtime}, whole life", lived.failed
+    if failed:
+        by_step = _BY_STEP.get(failed.name, REFUSED)
+        verdict = _BY_CODE.get(failed.code, by_step)
+        return Verdict(name, verdict, detail=f"{failed.name}? {failed.seen}")
+    if lived.slow:
+        return Verdict(name, SLOW, detail=f"it had not ended after {lived.seconds:.0f} s")
+    return Verdict(name, WORKS)
 
 
 def judge(runtime: str, returned: int, output: bytes, errors: bytes) -> Verdict:

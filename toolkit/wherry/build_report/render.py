@@ -124,7 +124,11 @@ def _page(
     return {
         "name": f"{project.name} {project.version}",
         "family": checked.converted.family,
-        "failures": [*report.failures, *failures(runs)],
+        "failures": [
+            *report.failures,
+            *failures(runs),
+            *(f"{item.board}: {what}" for item in checked.boards for what, _cure in item.problems),
+        ],
         "sentences": list(_sentences(checked, result)),
         "meaning": _meaning(project, checked),
         "flips": Table(CLASS_HEADS, class_rows(report)),

@@ -15,14 +15,20 @@ from .terminals import Payment
 class Stream:
     """Ten days of payments at named groups of terminals, with and without the drift."""
 
-    def __init__(self, example: Path) -> None:
+    def __init__(self, example: Path, every: int = 1) -> None:
+        """Read it.
+
+        Args:
+            example: the folder of the example.
+            every: takes one of so many payments, as an emulated board is slow.
+        """
         sys.path.insert(0, str(example))  # the example is scripts, no package
         try:
             self._module: Any = importlib.import_module("stream")
         finally:
             sys.path.remove(str(example))
         self.groups: tuple[str, ...] = self._module.chains()
-        self._plain = self._module.payments()
+        self._plain = self._module.payments()[::every]
         self.rows = len(self._plain)
 
     def days(self, first: int, last: int) -> Mapping[str, Sequence[Payment]]:

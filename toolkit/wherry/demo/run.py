@@ -10,15 +10,19 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Final, TextIO
+from typing import TYPE_CHECKING, Final, TextIO
 
+from wherry.children import children
 from wherry_contract.errors import SetupError
 
-from .children import children
 from .payments import Stream
 from .stage import Check, Stage
 from .story import tell
 
+if TYPE_CHECKING:
+    from wherry.boards.agent import BoardAgent
+
+_EVERY: Final = 3  # payments of which an emulated board takes one
 _MARK: Final = ".wherry-demo"  # only a folder that has it is ever removed
 
 
@@ -31,6 +35,7 @@ class Choice:
         folder: where everything of this run goes; that of an earlier run is removed.
         report: where the report goes.
         broker: as `wherry serve` takes it.
+        board: where the agents run, emulated; "" for this machine.
         say: talks to the person.
         progress: shows long work.
     """
@@ -39,6 +44,7 @@ class Choice:
     folder: Path
     report: Path
     broker: str
+    board: str
     say: Callable[[str], None]
     progress: Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
@@ -79,9 +85,31 @@ def run_demo(choice: Choice) -> tuple[Check, ...]:
             programs=programs,
             say=choice.say,
             progress=choice.progress,
+            board=_board(choice) if choice.board else None,
         )
-        tell(stage, Stream(choice.example))
+        tell(stage, Stream(choice.example, _EVERY if choice.board else 1))
     return tuple(stage.checks)
+
+
+def _board(choice: Choice) -> BoardAgent:
+    """An emulated board with the agent on it, made if it is not there.
+
+    Raises:
+        SetupError: H01, H14 or H15.
+    """
+    from wherry.boards.agent import BoardAgent, lay_out_agent
+    from wherry.boards.overlay import overlay, pins_of
+    from wherry.boards.recipe import recipe_of
+    from wherry.boards.root import create, mirror
+    from wherry.profiles import load_board
+
+    board = load_board(choice.board, Path())
+    recipe = recipe_of(board, mirror())
+    place, pin = create(recipe, choice.say).place, pins_of(board)[0]
+    files = choice.folder.resolve() / "agent"
+    lay_out_agent(files)
+    choice.say(f"the agents run on {board.name}: {board.title}, emulated, under {pin}")
+    return BoardAgent(place, overlay(pin, recipe, choice.say), files, pin.name)
 
 
 @contextmanager

@@ -11,13 +11,16 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from wherry.children import Children
 from wherry_contract.errors import SetupError
 
-from .children import Children
+if TYPE_CHECKING:
+    from wherry.boards.agent import BoardAgent
 
 _COMMAND_SECONDS: Final = 300.0
+_EMULATED: Final = 10.0
 _SHOWN: Final = 1500  # characters of what a failed command said
 
 
@@ -42,6 +45,7 @@ class Stage:
         programs: what was started.
         say: talks to the person.
         progress: shows long work; yields a function that takes steps.
+        board: the agents' board, where it is emulated; None for this machine.
         checks: what was promised so far, and seen.
     """
 
@@ -52,6 +56,7 @@ class Stage:
     programs: Children
     say: Callable[[str], None]
     progress: Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+    board: BoardAgent | None = None
     checks: list[Check] = field(default_factory=list)
     began: float = field(default_factory=time.monotonic)
 
@@ -74,6 +79,28 @@ class Stage:
         """What programs of this run are started with."""
         return dict(os.environ) | {"WHERRY_HOME": str(self.fleet)}
 
+    def start_agent(self, name: str, config: Path) -> None:
+        """Start an agent, on the board if there is one."""
+        arguments = ["run", "--config", str(config)]
+        if self.board:
+            self.programs.start(name, self.board.command(*arguments), self.board.environment)
+        else:
+            command = [sys.executable, "-m", "wherry_agent", *arguments]
+            self.programs.start(name, command, self.environment)
+
+    def memory_mib(self, name: str) -> float:
+        """Resident memory of an agent, MiB, without the emulator's."""
+        if self.board is None:
+            return self.programs.memory_mib(name)
+        from wherry.boards.resident import resident_mib
+
+        return resident_mib(self.programs.pid(name) or 0, self.board.place.program)
+
+    @property
+    def patience(self) -> float:
+        """How many times longer than usual something may take."""
+        return _EMULATED if self.board else 1.0
+
     def run(
         self, arguments: Sequence[str], *, codes: tuple[int, ...] = (0,)
     ) -> subprocess.CompletedProcess[str]:
@@ -86,7 +113,7 @@ class Stage:
             arguments,
             capture_output=True,
             text=True,
-            timeout=_COMMAND_SECONDS,
+            timeout=_COMMAND_SECONDS * self.patience,
             check=False,
             env=self.environment,
         )

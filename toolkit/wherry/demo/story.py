@@ -6,8 +6,9 @@ import json
 import socket
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,7 +20,7 @@ from wherry.project import Project, load_project
 from wherry_contract.bundle import read_bundle
 from wherry_contract.when import to_text
 
-from .mistake import make_mistake
+from .mistake import make_mistake, turned_onnx, turned_tflite
 from .terminals import Reply, Terminals, ready
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ DRIFTING: Final = "birch"
 # the amounts of that chain, and the customer averages over the shortest window with them
 MOVED: Final = frozenset({"TX_AMOUNT", "CUSTOMER_ID_AVG_AMOUNT_1DAY_WINDOW"})
 _SETTLE_SECONDS: Final = 30.0
+_PROBE_SECONDS: Final = 30.0
 _LIMITS: Final = "\n[limits]\nwindow_rows = 100\nheartbeat_seconds = 5.0\n"
 
 
@@ -100,13 +102,29 @@ def build(stage: Stage) -> Path:
     stage.chapter("Convert, compare decisions, pack and sign: one file")
     bundle = stage.folder / "fraud-1.0.0.wherry"
     stage.wherry("key", "generate", "release")
-    found = stage.ask(
-        "build", str(stage.example / "project.toml"), "--out", str(bundle), "--key", "release"
-    )
+    project = str(_project(stage))
+    found = stage.ask("build", project, "--out", str(bundle), "--key", "release")
     classes = found["gate"]["classes"].values()
     rows, flips = sum(c["rows"] for c in classes), sum(c["flips"] for c in classes)
     stage.check("no decision flips", passed=not flips, seen=f"{flips} of {rows} raw rows")
     return bundle
+
+
+def _project(stage: Stage) -> Path:
+    """The example's project file; for a board with TFLite a copy that says so."""
+    plain = stage.example / "project.toml"
+    if not _is_tflite(stage):
+        return plain
+    text = plain.read_text() + '\n[target]\nruntime = "tflite"\n'
+    for folder in ("build", "data"):  # paths are relative to the file
+        text = text.replace(f'"{folder}/', f'"{stage.example.resolve()}/{folder}/')
+    copy = stage.folder / "project.toml"
+    copy.write_text(text)
+    return copy
+
+
+def _is_tflite(stage: Stage) -> bool:
+    return stage.board is not None and stage.board.name != "onnxruntime"
 
 
 def start(stage: Stage, stream: Stream) -> Fleet:
@@ -122,10 +140,10 @@ def start(stage: Stage, stream: Stream) -> Fleet:
         address = ("127.0.0.1", _free_port())
         _enrol(stage, group, address)
         config = stage.folder / group / "agent.toml"
-        arguments = [sys.executable, "-m", "wherry_agent", "run", "--config", str(config)]
-        programs.start(group, arguments, environment)
+        stage.start_agent(group, config)
         terminals[group] = Terminals(group, address, MODEL)
-        programs.wait(group, lambda at=address: ready(at, "live"), seconds=60)  # type: ignore[misc]
+        live = partial(ready, address, "live")
+        programs.wait(group, live, seconds=60 * stage.patience)
         terminals[group].start()
     server = json.loads((stage.fleet / "server.json").read_text())
     stage.say(f"    listen with: mosquitto_sub -L {server['broker']}/wherry/#  -v")
@@ -137,7 +155,8 @@ def _enrol(stage: Stage, group: str, address: tuple[str, int]) -> None:
     arguments = ["device", "add", group, "--family", MODEL, "--label", f"chain={group}"]
     stage.wherry(*arguments, "--listen", f"{address[0]}:{address[1]}", "--out", str(out))
     config = out / "agent.toml"
-    config.write_text(config.read_text() + _LIMITS)
+    probing = f"probe_seconds = {_PROBE_SECONDS * stage.patience}\n"
+    config.write_text(config.read_text() + _LIMITS + probing)
 
 
 def _free_port() -> int:
@@ -197,11 +216,11 @@ def stream_days(stage: Stage, fleet: Fleet, payments: Mapping[str, Sequence[Any]
             step(before - waiting)
             before = waiting
             time.sleep(0.1)
-    _settle(lambda: not fleet.waiting)
+    _settle(stage, lambda: not fleet.waiting)
 
 
-def _settle(done: Any) -> bool:
-    end = time.monotonic() + _SETTLE_SECONDS
+def _settle(stage: Stage, done: Callable[[], bool]) -> bool:
+    end = time.monotonic() + _SETTLE_SECONDS * stage.patience
     while not done() and time.monotonic() < end:
         time.sleep(0.1)
     return bool(done())
@@ -248,14 +267,15 @@ def push_mistake(stage: Stage, stream: Stream, fleet: Fleet, good: Path) -> None
     stage.chapter("Two people release the wrong file: it loads, but its golden vectors disagree")
     bad = stage.folder / "fraud-1.1.0.wherry"
     signer = load_signer(stage.fleet / "keys" / "release.key")
-    wrong = make_mistake(good, bad, signer, version="1.1.0")
+    turn = turned_tflite(stage.example) if _is_tflite(stage) else turned_onnx
+    wrong = make_mistake(good, bad, signer, version="1.1.0", turn=turn)
     publish(stage, bad)
     before, failed = fleet.answered, len(fleet.failures)
     fleet.send(stream.days(27, 27), pause=0.01)
     found = stage.ask("push", str(bad), "--waves", "1,100%", "--yes", "--wait", codes=(1,))
     _tell_rollout(stage, found)
     fleet.hurry()
-    _settle(lambda: not fleet.waiting)
+    _settle(stage, lambda: not fleet.waiting)
     touched = [item for item in found["devices"] if item["offered_at"]]
     refused = [item["code"] for item in touched]
     stage.check(
@@ -280,7 +300,7 @@ def drift(stage: Stage, stream: Stream, fleet: Fleet) -> None:
     newest = max(reply.payment.at for reply in fleet.replies)
     stage.say(f"    waiting for the windows up to {to_text(newest)[:16]}")
     found: dict[str, Any] = {}
-    end = time.monotonic() + _SETTLE_SECONDS
+    end = time.monotonic() + _SETTLE_SECONDS * stage.patience
     while time.monotonic() < end:
         found = stage.ask("monitor", codes=(0, 1))
         if sum(item["rows"] for item in _alerts(found)) and found["newest"] >= "2018-08-01":
@@ -339,7 +359,7 @@ def tell(stage: Stage, stream: Stream) -> None:
         why = f", the first: {fleet.failures[0]}" if lost else ""
         seen = f"{len(fleet.replies)} of {stream.rows}{why}"
         stage.check("every payment was answered", passed=not lost, seen=seen)
-        sizes = [f"{stage.programs.memory_mib(group):.0f}" for group in stream.groups]
+        sizes = [f"{stage.memory_mib(group):.0f}" for group in stream.groups]
         stage.say(f"    resident memory of the agents: {', '.join(sizes)} MiB")
     finally:
         for group in fleet.terminals.values():

@@ -1,4 +1,4 @@
-"""The programs that the demo starts; none outlives it."""
+"""Programs that are started for a while; none outlives who started them."""
 
 from __future__ import annotations
 
@@ -32,6 +32,15 @@ class Children:
             )
         self._running.append((name, process))
 
+    def pid(self, name: str) -> int | None:
+        """A program's process; None once it has ended."""
+        process = dict(self._running)[name]
+        return process.pid if process.poll() is None else None
+
+    def last_words(self, name: str) -> str:
+        """The end of a program's log."""
+        return " ".join(self._log(name).read_text(errors="replace").split())[-_LOG_SHOWN:]
+
     def memory_mib(self, name: str) -> float:
         """Resident memory of a program, MiB."""
         status = Path(f"/proc/{dict(self._running)[name].pid}/status").read_text()
@@ -51,13 +60,13 @@ class Children:
         process = dict(self._running)[name]
         while not ready():
             if process.poll() is not None or time.monotonic() > end:
-                text = self._log(name).read_text(errors="replace").strip()[-_LOG_SHOWN:]
-                raise SetupError("H05", f"{name}: {text}", cure=f"see {self._log(name)}")
+                text = f"{name}: {self.last_words(name)}"
+                raise SetupError("H05", text, cure=f"see {self._log(name)}")
             time.sleep(0.05)
 
-    def stop(self) -> None:
-        """End all, the last first: politely, then not."""
-        running = list(reversed(self._running))
+    def stop(self, *names: str) -> None:
+        """End all, or those that are named, the last first: politely, then not."""
+        running = [item for item in reversed(self._running) if not names or item[0] in names]
         try:
             for _, process in running:
                 process.terminate()
@@ -71,7 +80,7 @@ class Children:
                 if process.poll() is None:
                     process.kill()
                     process.wait()
-            self._running.clear()
+            self._running = [item for item in self._running if item not in running]
 
 
 @contextmanager
