@@ -162,6 +162,19 @@ def test_a_real_ceremony_with_keys_of_people_who_are_elsewhere(
     assert newcomer(server / "depot", Repository(server).root_file(), "fleet/keys.json")
 
 
+def test_a_laboratory_is_not_made_of_keys_that_lie_elsewhere(tmp_path: Path) -> None:
+    """A first start before the real ceremony: people's public files stay what they are."""
+    server, person = tmp_path / "server", tmp_path / "person"
+    generate(person / "root-1.key")
+    public = server / "keys" / "root-1.pub.json"
+    public.parent.mkdir(parents=True)
+    shutil.copy(person / "root-1.pub.json", public)
+    with pytest.raises(SetupError, match="H02"):
+        hold_ceremony(Repository(server), server / "keys")
+    assert public.read_bytes() == (person / "root-1.pub.json").read_bytes()
+    assert not (server / "staged").exists()
+
+
 # --- where keys lie -------------------------------------------------------------------------
 
 

@@ -36,7 +36,7 @@ def hold_ceremony(repository: Repository, keys: Path, families: Iterable[str] = 
         families: that bundles may be released of from the beginning.
 
     Raises:
-        SetupError: H03 or H06.
+        SetupError: H02 a key lies elsewhere, so that this is no laboratory; H03 or H06.
         StoreError: D01 or D06.
         TrustError: T10, a key cannot be opened.
     """
@@ -54,8 +54,8 @@ def hold_ceremony(repository: Repository, keys: Path, families: Iterable[str] = 
     with repository.locked():
         if repository.exists:
             return
+        signers = open_keys(keys, OFFLINE)  # before anything is staged: some may lie elsewhere
         repository.begin(ceremony)
-        signers = open_keys(keys, OFFLINE)
         for role in repository.staged():
             sign_all(repository, role, signers)
         repository.finish(online_signers(keys))
