@@ -27,7 +27,9 @@ from support_flash import (
 from support_shim import Page, quick_folder
 
 import wherry.flash
+from wherry.boards.emulator import run_python
 from wherry.boards.overlay import Pin
+from wherry.boards.root import create
 from wherry.cli import run
 from wherry.flash.carry import run_script, way_to
 from wherry.flash.kit import Kit
@@ -291,6 +293,40 @@ def test_it_asks_before_it_writes(
     assert f"/opt/wherry/{kit.readlink()}/agent:" in unit
     assert "/opt/wherry/current" not in unit
 
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not all(map(shutil.which, ("qemu-aarch64", "apt-get", "dpkg-deb"))),
+    reason="needs QEMU's user mode: apt install qemu-user",
+)
+def test_the_boards_own_python_finds_all_of_the_kit(tmp_path: Path) -> None:
+    """What was written, under the board's processor: nothing that the agent imports is left out."""
+    card = make_card(tmp_path / "card")
+    words = ["flash", str(card), "--board", BOARD, "--device", "till-1", "--claim", CODE]
+    assert run([*words, "--enrol-url", URL, "--yes"]) == 0
+    place = create(recipe(), lambda _: None).place
+    kit = (card / "opt/wherry/current").resolve()
+    done = run_python(
+        place,
+        ["-c", IMPORTS],
+        overlays=[kit / name for name in ("agent", "runtime", "site")],
+        settings={"KIT": str(kit)},
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout.decode().split() == ["onnxruntime", "1.27.0", "aarch64"]
+
+
+# the environment has wheels of its own, which a real board has not
+IMPORTS = """
+import os, platform, sys
+sys.path = [path for path in sys.path if "/site" not in path or os.environ["KIT"] in path]
+import numpy, onnxruntime, tuf.api.metadata, wherry_agent.app, wherry_agent.first_start
+import wherry_agent.install, wherry_agent.tuf_client, wherry_agent.tuf_verify
+from wherry_agent.runtime import installed
+for name in ("numpy", "onnxruntime", "tuf", "paho", "h11", "wherry_agent", "wherry_contract"):
+    assert sys.modules[name].__file__.startswith(os.environ["KIT"]), sys.modules[name].__file__
+print(*installed(), platform.machine())
+"""
 
 USAGE: dict[str, tuple[list[str], str]] = {
     "no device": (["--claim", CODE, "--enrol-url", URL, "--device", "Till 1"], "lower-case"),
