@@ -169,7 +169,8 @@ class Probing:
         places = (kinds @ self._salts[0], kinds @ self._salts[1])
         counts = []
         for count, hashed in zip(self._sketch, places, strict=True):
-            cells = (hashed >> np.uint32(16)) % np.uint32(_CELLS)
+            # indices of the machine's own width: `bincount` takes no others on a 32-bit board
+            cells = ((hashed >> np.uint32(16)) % np.uint32(_CELLS)).astype(np.intp)
             room = 0xFFFF - count
             count[:] += np.minimum(np.bincount(cells, minlength=_CELLS), room).astype(np.uint16)
             counts.append(count[cells])
