@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from .compare import Share
 from .rowmath import Floats
 from .rules import explain
+from .state import DECISIONS, LEVELS, Record
 from .subjects import CLASSES, FLAGGED, SCORE, Reference
 from .tally import Sheet
-from .track import BASELINE, DECISIONS, LEVELS, REFERENCE, Record, Track
+from .track import BASELINE, REFERENCE, Track
 from .view import (
     ALERTS,
     Baseline,

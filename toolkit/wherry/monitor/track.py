@@ -9,8 +9,8 @@ come segments, then devices.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,71 +18,16 @@ from numpy.typing import NDArray
 from .compare import Figures, Share
 from .rowmath import Floats, Row, apportion, unrest
 from .rules import decide, level
+from .state import DECISIONS, LEVELS, PAIRS, Record, State
 from .subjects import Subject
 from .view import DAY, MONDAY, WEEK, Decision, Policy
 
 REFERENCE: Final = "reference"
 BASELINE: Final = "baseline"
-LEVELS: Final = (Decision.STABLE, Decision.WARN, Decision.ACT)
-DECISIONS: Final = tuple(Decision)
 _EVERY_DAY: Final = 0b1111111
 _KINDS_OF_WEEK: Final = 3  # by the days on which a shop is open, each with its own baseline
-_PAIRS: Final = 28  # neighbouring spans from which a place's unrest is known
 _FARTHEST: Final = 6e4  # what a half float holds
 _FEW: Final = 4  # quiet spans that are remembered for each hour of the week, at the least
-
-
-@dataclass(frozen=True, eq=False)
-class Record:
-    """What was found, or only said, of one subject at several places in one tick.
-
-    Attributes:
-        who: ascending places.
-        opened: start of each place's span.
-        closed: its end.
-        rows: counted in it.
-        figures: for each test; empty where something is only said.
-        q: for each test, shape (places,).
-        raised: for each test, places in `LEVELS`.
-        decisions: for each test, places in `DECISIONS`.
-        since: for each test, when what is raised now began; 0 if nothing is.
-        seen: expected and actual counts by place, of those that may be looked at.
-        said: what was said instead.
-        text: why.
-    """
-
-    who: Row
-    opened: Floats
-    closed: Floats
-    rows: Row
-    figures: tuple[Figures, ...] = ()
-    q: tuple[Floats, ...] = ()
-    raised: tuple[NDArray[np.int8], ...] = ()
-    decisions: tuple[NDArray[np.int8], ...] = ()
-    since: tuple[Floats, ...] = ()
-    seen: dict[int, tuple[Row, Row]] = field(default_factory=dict)
-    said: Decision | None = None
-    text: str = ""
-
-    def only(self, kept: NDArray[np.bool_]) -> Record:
-        """The same of some of its places."""
-        return replace(
-            self,
-            who=self.who[kept],
-            opened=self.opened[kept],
-            closed=self.closed[kept],
-            rows=self.rows[kept],
-            figures=tuple(item.only(kept) for item in self.figures),
-            q=tuple(item[kept] for item in self.q),
-            raised=tuple(item[kept] for item in self.raised),
-            decisions=tuple(item[kept] for item in self.decisions),
-            since=tuple(item[kept] for item in self.since),
-        )
-
-    def position(self, place: int) -> int | None:
-        """Where a place stands in it, if it does."""
-        at = int(self.who.searchsorted(place))
-        return at if at < len(self.who) and self.who[at] == place else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,92 +39,6 @@ class Due:
     phase: Row
     expected: Row
     actual: Row
-
-
-@dataclass(eq=False)
-class State:
-    """What is remembered of one subject: arrays, their first axis is the place.
-
-    Attributes:
-        week: (places, slots), the week that is filling up.
-        week_opened: (places,), its start.
-        week_closed: (places,), its end.
-        week_days: (places,), one bit for each day on which there were rows.
-        masks: (places, phases), the days of the weeks that lie in a phase.
-        filled: (places, phases, slots), the span that is filling up.
-        opened: (places, phases), its start.
-        closed: its end.
-        quiet: (places, phases, slots), the sum of the quiet spans of the block that fills up.
-        older: (places, phases, slots), the sum of the block before: the oldest go by the block.
-        kept: (places, phases), how many spans are in the block that fills up.
-        before: (places, phases, slots), the span before.
-        pairs: (places, tests, pairs), the statistic of neighbouring spans; infinite if none.
-        paired: (places,), how many there ever were.
-        levels: (places, tests, spans), what the latest were raised to, the newest last.
-        since: (places, tests), start of the first that is raised now; 0 if none is.
-        seen: (places,), start of the newest bucket with rows.
-        stands: (places, tests), number of the record that was judged last; -1 for none.
-        verdicts: (places, tests), what it decided, in `DECISIONS`.
-        said: (places,), of the record that only said something.
-    """
-
-    week: Row
-    week_opened: Floats
-    week_closed: Floats
-    week_days: Row
-    masks: Row
-    filled: Row
-    opened: Floats
-    closed: Floats
-    quiet: Row
-    older: Row
-    kept: Row
-    before: Row
-    pairs: NDArray[np.float16]
-    paired: Row
-    levels: NDArray[np.int8]
-    since: Floats
-    seen: Floats
-    stands: Row
-    verdicts: NDArray[np.int8]
-    said: Row
-
-    @classmethod
-    def empty(cls, places: int, phases: int, slots: int, tests: int, policy: Policy) -> State:
-        """Nothing remembered."""
-        whole = (places, phases, slots)
-        return cls(
-            week=np.zeros((places, slots), np.int64),
-            week_opened=np.zeros(places),
-            week_closed=np.zeros(places),
-            week_days=np.zeros(places, np.int64),
-            masks=np.zeros((places, phases), np.int64),
-            filled=np.zeros(whole, np.int64),
-            opened=np.zeros((places, phases)),
-            closed=np.zeros((places, phases)),
-            quiet=np.zeros(whole, np.int64),
-            older=np.zeros(whole, np.int64),
-            kept=np.zeros((places, phases), np.int64),
-            before=np.zeros(whole, np.int64),
-            pairs=np.full((places, tests, _PAIRS), np.inf, np.float16),
-            paired=np.zeros(places, np.int64),
-            levels=np.zeros((places, tests, policy.of), np.int8),
-            since=np.zeros((places, tests)),
-            seen=np.zeros(places),
-            stands=np.full((places, tests), -1),
-            verdicts=np.zeros((places, tests), np.int8),
-            said=np.full(places, -1),
-        )
-
-    def copy(self) -> State:
-        """A copy that goes its own way."""
-        return State(**{item.name: getattr(self, item.name).copy() for item in fields(self)})
-
-    def more(self, added: State) -> None:
-        """Take further places."""
-        for item in fields(self):
-            both: Any = (getattr(self, item.name), getattr(added, item.name))
-            setattr(self, item.name, np.concatenate(both))
 
 
 class Track:
@@ -357,7 +216,7 @@ class Track:
         return found, known | (who == 0)
 
     def _design(self, who: Row, number: int) -> Floats:
-        known = np.minimum(self.state.paired[who], _PAIRS)
+        known = np.minimum(self.state.paired[who], PAIRS)
         pairs = np.asarray(self.state.pairs[who, number], np.float64)
         return unrest(pairs, known, self.subject.tests[number].freedom)
 
@@ -367,7 +226,7 @@ class Track:
         before = state.before[who, phase]
         both = before.any(axis=1)
         mine = who[both]
-        place = state.paired[mine] % _PAIRS
+        place = state.paired[mine] % PAIRS
         for number, test in enumerate(self.subject.tests):
             far = np.minimum(test.statistic(before[both], actual[both]), _FARTHEST)
             state.pairs[mine, number, place] = far
