@@ -400,7 +400,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         (TERMINAL, "trees tflite", PATIENT),
         (TERMINAL, "net tflite", QUICK),
         (PI, "net onnxruntime", PATIENT),
-        (PI, "trees onnxruntime", QUICK),  # whole in tests/e2e/test_demo_board.py
+        (PI, "trees onnxruntime", PATIENT),
         (PI, "trees tflite", QUICK),
     ],
 )

@@ -91,6 +91,7 @@ class Tried:
         found = [
             f"float model: {self.bytes_before:,} bytes, {scores}",
             "* no other is smaller with as few flips; time: one row here, float model = 1",
+            "a board's speed: only counts (`wherry bench --board`) or a real device tell",
             f"flips: on these rows; calibrated: on the {self.calibrated:,} that ranges come from",
         ]
         kept = self.kept
