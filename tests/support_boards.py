@@ -129,10 +129,7 @@ def run_suite(
         **({"WHERRY_BOARD_MINUTES": "1"} if minutes else {}),
     }
     pytest_ = ["-m", "pytest", "-p", "on_board", "-p", "no:cacheprovider", "--tb=short", "-q"]
-    # tflite-runtime for 32 bits has the CPU flush subnormals, and numpy warns of it
     options = [
-        "-W",
-        "ignore:The value of the smallest subnormal",
         "--durations=25",
         "--continue-on-collection-errors",
         f"--basetemp={work / 'tmp'}",

@@ -237,3 +237,25 @@ def test_what_pip_brings_a_32_bit_board(tmp_path: Path) -> None:
     names = {item["metadata"]["name"]: item["metadata"]["version"] for item in found}
     assert names.keys() == {"tflite-runtime", "wherry"}  # what else it wants, its Debian has
     assert names["tflite-runtime"].startswith("2.14")
+
+
+SUBNORMAL = """
+import threading, wherry_agent.runtime_tflite
+small, half, found = 2.0**-1060, 0.5, []
+thread = threading.Thread(target=lambda: found.append(small * half))
+thread.start(), thread.join()
+print(small * half, *found)
+"""
+
+
+@pytest.mark.slow
+def test_a_runtime_does_not_change_what_numbers_are(tmp_path: Path) -> None:
+    """tflite-runtime for 32-bit ARM has the CPU flush subnormals as soon as it is loaded."""
+    place, recipe = environment("pos-armv7")
+    lay_out_agent(tmp_path / "agent")
+    runtime = overlay(pins_of(board_named("pos-armv7"))[0], recipe, print)
+    alone = SUBNORMAL.replace("wherry_agent.runtime_tflite", "tflite_runtime.interpreter")
+    number = str(2.0**-1061)
+    for code, said in ((alone, "0.0 0.0"), (SUBNORMAL, f"{number} {number}")):
+        done = run_python(place, ["-c", code], overlays=[runtime, tmp_path / "agent"])
+        assert done.stdout.decode().strip() == said, done.stderr.decode()
