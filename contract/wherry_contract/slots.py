@@ -154,12 +154,10 @@ class SlotCounter:
                 self._add_pairs(counts, cells[np.newaxis])
             return
         for start in range(0, len(raw), _BLOCK_ROWS):
-            cells = self._add_block(counts, raw[start : start + _BLOCK_ROWS])
-            if places is not None:
-                found = np.minimum(cells - self._starts[:-1], 255)
-                places[start : start + _BLOCK_ROWS] = found
+            part = slice(start, start + _BLOCK_ROWS)
+            self._add_block(counts, raw[part], None if places is None else places[part])
 
-    def _add_block(self, counts: Counts, raw: RawMatrix) -> NDArray[np.intp]:
+    def _add_block(self, counts: Counts, raw: RawMatrix, places: NDArray[np.uint8] | None) -> None:
         if self._scratch is None:
             shape = (_BLOCK_ROWS, raw.shape[1])
             self._scratch = (
@@ -183,7 +181,10 @@ class SlotCounter:
         features = int(self._starts[-1])
         counts[:features] += np.bincount(cells.ravel(), minlength=features)
         self._add_pairs(counts, cells)
-        return cells
+        if places is not None:
+            np.subtract(np.uint8(len(self._matrix)), met, out=places)
+            for place in self._wide:
+                places[:, place] = np.minimum(cells[:, place] - self._starts[place], 255)
 
     def _add_pairs(self, counts: Counts, cells: NDArray[np.intp]) -> None:
         start = int(self._starts[-1])

@@ -44,11 +44,12 @@ _LEAST_BITS: Final = 20.0  # so unlikely must it be that two rows agree by chanc
 _LEVEL: Final = 10.0  # of the CUSUM
 _SLOW: Final = 1 / 20_000  # with which the usual share follows a row
 
-_CELLS: Final = 128
+_CELLS: Final = 127  # a prime
 _PERIOD_MINUTES: Final = 5.0  # half of all is forgotten in each
 _WARM_PERIODS: Final = 6  # in which nothing is said yet
 _LEAST_COUNT: Final = 30
-_TIMES: Final = 3.0  # the most that was ever usual
+_TIMES: Final = 3.0  # the most that was usual
+_FADING: Final = 0.99  # of what was usual, with each period
 
 Slots = NDArray[np.uint8]
 Flags = NDArray[np.bool_]
@@ -78,10 +79,11 @@ class Probing:
         self._usual = self._first_share = _share_under(profile, nearest)
         self._sum = 0.0
         self._sketch = np.zeros((2, _CELLS), np.uint16)
-        salts = [[secrets.randbits(31) | 1 for _ in self._columns] for _ in range(2)]
-        self._salts = np.array(salts, np.uint32)
+        # so small that float32 adds them up exactly, which is by far the quickest
+        salts = [[secrets.randbits(11) | 1 for _ in range(2)] for _ in self._columns]
+        self._salts = np.array(salts, np.float32)
         self._period = self._periods = 0
-        self._peak = 0.0
+        self._peak = self._most = 0.0
 
     @property
     def bytes(self) -> int:
@@ -110,7 +112,7 @@ class Probing:
         Returns:
             What was found, by word: alarms, and ``repeated`` rows near the threshold.
         """
-        kinds = slots[:, self._columns]
+        kinds = slots if len(self._columns) == slots.shape[1] else slots[:, self._columns]
         near = (np.abs(bins - self._nearest) <= NEAR_BINS) & (bins < SCORE_BINS)
         under = near & ~flagged & (bins <= self._nearest)
         repeated, alarms = self._look_for_repeats(raw, kinds, np.flatnonzero(near).tolist())
@@ -162,27 +164,27 @@ class Probing:
     def _look_at_velocity(self, kinds: Slots, minutes: float) -> int:
         period = int(minutes / _PERIOD_MINUTES)
         if period != self._period:
-            if self._sketch.any():
-                self._periods += 1
-            self._sketch >>= min(16, max(1, period - self._period))
-            self._period = period
-        places = (kinds @ self._salts[0], kinds @ self._salts[1])
+            self._begin_period(period)
+        # `bincount` takes indices of the machine's own width alone, which is 32 bits on some boards
+        cells = (kinds.astype(np.float32) @ self._salts).astype(np.intp) % _CELLS
         counts = []
-        for count, hashed in zip(self._sketch, places, strict=True):
-            # indices of the machine's own width: `bincount` takes no others on a 32-bit board
-            cells = ((hashed >> np.uint32(16)) % np.uint32(_CELLS)).astype(np.intp)
-            room = 0xFFFF - count
-            count[:] += np.minimum(np.bincount(cells, minlength=_CELLS), room).astype(np.uint16)
-            counts.append(count[cells])
+        for count, hashed in zip(self._sketch, cells.T, strict=True):
+            found = np.bincount(hashed, minlength=_CELLS)
+            count[:] += np.minimum(found, 0xFFFF - count).astype(np.uint16)
+            counts.append(count[hashed])
         most = float(np.minimum(*counts).max())
-        if self._periods < _WARM_PERIODS:
-            self._peak = max(self._peak, most)
-            return 0
-        if most > max(_LEAST_COUNT, _TIMES * self._peak):
+        if self._periods >= _WARM_PERIODS and most > max(_LEAST_COUNT, _TIMES * self._peak):
             self._sketch[:] = 0
             return 1
-        self._peak = max(self._peak * (1 - _SLOW * len(kinds)), most)
+        self._most = max(self._most, most)
         return 0
+
+    def _begin_period(self, period: int) -> None:
+        """Learn from the one that is over, not while it lasts: else what grows is always usual."""
+        self._periods += self._most > 0
+        self._peak = max(self._peak * _FADING, self._most)
+        self._sketch >>= min(16, max(1, period - self._period))
+        self._period, self._most = period, 0.0
 
 
 def _bits(counts: Sequence[int]) -> float:
