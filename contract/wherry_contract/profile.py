@@ -24,6 +24,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from .calibration import Calibration
 from .decision import class_counts, decide, winning
 from .errors import ManifestError
 from .features import Feature, InputContract, RawMatrix
@@ -122,6 +123,7 @@ class ReferenceProfile:
         flagged: how many of those rows the model flags; of classes how many it decides.
         classes: of classes, how often each was decided, and behind them how often none.
         pairs: features that are also counted together.
+        calibration: how often labelled rows of each score bin are positive, if that is known.
     """
 
     contract: str
@@ -132,6 +134,7 @@ class ReferenceProfile:
     extra: Mapping[str, Any] = field(default_factory=dict)
     classes: tuple[int, ...] = ()
     pairs: tuple[PairProfile, ...] = ()
+    calibration: Calibration | None = None
 
     @classmethod
     def from_bytes(cls, data: bytes, domain: Domain = MANIFEST) -> ReferenceProfile:
@@ -152,6 +155,7 @@ class ReferenceProfile:
             flagged=fields.integer("flagged"),
             classes=fields.counts("classes", []),
             pairs=tuple(_read_pair(item) for item in fields.tables("pairs", [], limit=MAX_PAIRS)),
+            calibration=Calibration.from_fields(fields.table("calibration", {})),
             extra=fields.rest(),
         )
         if len(profile.scores) != SCORE_BINS:
@@ -183,6 +187,8 @@ class ReferenceProfile:
                 {"features": list(item.features), "counts": list(item.counts)}
                 for item in self.pairs
             ]
+        if self.calibration:
+            document["calibration"] = self.calibration.to_dict()
         return canonical(document | dict(self.extra))
 
     @property

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pyarrow import parquet
 from skops.io import dump
 from support_build import Built, wherry, write_project
 
@@ -43,6 +44,11 @@ def test_the_bundle_says_what_was_built(built: Built) -> None:
     assert str(manifest.fallback) == "amount > 220"
     assert profile.rows == sum(profile.scores) == 6000
     assert profile.flagged == pytest.approx(120, abs=2)
+    calibration = profile.calibration
+    assert calibration is not None, "how often check rows of each score bin were fraud"
+    check = parquet.read_table(built.shop / "check.parquet")
+    assert sum(calibration.rows) == len(check)
+    assert sum(calibration.positives) == sum(check["fraud"].to_pylist())
     assert len(view.parts.golden.rows) == 64
     assert any(None in row for row in view.parts.golden.rows)
     measured = manifest.provenance["measured"]

@@ -6,7 +6,10 @@ from dataclasses import replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from wherry_contract.bundle import CARD_FILE, Parts
+from wherry_contract.calibration import Calibration
 from wherry_contract.manifest import Manifest, Output
 from wherry_contract.profile import build_profile
 
@@ -43,13 +46,16 @@ def make_parts(project: Project, checked: Checked) -> Parts:
     parts = Parts(
         manifest=manifest,
         model=checked.converted.model,
-        profile=build_profile(
-            project.input,
-            reference,
-            scores,
-            threshold,
-            score_edges=edges,
-            pairs=project.drift.pairs,
+        profile=replace(
+            build_profile(
+                project.input,
+                reference,
+                scores,
+                threshold,
+                score_edges=edges,
+                pairs=project.drift.pairs,
+            ),
+            calibration=_calibration(checked),
         ),
         golden=choose_vectors(
             checked.classes,
@@ -62,6 +68,14 @@ def make_parts(project: Project, checked: Checked) -> Parts:
     )
     check_graph(parts)
     return parts
+
+
+def _calibration(checked: Checked) -> Calibration | None:
+    """Of the check rows: a model flatters itself on the rows that it was trained on."""
+    labels = checked.check.labels
+    if labels is None or labels.dtype != np.bool_:  # a decision between classes, or a value
+        return None
+    return Calibration.of(checked.scorer.scores(checked.check.raw), labels)
 
 
 def _manifest(project: Project, checked: Checked, edges: tuple[float, ...]) -> Manifest:

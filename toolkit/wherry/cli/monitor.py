@@ -91,13 +91,19 @@ def monitor(
             found = client.get("monitor", **query)
         view = _read(found)
     show("wherry/monitor/1", found, _lines(view, every=every), as_json=as_json)
-    if view.alerts:
-        from wherry.monitor.words import listed, place, subject
+    if names := _drifted(view):
+        from wherry.monitor.words import listed
 
-        names = dict.fromkeys(f"{place(cell.device)}: {subject(cell)}" for cell in view.alerts)
-        raise GateError(
-            "Q03", listed(list(names), 12), cure="see the lines above and docs/drift.md"
-        )
+        raise GateError("Q03", listed(names, 12), cure="see the lines above and docs/drift.md")
+
+
+def _drifted(view: FleetView) -> list[str]:
+    """What has drifted, in words."""
+    from wherry.monitor import concept_drift
+    from wherry.monitor.words import place, subject
+
+    found = dict.fromkeys(f"{place(cell.device)}: {subject(cell)}" for cell in view.alerts)
+    return [*found, *("what a score means" for _ in concept_drift(view.performance))]
 
 
 def _query(
@@ -143,6 +149,11 @@ def _lines(view: FleetView, *, every: bool) -> Iterable[str]:
         yield from _cell_lines(cells, every=every)
     if not every:
         yield from _waiting_lines(view)
+    if view.performance:
+        from wherry.monitor.performance_words import HEADS, lines
+
+        yield ""
+        yield from table(HEADS, lines(view.performance))
 
 
 def _is_news(cell: Cell) -> bool:

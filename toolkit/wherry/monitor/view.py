@@ -12,6 +12,8 @@ from wherry.documents import Moment
 from wherry_contract.errors import RolloutError
 from wherry_contract.histograms import latency_quantile
 
+from .quality import Performance
+
 DAY: Final = 86_400.0
 WEEK: Final = 7 * DAY
 MONDAY: Final = 4 * DAY  # the Unix epoch was a Thursday
@@ -307,6 +309,7 @@ class FleetView:
         scores: for all devices, and for each device whose scores have moved.
         refusals: windows that were left out.
         standing: how each place stands, in short; all together, segments, devices.
+        performance: how well each model does, span by span.
     """
 
     policy: Policy
@@ -319,6 +322,7 @@ class FleetView:
     scores: tuple[ScorePair, ...]
     refusals: tuple[Refusal, ...]
     standing: tuple[Standing, ...] = ()
+    performance: tuple[Performance, ...] = ()
 
     @property
     def current(self) -> tuple[Cell, ...]:
@@ -348,10 +352,11 @@ class FleetView:
             if cell.current or (cell.closed > start and not (brief and cell.device))
         )
         health = tuple(item for item in self.health if item.closed > start)
+        performance = tuple(item for item in self.performance if item.closed > start)
         if brief:
             together = [item for item in health if not item.device]
             health = (*together, *totals(item for item in health if item.device))
-        return replace(self, cells=cells, health=health)
+        return replace(self, cells=cells, health=health, performance=performance)
 
 
 def totals(health: Iterable[Health]) -> tuple[Health, ...]:

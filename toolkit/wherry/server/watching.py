@@ -13,7 +13,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from wherry.monitor import FleetView, Policy, Reference, Segments, Tally, Watch
+from wherry.monitor import (
+    AnswerBook,
+    FleetView,
+    Policy,
+    Reference,
+    Segments,
+    Tally,
+    Watch,
+    latest,
+    perform,
+)
 from wherry.rows import StoredWindow
 from wherry_contract.errors import RolloutError
 
@@ -31,7 +41,7 @@ class _Sums:
     def __init__(self, references: Mapping[str, Reference], bucket: float) -> None:
         self.tally = Tally(references, bucket)
         self.last = 0  # number of the newest window that was added
-        self.looks: OrderedDict[_Look, Watch] = OrderedDict()
+        self.looks: OrderedDict[_Look, tuple[Watch, AnswerBook]] = OrderedDict()
 
 
 class Watching:
@@ -85,12 +95,21 @@ class Watching:
             sums = self._caught_up(policy.bucket_seconds)
             rows = {row.device: row.labels for row in self._store.devices(select)}
             key = (tuple(sorted((select or {}).items())), tuple(by), same_hours)
-            watch = sums.looks.pop(key, None) or Watch(self._references, sums.tally, policy)
-            sums.looks[key] = watch
+            watch, book = (
+                sums.looks.pop(key)
+                if key in sums.looks
+                else (Watch(self._references, sums.tally, policy), AnswerBook())
+            )
+            sums.looks[key] = watch, book
             while len(sums.looks) > _MOST_LOOKS:
                 sums.looks.popitem(last=False)
-            segments = segments_of(rows, by)
-            return watch.look(devices=frozenset(rows), segments=segments, since=since, brief=brief)
+            segments, devices = segments_of(rows, by), frozenset(rows)
+            view = watch.look(devices=devices, segments=segments, since=since, brief=brief)
+            answers = book.read(sums.tally.of(devices), self._references, policy)
+            found = perform(answers, {}, self._references)
+            early = view.newest - since if since else -1.0
+            found = tuple(item for item in found if item.closed > early)
+            return replace(view, performance=latest(found) if brief else found)
 
     def _forget(self) -> None:
         """Begin again if a bundle has become known, or, once a day, if windows were dropped."""
