@@ -274,7 +274,7 @@ def _moved(window: Window, device: str, day: int) -> StoredWindow:
     return StoredWindow(device, {}, opened + 9000, Window(**fields))
 
 
-def false_alerts(ours: Ours, rows: int, devices: int = 20, days: int = 365) -> str:
+def false_alerts(ours: Ours, rows: int, devices: int = 10, days: int = 365) -> str:
     """Alerts in a year in which nothing happens, seen by somebody who looks every day."""
     tally = Tally(ours.references, DAY)
     watch, seen = Watch(ours.references, tally, Policy()), set[tuple[str, str, str, float]]()
