@@ -49,6 +49,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, Entry]]] = {
         "device": Entry("device:device", "Claim, add, list, ask and revoke devices"),
         "rollout": Entry("fleet:rollout", "List, follow and stop rollouts"),
         "monitor": Entry("monitor:monitor", "Show health, latency and drift of the fleet"),
+        "labels": Entry("labels:labels", "Bring in labels that came later, and list them"),
         "drift": Entry("drift:drift", "Replay history as if devices had sent it"),
         "report": Entry("monitor:report", "Write the fleet's report as one HTML file"),
     },

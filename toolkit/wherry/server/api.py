@@ -23,7 +23,7 @@ from wherry_contract.bundle import LIMIT_BYTES as BUNDLE_LIMIT_BYTES
 from wherry_contract.errors import BundleError, RolloutError, WherryError
 from wherry_contract.wire import Fields
 
-from . import monitor_api, views
+from . import label_api, monitor_api, views
 from .asker import Asker
 from .depot import Depot
 from .identity_api import IdentityApi
@@ -129,6 +129,7 @@ def make_app(
         Route("/api/v1/events", api.events, methods=["GET"]),
         *(QuestionApi(office.store, asker).routes() if asker else []),
         *monitor_api.routes(office.store),
+        *label_api.routes(office.store),
     ]
     handlers: dict[Any, Callable[[Request, Exception], Response]] = {WherryError: _on_error}
     return _Guard(Starlette(routes=routes, exception_handlers=handlers), token)

@@ -191,6 +191,28 @@ question = sa.Table(
     sa.Column("payload", sa.LargeBinary),  # the event that answers
     sa.UniqueConstraint("device", "keyid", "sequence"),
 )
+# labels that came later, as counts by score bin; a batch counts once
+label_batch = sa.Table(
+    "label_batch",
+    _META,
+    sa.Column("batch", sa.String, primary_key=True),
+    sa.Column("source", sa.String, nullable=False),
+    sa.Column("added_at", sa.Float, nullable=False),
+    sa.Column("labels", sa.Integer, nullable=False),
+    sa.Column("positives", sa.Integer, nullable=False),
+    sa.Column("first", sa.Float, nullable=False),
+    sa.Column("last", sa.Float, nullable=False),
+)
+label = sa.Table(
+    "label",
+    _META,
+    sa.Column("batch", sa.String, primary_key=True),
+    sa.Column("bundle", sa.String, primary_key=True),
+    sa.Column("day", sa.Float, primary_key=True),
+    sa.Column("weight", sa.Float, primary_key=True),
+    sa.Column("negatives", sa.JSON, nullable=False),
+    sa.Column("positives", sa.JSON, nullable=False),
+)
 claim = sa.Table(
     "claim",
     _META,

@@ -14,8 +14,12 @@ REQUEST: Final = Domain(RolloutError, "R06", "R06", "R06", "R06")
 _BODY_LIMIT_BYTES: Final = 64 * 1024
 
 
-async def read_body(request: Request) -> Fields:
+async def read_body(request: Request, limit: int = _BODY_LIMIT_BYTES) -> Fields:
     """A request's JSON.
+
+    Args:
+        request: may be cut off.
+        limit: bytes.
 
     Raises:
         RolloutError: R06.
@@ -24,11 +28,11 @@ async def read_body(request: Request) -> Fields:
     try:
         async for chunk in request.stream():
             data += chunk
-            if len(data) > _BODY_LIMIT_BYTES:
+            if len(data) > limit:
                 break
     except ClientDisconnect as error:
         raise RolloutError("R06", "the request was cut off") from error
-    document = parse_json(data, limit=_BODY_LIMIT_BYTES, what="request", domain=REQUEST)
+    document = parse_json(data, limit=limit, what="request", domain=REQUEST)
     return Fields(document, "request", REQUEST)
 
 

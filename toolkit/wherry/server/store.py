@@ -21,6 +21,7 @@ from wherry_contract.window import Window
 from . import database as db
 from .depot import Depot
 from .intake import Batch, Spot, clashes, take
+from .labels import LabelStore
 from .ledger import Ledger
 from .questions import Questions
 from .questions import purge as purge_questions
@@ -34,6 +35,7 @@ class Store:
         self.depot = depot
         self.ledger = Ledger(database)
         self.questions = Questions(database)
+        self.labels = LabelStore(database)
         self.purged = 0  # windows and events that retention took, since this was opened
 
     # --- asked by the monitor -----------------------------------------------------------

@@ -106,7 +106,8 @@ class Watching:
             segments, devices = segments_of(rows, by), frozenset(rows)
             view = watch.look(devices=devices, segments=segments, since=since, brief=brief)
             answers = book.read(sums.tally.of(devices), self._references, policy)
-            found = perform(answers, {}, self._references)
+            labels = {} if select else self._store.labels.sums()  # they name no device
+            found = perform(answers, labels, self._references)
             early = view.newest - since if since else -1.0
             found = tuple(item for item in found if item.closed > early)
             return replace(view, performance=latest(found) if brief else found)
