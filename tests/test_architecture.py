@@ -78,6 +78,7 @@ HOMES = {
     "sqlalchemy": ("toolkit/wherry/server/",),
     "starlette": ("toolkit/wherry/server/",),
     "uvicorn": ("toolkit/wherry/server/",),
+    "prometheus_client": ("toolkit/wherry/server/",),
     "pyarrow": ("toolkit/wherry/",),
     "jinja2": ("toolkit/wherry/report/", "toolkit/wherry/build_report/"),
     "markupsafe": ("toolkit/wherry/report/", "toolkit/wherry/build_report/"),

@@ -51,6 +51,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, Entry]]] = {
         "monitor": Entry("monitor:monitor", "Show health, latency and drift of the fleet"),
         "labels": Entry("labels:labels", "Bring in labels that came later, and list them"),
         "drift": Entry("drift:drift", "Replay history as if devices had sent it"),
+        "watch": Entry("watch:watch", "Files for Prometheus, Grafana and message readers"),
         "report": Entry("monitor:report", "Write the fleet's report as one HTML file"),
     },
     "Look inside": {

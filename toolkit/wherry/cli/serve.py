@@ -56,6 +56,13 @@ _PORT: Final = click.IntRange(0, 65_535)
     type=click.Choice(["json", "compact"]),
     help="How devices that enrol send windows: json at first, then as last time.",
 )
+@click.option(
+    "--metrics-devices",
+    type=click.IntRange(0, 100_000),
+    default=200,
+    show_default=True,
+    help="A larger fleet has no metrics of single devices, but of all together.",
+)
 @click.pass_context
 def serve(
     ctx: click.Context,
@@ -72,6 +79,7 @@ def serve(
     plain: bool,
     pinned: bool,
     windows: str | None,
+    metrics_devices: int,
 ) -> None:
     """Run the fleet's server: broker, depot, ingest.
 
@@ -92,6 +100,16 @@ def serve(
 
     ports = (depot_port, enrol_port, broker_port)
     choice = Choice(
-        data or home(), host, port, broker, fleet, names, ports, plain, pinned, windows or ""
+        data or home(),
+        host,
+        port,
+        broker,
+        fleet,
+        names,
+        ports,
+        plain,
+        pinned,
+        windows or "",
+        metrics_devices,
     )
     run(choice, on_ready)

@@ -27,11 +27,13 @@ from . import label_api, monitor_api, views
 from .asker import Asker
 from .depot import Depot
 from .identity_api import IdentityApi
+from .metrics_api import MOST_DEVICES, PATH, MetricsApi
 from .office import Office
 from .query import read_body
 from .question_api import QuestionApi
 from .registrar import Registrar
 from .rollout import Policy
+from .watching import Watching
 
 _API: Final = "/api/v1/"
 _HEALTH: Final = "/api/v1/health"
@@ -77,17 +79,19 @@ def error_response(error: WherryError) -> JSONResponse:
 
 
 class _Guard:
-    """Lets only requests with the token through to `/api/v1`."""
+    """Lets only requests with the token through to `/api/v1`, and with a scraper's to metrics."""
 
-    def __init__(self, app: ASGIApp, token: str) -> None:
+    def __init__(self, app: ASGIApp, token: str, scraper: str) -> None:
         self._app = app
         self._wanted = f"Bearer {token}".encode()
+        self._scraper = f"Bearer {scraper or token}".encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        guarded = scope["type"] == "http" and scope["path"].startswith(_API)
-        if guarded and scope["path"] != _HEALTH:
+        path = scope["path"] if scope["type"] == "http" else ""
+        if path == PATH or (path.startswith(_API) and path != _HEALTH):
             said = dict(scope["headers"]).get(b"authorization", b"")
-            if not hmac.compare_digest(said, self._wanted):
+            scraped = path == PATH and hmac.compare_digest(said, self._scraper)
+            if not (scraped or hmac.compare_digest(said, self._wanted)):
                 await error_response(RolloutError("R05"))(scope, receive, send)
                 return
         await self._app(scope, receive, send)
@@ -101,6 +105,8 @@ def make_app(
     asker: Asker | None = None,
     *,
     life: Callable[[], Mapping[str, bool]] = dict,
+    scraper: str = "",
+    most_devices: int = MOST_DEVICES,
     upload_bytes: int = BUNDLE_LIMIT_BYTES,
 ) -> ASGIApp:
     """The HTTP application.
@@ -112,10 +118,13 @@ def make_app(
         registrar: gives devices their identity; nothing where they have passwords.
         asker: asks devices; nobody where that is not wanted.
         life: the server's parts by name, and whether they go on.
+        scraper: a token that opens the metrics and nothing else; "" for none.
+        most_devices: a larger fleet has no metrics of single devices.
         upload_bytes: the largest upload.
     """
     api = _Api(office, scratch, upload_bytes, life)
     identity = IdentityApi(office, registrar)
+    watching = Watching(office.store)
     routes = [
         Route("/depot/{name:path}", api.depot, methods=["GET"]),
         Route("/api/v1/health", api.health, methods=["GET"]),
@@ -128,11 +137,12 @@ def make_app(
         Route("/api/v1/rollouts/{name}/abort", api.abort, methods=["POST"]),
         Route("/api/v1/events", api.events, methods=["GET"]),
         *(QuestionApi(office.store, asker).routes() if asker else []),
-        *monitor_api.routes(office.store),
+        *monitor_api.routes(office.store, watching),
         *label_api.routes(office.store),
+        *MetricsApi(office.store, watching, life, most_devices).routes(),
     ]
     handlers: dict[Any, Callable[[Request, Exception], Response]] = {WherryError: _on_error}
-    return _Guard(Starlette(routes=routes, exception_handlers=handlers), token)
+    return _Guard(Starlette(routes=routes, exception_handlers=handlers), token, scraper)
 
 
 def depot_response(depot: Depot, name: str) -> Response:

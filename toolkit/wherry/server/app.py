@@ -34,6 +34,7 @@ from .ending import SIGNALS, Ending, Interrupted, locked, restore, serve_http
 from .ingest import Ingest
 from .kept import Kept, bare_host, listen, pick_port, url_host
 from .link import LOG, Link
+from .metrics_api import MOST_DEVICES
 from .notary import Notary
 from .office import Office, Site, with_credentials
 from .orders import AssignmentSigner, ListedSigner
@@ -62,6 +63,7 @@ class Choice:
         plain: no TLS and no identities, but passwords: for trying things out alone.
         pinned: devices pin keys instead of a TUF root: for a laboratory; stays as it was.
         windows: the form in which devices that enrol send windows; "" for that of last time.
+        metrics_devices: a larger fleet has no metrics of single devices.
     """
 
     data: Path
@@ -74,6 +76,7 @@ class Choice:
     plain: bool = False
     pinned: bool = False
     windows: str = ""
+    metrics_devices: int = MOST_DEVICES
 
 
 @dataclass(frozen=True)
@@ -196,7 +199,14 @@ class _Server:
         scratch = self._data / "uploads"
         scratch.mkdir(exist_ok=True)
         app = make_app(
-            office, self._token(), scratch, registrar, asker, life=lambda: self._life(link, driver)
+            office,
+            self._token("token"),
+            scratch,
+            registrar,
+            asker,
+            life=lambda: self._life(link, driver),
+            scraper=self._token("metrics.token"),
+            most_devices=self._choice.metrics_devices,
         )
         told = {"broker": self._device_url(), "depot": f"{depot}/depot", "enrol": enrol}
         ready = Ready(url, address.url, told, fleet, self._data)
@@ -367,8 +377,8 @@ class _Server:
 
     # --- what commands look for ---------------------------------------------------------
 
-    def _token(self) -> str:
-        path = self._data / "token"
+    def _token(self, name: str) -> str:
+        path = self._data / name
         if not path.exists():
             write_durably(path, secrets.token_hex(32).encode(), mode=0o600)
         return path.read_text().strip()

@@ -56,6 +56,12 @@ class Ledger:
         with self._database.reading() as connection:
             return [_rollout(connection, row) for row in connection.execute(query).all()]
 
+    def states(self) -> dict[str, int]:
+        """How many rollouts there are, by state."""
+        query = sa.select(db.rollout.c.state, sa.func.count()).group_by(db.rollout.c.state)
+        with self._database.reading() as connection:
+            return {row[0]: row[1] for row in connection.execute(query)}
+
     def late(self) -> list[RolloutRow]:
         """Rollouts that are done, and whose order is still the latest of a device unsettled."""
         waits = (

@@ -32,9 +32,9 @@ _MOST_EVENTS: Final = 500
 _MOST_ROLLOUTS: Final = 20
 
 
-def routes(store: Store) -> list[Route]:
+def routes(store: Store, watching: Watching) -> list[Route]:
     """The monitor's routes."""
-    api = _MonitorApi(store)
+    api = _MonitorApi(store, watching)
     return [
         Route("/api/v1/monitor", api.monitor, methods=["GET"]),
         Route("/api/v1/report-data", api.report_data, methods=["GET"]),
@@ -44,9 +44,9 @@ def routes(store: Store) -> list[Route]:
 class _MonitorApi:
     """One method for each route."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, watching: Watching) -> None:
         self._store = store
-        self._watching = Watching(store)
+        self._watching = watching
 
     def monitor(self, request: Request) -> JSONResponse:
         brief = request.query_params.get("brief") == "1"

@@ -86,6 +86,11 @@ class Store:
         ]
         return rows[-1].id if rows else last, found
 
+    def newest_window(self) -> int:
+        """The number of the window that came last; 0 without any."""
+        with self._database.reading() as connection:
+            return connection.scalar(sa.select(sa.func.max(db.window.c.id))) or 0
+
     def events(
         self,
         since: float | None = None,

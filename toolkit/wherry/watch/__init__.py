@@ -1,0 +1,1 @@
+"""Files for those who watch: Prometheus, Grafana, any reader of the messages."""
