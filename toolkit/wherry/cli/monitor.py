@@ -149,11 +149,25 @@ def _lines(view: FleetView, *, every: bool) -> Iterable[str]:
         yield from _cell_lines(cells, every=every)
     if not every:
         yield from _waiting_lines(view)
-    if view.performance:
-        from wherry.monitor.performance_words import HEADS, lines
+    yield from _outlook_lines(view, every=every)
 
+
+def _outlook_lines(view: FleetView, *, every: bool) -> Iterable[str]:
+    """How well the models do, and until when."""
+    from wherry.monitor import Outlook
+    from wherry.monitor.performance_words import FORECAST_HEADS, HEADS, forecast_lines, lines
+
+    if view.performance:
         yield ""
         yield from table(HEADS, lines(view.performance))
+    dates = [
+        item
+        for item in view.forecasts
+        if every or item.bundle or item.outlook != Outlook.OPEN  # of features only what is near
+    ]
+    if dates:
+        yield ""
+        yield from table(FORECAST_HEADS, forecast_lines(dates))
 
 
 def _is_news(cell: Cell) -> bool:

@@ -3,9 +3,11 @@
 from . import words
 from .concept import Labels
 from .judge import Segments, Watch, judge
-from .performance import AnswerBook, concept_drift, latest, perform
-from .quality import Figure, Performance, Quality, Verdict
+from .outlook import with_outlook
+from .performance import concept_drift, perform
+from .quality import Figure, Forecast, Outlook, Performance, Quality, Verdict
 from .subjects import FLAGGED, SCORE, Reference
+from .sums import FleetSums
 from .tally import Tally
 from .view import (
     ALERTS,
@@ -50,8 +52,10 @@ __all__ = [
     "Quality",
     "Figure",
     "Verdict",
-    "AnswerBook",
-    "latest",
+    "FleetSums",
+    "Forecast",
+    "Outlook",
     "perform",
+    "with_outlook",
     "concept_drift",
 ]

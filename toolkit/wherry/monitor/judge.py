@@ -110,7 +110,7 @@ class Watch:
         )
 
     def _judged(self, sheet: Sheet, segments: Segments) -> _Court:
-        subjects, starts = _subjects(self._references, sheet), sheet.starts()
+        subjects, starts = subjects_of(self._references, sheet), sheet.starts()
         while self._kept and not self._kept[-1].stands(sheet, subjects, segments):
             self._kept.pop()
         court = (
@@ -243,7 +243,7 @@ def _adjusted(chances: list[Floats]) -> list[Floats]:
     return np.split(together, np.cumsum([len(part) for part in chances])[:-1])
 
 
-def _subjects(references: Mapping[str, Reference], sheet: Sheet) -> list[Subject]:
+def subjects_of(references: Mapping[str, Reference], sheet: Sheet) -> list[Subject]:
     """Features once for each set of edges, by the reference of the model that served last."""
     found: dict[str, list[Subject]] = {}
     answers: list[Subject] = []

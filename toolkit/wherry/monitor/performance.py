@@ -22,7 +22,7 @@ from .estimate import LEAST_POSITIVES, Belief, flagged_bins
 from .quality import Performance, Quality, Verdict
 from .rowmath import Floats
 from .subjects import Reference
-from .tally import Sheet
+from .sums import Sums
 from .view import DAY, Policy
 
 CHANGED: Final = 0.01  # p of a span whose labels speak against the calibration
@@ -69,48 +69,25 @@ class ByDay:
     answers: Mapping[str, Mapping[float, Answers]]
 
 
-class AnswerBook:
-    """Adds up what each model answered; only buckets that have changed since are added up anew."""
+def answers_of(sums: Sums, references: Mapping[str, Reference], policy: Policy) -> ByDay:
+    """What each model answered on each day, or in each bucket where those are longer.
 
-    def __init__(self) -> None:
-        self._chosen = frozenset[str]()
-        self._ahead = False
-        self._kept: dict[float, tuple[int, dict[str, Answers]]] = {}
-
-    def read(self, sheet: Sheet, references: Mapping[str, Reference], policy: Policy) -> ByDay:
-        """What each model answered on each day, or in each bucket where those are longer.
-
-        Args:
-            sheet: of the devices that are looked at.
-            references: by bundle; others' answers are left out.
-            policy: says how long a bucket is.
-        """
-        if (sheet.chosen, sheet.ahead) != (self._chosen, self._ahead):
-            self._chosen, self._ahead, self._kept = sheet.chosen, sheet.ahead, {}
-        length = max(DAY, policy.bucket_seconds)
-        found: dict[str, dict[float, Answers]] = {}
-        for start in sheet.starts():
-            clock = sheet.changed(start)
-            known = self._kept.get(start)
-            if known is None or known[0] != clock:
-                known = self._kept[start] = (clock, _answers(sheet, start, references))
-            for bundle, answers in known[1].items():
-                days, day = found.setdefault(bundle, {}), _bucket(start, length)
-                days[day] = days[day] + answers if day in days else answers
-        return ByDay(length, found)
-
-
-def _answers(sheet: Sheet, start: float, references: Mapping[str, Reference]) -> dict[str, Answers]:
-    everybody = dict.fromkeys(sheet.chosen, 0)  # in one row
-    found = {}
-    for group in sheet.groups(start):
-        if group.bundle in references:  # else features, or a pair
-            row = sheet.matrix(start, group, everybody)[0]
+    Args:
+        sums: of the devices that are looked at.
+        references: by bundle; others' answers are left out.
+        policy: says how long a bucket is.
+    """
+    length = max(DAY, policy.bucket_seconds)
+    found: dict[str, dict[float, Answers]] = {}
+    for start, groups in sums.items():
+        for group, row in groups.items():
+            if group.bundle not in references:  # features, or a pair
+                continue
             scores = row[:SCORE_BINS].astype(np.float64)
-            found[group.bundle] = Answers(
-                scores, float(row[SCORE_BINS]), float(row[SCORE_BINS:].sum())
-            )
-    return found
+            more = Answers(scores, float(row[SCORE_BINS]), float(row[SCORE_BINS:].sum()))
+            days, day = found.setdefault(group.bundle, {}), _bucket(start, length)
+            days[day] = days[day] + more if day in days else more
+    return ByDay(length, found)
 
 
 def perform(
@@ -123,7 +100,7 @@ def perform(
     Models that decide between classes or give a value have no such figures and are left out.
 
     Args:
-        answers: see `AnswerBook`.
+        answers: see `answers_of`.
         labels: by bundle and start of the day that was answered on, UTC.
         references: by bundle.
     """

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from .quality import Figure, Performance, Quality
-from .words import percent, span
+from .quality import Figure, Forecast, Outlook, Performance, Quality
+from .words import day, percent, span
 
 HEADS: Final = (
     "model", "span", "rows", "positives", "from", "recall in the top tenth", "precision there",
@@ -42,3 +42,24 @@ def _figures(found: Quality | None) -> tuple[str, str, str, str]:
         return ("-", "-", "-", "-")
     first, second = figure(found.recall_decile), figure(found.precision_decile)
     return (first, second, figure(found.recall), figure(found.precision))
+
+
+FORECAST_HEADS: Final = ("what", "PSI now", "limit", "reached", "interval", "why")
+
+
+def forecast_lines(found: Iterable[Forecast]) -> list[tuple[str, ...]]:
+    """A line for each forecast, under `FORECAST_HEADS`; dates first."""
+    order = list(Outlook)
+    rows: list[tuple[str, ...]] = []
+    for item in sorted(found, key=lambda item: (order.index(item.outlook), item.date)):
+        dated = item.outlook == Outlook.DUE
+        between = f"{_day(item.earliest)} to {_day(item.latest)}" if dated else "-"
+        date = _day(item.date) if item.date else "not determined"
+        rows.append(
+            (item.subject, f"{item.value:.3f}", f"{item.limit:g}", date, between, item.rule)
+        )
+    return rows
+
+
+def _day(moment: float) -> str:
+    return day(moment)[:10]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from wherry.documents import Moment
@@ -82,3 +82,46 @@ class Performance:
     realised: Quality | None = None
     ratio: Figure | None = None
     p: float | None = None
+
+
+class Outlook(StrEnum):
+    """What can be said of when a drift will have become too large."""
+
+    PAST = "past the limit"
+    DUE = "due"
+    OPEN = "not determined"
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """When a PSI will have grown to the limit at which to act, if it goes on like this.
+
+    Attributes:
+        subject: the feature, or "score".
+        bundle: the model, where it is about its scores; else "".
+        outlook: whether there is a date.
+        limit: of the PSI.
+        value: bias-corrected PSI of the latest whole week.
+        weeks: how many whole weeks it is from.
+        rule: why, in words.
+        earliest: of the 95 % interval; 0 without a date.
+        date: when it is most likely to be reached; where it has been, the week in which it was.
+        latest: of the interval.
+        since: when the drift began, by the fit.
+    """
+
+    subject: str
+    bundle: str
+    outlook: Outlook
+    limit: float
+    value: float
+    weeks: int
+    rule: str
+    earliest: Moment = 0.0
+    date: Moment = 0.0
+    latest: Moment = 0.0
+    since: Moment = 0.0
+
+    def named(self, subject: str, bundle: str) -> Forecast:
+        """The same of a subject."""
+        return replace(self, subject=subject, bundle=bundle)

@@ -12,7 +12,7 @@ from wherry.documents import Moment
 from wherry_contract.errors import RolloutError
 from wherry_contract.histograms import latency_quantile
 
-from .quality import Performance
+from .quality import Forecast, Performance
 
 DAY: Final = 86_400.0
 WEEK: Final = 7 * DAY
@@ -310,6 +310,7 @@ class FleetView:
         refusals: windows that were left out.
         standing: how each place stands, in short; all together, segments, devices.
         performance: how well each model does, span by span.
+        forecasts: when scores and features will have drifted too far, if it goes on.
     """
 
     policy: Policy
@@ -323,6 +324,7 @@ class FleetView:
     refusals: tuple[Refusal, ...]
     standing: tuple[Standing, ...] = ()
     performance: tuple[Performance, ...] = ()
+    forecasts: tuple[Forecast, ...] = ()
 
     @property
     def current(self) -> tuple[Cell, ...]:

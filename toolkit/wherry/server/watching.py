@@ -14,15 +14,14 @@ from dataclasses import replace
 from typing import Final
 
 from wherry.monitor import (
-    AnswerBook,
+    FleetSums,
     FleetView,
     Policy,
     Reference,
     Segments,
     Tally,
     Watch,
-    latest,
-    perform,
+    with_outlook,
 )
 from wherry.rows import StoredWindow
 from wherry_contract.errors import RolloutError
@@ -41,7 +40,7 @@ class _Sums:
     def __init__(self, references: Mapping[str, Reference], bucket: float) -> None:
         self.tally = Tally(references, bucket)
         self.last = 0  # number of the newest window that was added
-        self.looks: OrderedDict[_Look, tuple[Watch, AnswerBook]] = OrderedDict()
+        self.looks: OrderedDict[_Look, tuple[Watch, FleetSums]] = OrderedDict()
 
 
 class Watching:
@@ -95,22 +94,25 @@ class Watching:
             sums = self._caught_up(policy.bucket_seconds)
             rows = {row.device: row.labels for row in self._store.devices(select)}
             key = (tuple(sorted((select or {}).items())), tuple(by), same_hours)
-            watch, book = (
+            watch, kept = (
                 sums.looks.pop(key)
                 if key in sums.looks
-                else (Watch(self._references, sums.tally, policy), AnswerBook())
+                else (Watch(self._references, sums.tally, policy), FleetSums())
             )
-            sums.looks[key] = watch, book
+            sums.looks[key] = watch, kept
             while len(sums.looks) > _MOST_LOOKS:
                 sums.looks.popitem(last=False)
             segments, devices = segments_of(rows, by), frozenset(rows)
             view = watch.look(devices=devices, segments=segments, since=since, brief=brief)
-            answers = book.read(sums.tally.of(devices), self._references, policy)
-            labels = {} if select else self._store.labels.sums()  # they name no device
-            found = perform(answers, labels, self._references)
-            early = view.newest - since if since else -1.0
-            found = tuple(item for item in found if item.closed > early)
-            return replace(view, performance=latest(found) if brief else found)
+            return with_outlook(
+                view,
+                sums.tally.of(devices),
+                self._references,
+                {} if select else self._store.labels.sums(),  # they name no device
+                kept=kept,
+                since=since,
+                brief=brief,
+            )
 
     def _forget(self) -> None:
         """Begin again if a bundle has become known, or, once a day, if windows were dropped."""
