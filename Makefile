@@ -4,9 +4,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 # Debian's names for what the tests run beside us
-TOOLS := mosquitto mosquitto_sub openssl skopeo docker-registry strace gcc softhsm2-util systemd-analyze sshd ssh prometheus promtool
+TOOLS := mosquitto mosquitto_sub openssl skopeo docker-registry strace gcc softhsm2-util systemd-analyze sshd ssh prometheus promtool chromium
 PACKAGES := mosquitto mosquitto-clients openssl skopeo docker-registry strace gcc libc6-dev softhsm2 \
-  systemd openssh-server openssh-client prometheus
+  systemd openssh-server openssh-client prometheus chromium
 # boards are emulated by these; where they cannot be had their tests are skipped, but not in CI
 EMULATORS := qemu-aarch64 qemu-arm qemu-system-aarch64
 EMULATOR_PACKAGES := qemu-user qemu-system-arm

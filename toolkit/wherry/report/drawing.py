@@ -58,7 +58,7 @@ def templates(*folders: Path) -> Environment:
     """Templates of these folders, and those that all pages share; whatever they print is escaped."""
     import jinja2
 
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader([*folders, Path(__file__).parent]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -67,6 +67,15 @@ def templates(*folders: Path) -> Environment:
         # whatever is printed goes through `plain` first, wherever it came from
         finalize=lambda value: plain(value) if type(value) is str else value,
     )
+    environment.filters["breakable"] = _breakable
+    return environment
+
+
+def _breakable(name: str) -> Markup:
+    """A long name, escaped, that may go on in the next line after an underscore."""
+    from markupsafe import Markup
+
+    return Markup("_<wbr>").join(plain(name).split("_"))
 
 
 def draw(spec: dict[str, Any], title: str, note: str) -> Picture:

@@ -138,6 +138,7 @@ def _line(cell: Cell) -> dict[str, str]:
         "mark": _MARKS[cell.decision],
         "decision": str(cell.decision),
         "where": words.place(cell.device),
+        "device": "" if "=" in cell.device else cell.device,
         "what": words.subject(cell),
         "since": words.day(cell.since) if cell.since else "",
         "span": words.span(cell.opened, cell.closed),

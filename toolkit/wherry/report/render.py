@@ -8,16 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from wherry.monitor import FLAGGED, Kind, words
 
 from . import charts, facts
 from .data import ReportData, RolloutLine
-from .drawing import Picture, draw, plain, templates
-
-if TYPE_CHECKING:
-    from markupsafe import Markup
+from .drawing import Picture, draw, templates
 
 _TEMPLATE: Final = "report.html.j2"
 _MOST_PICTURES: Final = 8
@@ -37,16 +34,7 @@ class _RolloutPart:
 
 def render(data: ReportData) -> str:
     """The report's page."""
-    environment = templates()
-    environment.filters["breakable"] = _breakable
-    return environment.get_template(_TEMPLATE).render(_page(data))
-
-
-def _breakable(name: str) -> Markup:
-    """A long name, escaped, that may go on in the next line after an underscore."""
-    from markupsafe import Markup
-
-    return Markup("_<wbr>").join(plain(name).split("_"))
+    return templates().get_template(_TEMPLATE).render(_page(data))
 
 
 def _page(data: ReportData) -> dict[str, Any]:

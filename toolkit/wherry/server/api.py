@@ -1,4 +1,4 @@
-"""The server over HTTP: the depot for devices, and `/api/v1` for operators with a token."""
+"""The server over HTTP: the depot for devices; `/api/v1`, and pages, for operators with a token."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from wherry_contract.errors import BundleError, RolloutError, WherryError
 from wherry_contract.wire import Fields
 
 from . import label_api, monitor_api, views
+from .answers import error_response
 from .asker import Asker
 from .depot import Depot
 from .identity_api import IdentityApi
@@ -34,48 +35,12 @@ from .question_api import QuestionApi
 from .registrar import Registrar
 from .rollout import Policy
 from .watching import Watching
+from .web.routes import House
+from .web.routes import routes as pages
 
 _API: Final = "/api/v1/"
 _HEALTH: Final = "/api/v1/health"
 _MOST_ITEMS: Final = 10_000
-_STATUS: Final[Mapping[str, HTTPStatus]] = {
-    "R01": HTTPStatus.NOT_FOUND,
-    "R02": HTTPStatus.CONFLICT,
-    "R03": HTTPStatus.CONFLICT,
-    "R04": HTTPStatus.NOT_FOUND,
-    "R05": HTTPStatus.UNAUTHORIZED,
-    "I01": HTTPStatus.BAD_REQUEST,
-    "I02": HTTPStatus.FORBIDDEN,
-    "I03": HTTPStatus.FORBIDDEN,
-    "I04": HTTPStatus.FORBIDDEN,
-    "I05": HTTPStatus.FORBIDDEN,
-    "I07": HTTPStatus.FORBIDDEN,
-    "I08": HTTPStatus.BAD_REQUEST,
-    "R06": HTTPStatus.BAD_REQUEST,
-    "R07": HTTPStatus.NOT_FOUND,
-    "R08": HTTPStatus.CONFLICT,
-    "R09": HTTPStatus.CONFLICT,
-    "R11": HTTPStatus.CONFLICT,
-    "R12": HTTPStatus.NOT_FOUND,
-    "B02": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-    "D01": HTTPStatus.INSUFFICIENT_STORAGE,
-    "D06": HTTPStatus.SERVICE_UNAVAILABLE,
-}
-
-
-def error_response(error: WherryError) -> JSONResponse:
-    """A coded error as JSON; its status says the rough kind."""
-    document = {
-        "schema": "wherry/error/1",
-        "code": error.code,
-        "title": error.title,
-        "detail": error.detail,
-        "next": error.cure,
-    }
-    status = _STATUS.get(error.code, HTTPStatus.UNPROCESSABLE_ENTITY)
-    # who sends too much is not listened to until the end
-    headers = {"Connection": "close"} if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE else None
-    return JSONResponse(document, status, headers)
 
 
 class _Guard:
@@ -124,7 +89,8 @@ def make_app(
     """
     api = _Api(office, scratch, upload_bytes, life)
     identity = IdentityApi(office, registrar)
-    watching = Watching(office.store)
+    store, watching = office.store, Watching(office.store)
+    registry = registrar.registry if registrar else None
     routes = [
         Route("/depot/{name:path}", api.depot, methods=["GET"]),
         Route("/api/v1/health", api.health, methods=["GET"]),
@@ -136,10 +102,11 @@ def make_app(
         Route("/api/v1/rollouts/{name}", api.rollout, methods=["GET"]),
         Route("/api/v1/rollouts/{name}/abort", api.abort, methods=["POST"]),
         Route("/api/v1/events", api.events, methods=["GET"]),
-        *(QuestionApi(office.store, asker).routes() if asker else []),
-        *monitor_api.routes(office.store, watching),
-        *label_api.routes(office.store),
-        *MetricsApi(office.store, watching, life, most_devices).routes(),
+        *(QuestionApi(store, asker).routes() if asker else []),
+        *monitor_api.routes(store, watching),
+        *label_api.routes(store),
+        *MetricsApi(store, watching, life, most_devices).routes(),
+        *pages(House(office.site.fleet, token, store, watching, registry)),
     ]
     handlers: dict[Any, Callable[[Request, Exception], Response]] = {WherryError: _on_error}
     return _Guard(Starlette(routes=routes, exception_handlers=handlers), token, scraper)

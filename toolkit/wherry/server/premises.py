@@ -14,7 +14,8 @@ from wherry.identity.authority import Authority
 from wherry_contract.address import BrokerAddress
 from wherry_contract.errors import LinkError
 
-from .api import depot_response, error_response
+from .answers import error_response
+from .api import depot_response
 from .database import Database
 from .depot import Depot
 from .doors import Doors, Open, client_context, depot_app, enrol_app, server_context

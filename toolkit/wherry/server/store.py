@@ -14,11 +14,12 @@ from sqlalchemy.dialects.sqlite import insert
 from wherry.rows import BundleRow, DeviceRow, Incident, RolloutRow, StoredEvent, StoredWindow
 from wherry_contract.errors import RolloutError
 from wherry_contract.manifest import Manifest
-from wherry_contract.messages import Event, State
+from wherry_contract.messages import Event
 from wherry_contract.profile import ReferenceProfile
 from wherry_contract.window import Window
 
 from . import database as db
+from .census import Census, device_row
 from .depot import Depot
 from .intake import Batch, Spot, clashes, take
 from .labels import LabelStore
@@ -36,6 +37,7 @@ class Store:
         self.ledger = Ledger(database)
         self.questions = Questions(database)
         self.labels = LabelStore(database)
+        self.census = Census(database)
         self.purged = 0  # windows and events that retention took, since this was opened
 
     # --- asked by the monitor -----------------------------------------------------------
@@ -140,7 +142,7 @@ class Store:
         """Enrolled devices by id; with `select`, those that have all of these labels."""
         with self._database.reading() as connection:
             rows = [
-                _device(row)
+                device_row(row)
                 for row in connection.execute(sa.select(db.device).order_by(db.device.c.id))
             ]
         return [row for row in rows if has_labels(row.labels, select or {})]
@@ -155,7 +157,7 @@ class Store:
             row = connection.execute(sa.select(db.device).where(db.device.c.id == name)).first()
         if row is None:
             raise RolloutError("R07", name)
-        return _device(row)
+        return device_row(row)
 
     def rollouts(self) -> list[RolloutRow]:
         """Every rollout with its devices and decisions, the oldest first."""
@@ -232,7 +234,7 @@ class Store:
         query = sa.select(db.device)
         with self._database.reading() as connection:
             return {
-                row.id: _device(row)
+                row.id: device_row(row)
                 for part in db.in_parts(names)
                 for row in connection.execute(query.where(db.device.c.id.in_(part)))
             }
@@ -328,20 +330,6 @@ def _between(
     if until is not None:
         query = query.where(column < until)
     return query
-
-
-def _device(row: sa.Row[Any]) -> DeviceRow:
-    state = State.from_bytes(row.state) if row.state else None
-    return DeviceRow(
-        device=row.id,
-        family=row.family,
-        labels=row.labels,
-        enrolled_at=row.enrolled_at,
-        online=row.online,
-        session=row.session,
-        seen_at=row.seen_at,
-        state=state,
-    )
 
 
 def _purge(connection: sa.Connection, table: sa.Table, before: float, after: float) -> int:

@@ -1,0 +1,101 @@
+"""The server's pages in a real Chromium: looked at, walked through by keyboard, on a phone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import html5lib
+import pytest
+from playwright.sync_api import Browser, expect
+from support_web import MOVED, TOKEN, Pages, fill, running_browser, running_pages, tab
+
+NOW = time.time()
+PATHS = ("/", "/devices", f"/devices/{MOVED}", "/devices/till-5", "/devices/till-new")
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
+    with running_pages(tmp_path_factory.mktemp("pages")) as found:
+        fill(found.store, NOW)
+        yield found
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with running_browser(tmp_path_factory.mktemp("chromium")) as found:
+        yield found
+
+
+def test_every_page_is_quiet_fits_a_phone_and_asks_nobody_else(
+    pages: Pages, browser: Browser
+) -> None:
+    with tab(browser, pages.url, width=360, height=740, color_scheme="dark") as found:
+        found.open("/devices")  # not signed in yet
+        assert found.overflow == 0
+        found.sign_in()
+        for path in PATHS:
+            page = found.open(path)
+            assert found.overflow == 0, path
+            assert page.locator("h1").count() == 1
+            ids = page.evaluate("[...document.querySelectorAll('[id]')].map(x => x.id)")
+            assert len(ids) == len(set(ids))
+            unnamed = "svg:not([aria-label]), th:not([scope]), .scroll:not([tabindex])"
+            assert page.locator(unnamed).count() == 0
+        found.check()
+
+
+def test_pages_are_valid_html(pages: Pages) -> None:
+    cookie = pages.cookie()
+    for path in ("/sign-in", *PATHS):
+        text = pages.ask(path, Cookie="" if path == "/sign-in" else cookie)[2]
+        html5lib.HTMLParser(strict=True).parse(text)  # raises on the first error
+
+
+def test_by_keyboard_alone_from_the_way_in_to_a_device(pages: Pages, browser: Browser) -> None:
+    with tab(browser, pages.url) as found:
+        page = found.open("/devices")
+        page.keyboard.type("wrong")  # the field has the focus
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("alert")).to_contain_text("not this server's token")
+        page.keyboard.type(TOKEN)
+        page.keyboard.press("Enter")
+        expect(page).to_have_url(found.url + "/devices")
+        page.keyboard.press("Tab")
+        expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+        page.keyboard.press("Enter")
+        page.keyboard.press("Tab")
+        expect(page.get_by_label("Id or label")).to_be_focused()
+        page.keyboard.type("site=lyon till-3")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("status")).to_contain_text("1 to 1 of 1 devices")
+        link = page.get_by_role("link", name=MOVED)
+        for _ in range(20):
+            page.keyboard.press("Tab")
+            if link.evaluate("item => item === document.activeElement"):
+                break
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("heading", level=1)).to_have_text(MOVED)
+        expect(page.get_by_role("img", name="AMOUNT")).to_be_visible()
+        failed = [said for said in found.complaints if "403" not in said]  # of the wrong token
+        assert failed == []
+
+
+def test_signing_out_ends_it(pages: Pages, browser: Browser) -> None:
+    with tab(browser, pages.url) as found:
+        page = found.sign_in()
+        assert page.evaluate("document.cookie") == ""  # no script reads it
+        page.get_by_role("button", name="Sign out").click()
+        expect(page.get_by_label("Token")).to_be_visible()
+        found.open("/devices")
+        expect(page.get_by_label("Token")).to_be_visible()
+        found.check()
+
+
+def test_without_scripts_all_is_there(pages: Pages, browser: Browser) -> None:
+    with tab(browser, pages.url, java_script_enabled=False) as found:
+        page = found.sign_in()
+        expect(page.get_by_text("of 7 online")).to_be_visible()
+        page.get_by_role("link", name=MOVED).first.click()
+        expect(page.get_by_role("heading", level=1)).to_have_text(MOVED)
+        found.check()
