@@ -224,8 +224,10 @@ class DeviceRecord:
 
     @property
     def digests(self) -> set[str]:
-        """Bundles that must be kept: both slots, and what is under way."""
+        """Bundles that must be kept: both slots, what is under way and what waits."""
         found = {slot.digest for slot in self.slots.values() if slot.digest}
         if self.update and self.update.assignment.digest and not self.update.outcome:
             found.add(self.update.assignment.digest)
+        if self.pending and self.pending.digest:  # perhaps the same: what has come of it is used
+            found.add(self.pending.digest)
         return found

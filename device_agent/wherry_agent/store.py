@@ -336,12 +336,12 @@ class BlobStore:
         return True
 
     def keep_only(self, digests: set[str]) -> int:
-        """Remove every other blob and part; returns how many went.
+        """Remove every other blob, and its part; returns how many went.
 
         Raises:
             StoreError: D06.
         """
-        kept = {self.path(digest).name for digest in digests}
+        kept = {place(digest).name for digest in digests for place in (self.path, self.part)}
         with _coded("blobs"):
             others = [path for path in self._home.iterdir() if path.name not in kept]
             for path in others:

@@ -47,10 +47,10 @@ from .updater import (
     E,
     Result,
     accept,
-    free_slot,
     is_new,
     resume,
     retry_delay,
+    stage,
     step,
 )
 
@@ -222,14 +222,15 @@ class Updater:
             self._tell(Fact.of(error, bundle=digest))
         except WherryError as error:
             self._tell(Fact.of(error, bundle=digest))
-            self._fall_back()
+            self._save_if_possible(self._fall_back())
 
-    def _fall_back(self) -> None:
+    def _fall_back(self) -> DeviceRecord:
+        """Serve with what is left; the record in which the active slot is bad."""
         choice = self._reach.shelf.choose(without_active(self.record), probed=True)
         self._serve(choice)
         if not choice.failures and not choice.record.active:
             self._tell(Fact.of(UpdateError("U08")))
-        self._save_if_possible(choice.record)
+        return choice.record
 
     def run_once(self) -> float:
         """Take one step; returns how many seconds to wait for the next, unless woken."""
@@ -414,8 +415,7 @@ class Updater:
         manifest = Manifest.from_bytes(self._reach.blobs.read(layer.digest))
         size = sum(blob.size for blob in listed.blobs)
         slot = slot_for(order.digest, manifest, size, SlotTrust.UNPROVEN)
-        name = free_slot(self.record)
-        self._save(self.record.with_slot(name, slot).with_update(slot=name))
+        self._save(stage(self.record, slot))
         return _DONE
 
     def _probe(self, update: Update) -> Result:
@@ -473,7 +473,7 @@ class Updater:
         except StoreError:  # the probe could not run: nobody's fault
             raise
         except WherryError:
-            self._fall_back()
+            self._save(self._fall_back())
             raise
         return _DONE
 

@@ -24,7 +24,7 @@ from wherry_contract.errors import TrustError, UpdateError
 from wherry_contract.states import AFTER_SWITCH, Outcome, SlotTrust
 from wherry_contract.states import UpdateState as S
 
-from .record import DeviceRecord, Slot, Update
+from .record import SLOTS, DeviceRecord, Slot, Update
 
 RETRY_BUDGET: Final = 10
 TRANSITION_BUDGET: Final = 30
@@ -212,9 +212,6 @@ def step(record: DeviceRecord, result: Result) -> DeviceRecord:
         record = record.with_update(transitions=transitions, retries=0)
     if event in (E.FAIL, E.NEWER):
         record = _blame(record, state, result)
-    if (state, event) == (S.VERIFY_REVERT, E.FAIL) and record.active:
-        bad = replace(record.serving, trust=SlotTrust.BAD)
-        record = replace(record.with_slot(record.active, bad), active="")
     return _arrive(record, following)
 
 
@@ -248,15 +245,18 @@ def _arrive(record: DeviceRecord, state: S) -> DeviceRecord:
     record = replace(record, state=str(state))
     assert record.update is not None  # noqa: S101 - as in `step`
     slot = record.update.slot
-    if state == S.SWITCH:
-        return replace(record, active=slot)
+    if state == S.SWITCH:  # a bundle that was good once has to prove itself again
+        unproven = replace(record.slots[slot], trust=SlotTrust.UNPROVEN)
+        return replace(record.with_slot(slot, unproven), active=slot)
     if state == S.COMMIT:
         good = replace(record.slots[slot], trust=SlotTrust.GOOD)
         return record.with_slot(slot, good).with_update(outcome=str(Outcome.COMMITTED))
     if state == S.REVERT:
         return _revert(record, slot, superseded=record.update.code == "U02")
     if state == S.DISCARD and slot and slot != record.active:
-        return record.with_slot(slot, Slot()).with_update(slot="")
+        kept = record.slots[slot].trust == SlotTrust.GOOD and not _is_denied(record)
+        left = record if kept else record.with_slot(slot, Slot())
+        return left.with_update(slot="")
     if state == S.IDLE:
         done = replace(record, update=None)
         return begin(done, record.pending) if record.pending else done
@@ -266,11 +266,14 @@ def _arrive(record: DeviceRecord, state: S) -> DeviceRecord:
 def _revert(record: DeviceRecord, slot: str, *, superseded: bool) -> DeviceRecord:
     """Back to the other slot; a model that a newer order interrupted has done nothing bad.
 
-    If it is the only one, it serves on while the newer order is carried out, and it is what
-    that order is reverted to: a terminal is not without a model because two orders met.
+    It serves on where the newer order is for the same bundle: another rollout's, or the
+    server's after a stick's. So does the only one, and it is what that order is reverted to:
+    a terminal is not without a model because two orders met.
     """
     trust = SlotTrust.UNPROVEN if superseded else SlotTrust.BAD
     left = record.with_slot(slot, replace(record.slots[slot], trust=trust))
+    if superseded and record.pending and record.pending.digest == record.slots[slot].digest:
+        return replace(left, active=slot)
     other = "b" if slot == "a" else "a"
     if record.slots[other].trust in (SlotTrust.GOOD, SlotTrust.UNPROVEN):
         return replace(left, active=other)
@@ -280,6 +283,29 @@ def _revert(record: DeviceRecord, slot: str, *, superseded: bool) -> DeviceRecor
 def _other_good(record: DeviceRecord, slot: str) -> str:
     other = "b" if slot == "a" else "a"
     return other if record.slots[other].trust == SlotTrust.GOOD else ""
+
+
+def _is_denied(record: DeviceRecord) -> bool:
+    assert record.update is not None  # noqa: S101 - as in `step`
+    order = record.update.assignment
+    return (order.rollout, order.digest) in record.denied
+
+
+def stage(record: DeviceRecord, slot: Slot) -> DeviceRecord:
+    """Give the bundle of the update under way its slot.
+
+    One that holds it already is used, so that the other bundle stays: that which serves
+    and has proven nothing yet, or the one that stands by, which stays good until it serves.
+
+    Args:
+        record: with an update that has come to `STAGE`.
+        slot: the bundle, unproven.
+    """
+    held = [name for name in SLOTS if record.slots[name].digest == slot.digest]
+    name = record.active if record.active in held else (held or [free_slot(record)])[0]
+    if record.slots[name].digest == slot.digest and record.slots[name].trust == SlotTrust.GOOD:
+        return record.with_update(slot=name)
+    return record.with_slot(name, slot).with_update(slot=name)
 
 
 def free_slot(record: DeviceRecord) -> str:
@@ -312,6 +338,9 @@ def _roll_back(record: DeviceRecord) -> DeviceRecord:
         idle = replace(record, state=str(S.IDLE), active=record.active if proven else other)
         return begin(idle, idle.pending) if idle.pending else idle
     detail = f"state {record.state!r}"
+    fulfilled = record.update.outcome == Outcome.COMMITTED
+    if fulfilled and record.serving.trust == SlotTrust.GOOD:  # only the report is due
+        return replace(record, state=str(S.REPORT))
     if record.update.slot and record.update.slot == record.active:
         return step(replace(record, state=str(S.SOAK)), Result(E.FAIL, "U11", detail))
     return step(replace(record, state=str(S.OFFERED)), Result(E.FAIL, "U11", detail))

@@ -246,6 +246,54 @@ def test_a_newer_order_replaces_the_one_under_way(device: Device, depot: Depot, 
     assert outcomes == [("r1", "committed"), superseded, ("r3", "committed")]
 
 
+@pytest.mark.parametrize("state", [*STATES, "idle"])
+def test_another_order_for_the_same_bundle_costs_no_slot(
+    device: Device, depot: Depot, state: str
+) -> None:
+    """A stick's order, then the server's: the bundle to go back to stays, and nothing comes twice."""
+    device.updater.offer(signed_order(order_for(NEW.digest, 2, rollout="stick")))
+    device.step()
+    if state == "idle":
+        device.settle()
+    device.step_to(state)
+    before = device.updater.record
+    depot.requests.clear()
+    served = {device.serves}
+    device.updater.offer(signed_order(order_for(NEW.digest, 3, rollout="server")))
+    while device.step() == 0 or device.state != "idle":
+        served.add(device.serves)
+        device.pay()
+        device.clock.pass_by(1)
+    record = device.updater.record
+    assert (record.serving.digest, record.serving.trust) == (NEW.digest, SlotTrust.GOOD)
+    standby = record.slots["b" if record.active == "a" else "a"]
+    assert (standby.digest, standby.trust) == (OLD.digest, SlotTrust.GOOD)
+    assert device.outcomes()[-1][:2] == ("server", "committed")
+    if state in ("switch", "soak", "idle"):
+        assert record.active == before.active
+        assert not {path for path, _ in depot.requests if "/blobs/" in path}
+    if state in ("soak", "idle"):
+        assert served == {NEW.digest}
+    if state == "idle":
+        assert record.slots == before.slots
+        assert depot.requests == []
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_who_goes_back_and_is_called_off_can_still_go_back(device: Device, state: str) -> None:
+    device.updater.offer(signed_order(order_for(NEW.digest, 2)))
+    device.settle()
+    device.updater.offer(signed_order(order_for(OLD.digest, 3)))
+    device.step_to(state)
+    device.updater.offer(signed_order(order_for("", 4, rollout="off")))
+    device.settle()
+    record = device.updater.record
+    assert device.serves == NEW.digest
+    standby = record.slots["b" if record.active == "a" else "a"]
+    after = SlotTrust.UNPROVEN if state in ("switch", "soak") else SlotTrust.GOOD
+    assert (standby.digest, standby.trust) == (OLD.digest, after)
+
+
 @pytest.mark.parametrize("state", STATES)
 def test_a_withdrawn_order_leaves_the_old_model(device: Device, state: str) -> None:
     device.updater.offer(signed_order(order_for(NEW.digest, 2)))

@@ -26,6 +26,7 @@ from wherry_agent.updater import (
     judge_offer,
     resume,
     retry_delay,
+    stage,
     step,
 )
 from wherry_contract.errors import TrustError, UpdateError, WherryError
@@ -204,9 +205,45 @@ def test_a_first_install_that_fails_leaves_nothing_active() -> None:
     assert after.active == ""
 
 
-def test_a_revert_whose_probe_fails_leaves_the_rule() -> None:
-    after = step(record_in(S.VERIFY_REVERT), Result(E.FAIL, "P01"))
-    assert (after.active, after.slots["a"].trust) == ("", SlotTrust.BAD)
+GOOD, UNPROVEN, BAD = SlotTrust.GOOD, SlotTrust.UNPROVEN, SlotTrust.BAD
+STAGED: list[tuple[str, str, Slot, Slot, str, SlotTrust]] = [
+    # case, active, slot a, slot b, where NEW goes, trust there
+    ("another stands by", "a", Slot(OLD, 1, trust=GOOD), Slot(OTHER, 1, trust=GOOD), "b", UNPROVEN),
+    ("it stands by, good", "a", Slot(OLD, 1, trust=GOOD), Slot(NEW, 1, trust=GOOD), "b", GOOD),
+    ("it stands by, bad", "a", Slot(OLD, 1, trust=GOOD), Slot(NEW, 1, trust=BAD), "b", UNPROVEN),
+    ("it serves, unproven", "b", Slot(OLD, 1, trust=GOOD), Slot(NEW, 1, trust=UNPROVEN), "b", UNPROVEN),
+    ("both have it", "b", Slot(NEW, 1, trust=GOOD), Slot(NEW, 1, trust=UNPROVEN), "b", UNPROVEN),
+    ("a rule answers", "", Slot(OLD, 1, trust=BAD), Slot(), "b", UNPROVEN),
+    ("a rule of its own", "", Slot(), Slot(NEW, 1, trust=BAD), "b", UNPROVEN),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("active", "a", "b", "wanted", "trust"), [r[1:] for r in STAGED], ids=[r[0] for r in STAGED]
+)
+def test_where_a_bundle_goes(active: str, a: Slot, b: Slot, wanted: str, trust: SlotTrust) -> None:
+    before = record_in(S.STAGE, active=active, slots={"a": a, "b": b})
+    after = stage(before, Slot(NEW, 1, trust=SlotTrust.UNPROVEN))
+    other = "a" if wanted == "b" else "b"
+    assert after.update is not None
+    assert (after.update.slot, after.slots[wanted]) == (wanted, Slot(NEW, 1, trust=trust))
+    assert after.slots[other] == before.slots[other]
+
+
+def test_what_stood_by_and_is_good_stays_so_until_it_serves() -> None:
+    stands = {"a": Slot(OLD, 1, trust=GOOD), "b": Slot(NEW, 1, trust=GOOD)}
+    record = record_in(S.PROBE, slots=stands)
+    assert step(record, Result(E.NEWER, "U02")).slots == stands
+    assert step(record, Result(E.FAIL, "P01")).slots["b"] == Slot()
+    assert step(record, Result(E.DONE)).serving == Slot(NEW, 1, trust=UNPROVEN)
+
+
+@pytest.mark.parametrize("state", SWITCHED)
+def test_another_order_for_what_soaks_takes_nothing_back(state: S) -> None:
+    again = order_for(NEW, 8, rollout="of-the-server", keyid="k")
+    after = step(accept(record_in(state), again), Result(E.NEWER, "U02"))
+    assert (after.active, after.serving.digest, after.serving.trust) == ("b", NEW, UNPROVEN)
+    assert after.slots["a"].trust == GOOD
 
 
 @pytest.mark.parametrize(("active", "free"), [("a", "b"), ("b", "a"), ("", "a")])
@@ -301,6 +338,12 @@ def test_a_state_from_the_future_rolls_back(state: S) -> None:
     live = record.active == "b"
     assert after.state == (S.REVERT if live else S.DISCARD)
     assert after.active == "a"
+
+
+def test_a_state_from_the_future_takes_back_nothing_that_has_proven_itself() -> None:
+    fulfilled = begin(record_in(S.IDLE), replace(ORDER, digest=OLD))
+    after = resume(replace(fulfilled, state="report-2"))
+    assert after == fulfilled
 
 
 def test_a_state_without_its_update_rolls_back() -> None:
@@ -436,7 +479,7 @@ def test_a_withdrawn_order_leaves_what_was_committed(state: S) -> None:
 EVENTS = st.lists(
     st.one_of(
         st.sampled_from([Result(event, "L05") for event in E] + [Result(E.RETRY, "L04")] * 2),
-        st.sampled_from(["restart", "newer", "again", "withdraw", "future"]),
+        st.sampled_from(["restart", "newer", "again", "back", "withdraw", "future"]),
     ),
     max_size=120,
 )
@@ -461,7 +504,8 @@ def test_a_device_that_had_a_good_model_keeps_one(events: list[Result | str]) ->
             record = resume(replace(record, state="of-tomorrow"))
         else:
             sequence += 1
-            digest = {"newer": f"sha256:{sequence:064x}", "again": NEW, "withdraw": ""}[event]
+            digests = {"newer": f"sha256:{sequence:064x}", "again": NEW, "back": OLD, "withdraw": ""}
+            digest = digests[event]
             record = accept(record, order_for(digest, sequence, keyid="k"))
         assert usable(record)
         good = [slot for slot in record.slots.values() if slot.trust == SlotTrust.GOOD]
@@ -471,9 +515,7 @@ def test_a_device_that_had_a_good_model_keeps_one(events: list[Result | str]) ->
 def _staged(record: DeviceRecord) -> DeviceRecord:
     """What the action of STAGE does to the record."""
     assert record.update is not None
-    name = free_slot(record)
-    slot = Slot(record.update.assignment.digest, 1, "m", "x", SlotTrust.UNPROVEN)
-    return record.with_slot(name, slot).with_update(slot=name)
+    return stage(record, Slot(record.update.assignment.digest, 1, "m", "x", SlotTrust.UNPROVEN))
 
 
 @settings(max_examples=examples(200), deadline=None)
