@@ -504,7 +504,12 @@ def test_a_device_that_had_a_good_model_keeps_one(events: list[Result | str]) ->
             record = resume(replace(record, state="of-tomorrow"))
         else:
             sequence += 1
-            digests = {"newer": f"sha256:{sequence:064x}", "again": NEW, "back": OLD, "withdraw": ""}
+            digests = {
+                "newer": f"sha256:{sequence:064x}",
+                "again": NEW,
+                "back": OLD,
+                "withdraw": "",
+            }
             digest = digests[event]
             record = accept(record, order_for(digest, sequence, keyid="k"))
         assert usable(record)
