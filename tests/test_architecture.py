@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -164,3 +164,52 @@ def test_imports(package: str, path: Path) -> None:
 def test_the_rule_can_fail() -> None:
     found = dict(_imports(ast.parse("import wherry.cli\ndef f():\n    import onnx")))
     assert found == {"wherry": True, "onnx": False}
+
+
+# --- no circles -----------------------------------------------------------------------------
+
+
+def _loads(package: str) -> dict[str, set[str]]:
+    """What each file of a package imports of that package when it loads."""
+    names = {
+        ".".join(path.relative_to(PACKAGES[package]).with_suffix("").parts): path
+        for _, path in _files()
+        if path.is_relative_to(PACKAGES[package] / package)
+    }
+    return {name: _of_package(path, name, names.keys()) for name, path in names.items()}
+
+
+def _of_package(path: Path, name: str, names: Collection[str]) -> set[str]:
+    found: set[str] = set()
+    nodes: list[ast.AST] = [ast.parse(path.read_text())]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.ImportFrom):
+            above = name.split(".")[: -node.level] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            found |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not (
+            isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        ):
+            nodes += ast.iter_child_nodes(node)
+    return (found & set(names)) - {name}
+
+
+def _circle(loads: Mapping[str, set[str]]) -> list[str]:
+    """The files of a circle; none if there is no circle."""
+    left = {name: set(wanted) for name, wanted in loads.items()}
+    while ready := [name for name, wanted in left.items() if not wanted & left.keys()]:
+        for name in ready:
+            del left[name]
+    return sorted(left)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_file_waits_for_itself(package: str) -> None:
+    assert _circle(_loads(package)) == []
+
+
+def test_a_circle_is_found() -> None:
+    assert _circle({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": set()}) == ["a", "b", "c"]

@@ -11,7 +11,6 @@ from __future__ import annotations
 import io
 import os
 import re
-import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Final
@@ -37,6 +36,8 @@ class Entry:
 
 def write(files: Iterable[tuple[str, bytes]]) -> bytes:
     """A tar of plain files, in the given order, with no date, owner or other chance in it."""
+    import tarfile  # hosts write; a device only reads
+
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         for name, data in files:

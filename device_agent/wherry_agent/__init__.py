@@ -4,9 +4,9 @@ It imports the contract and nothing of the host. Third-party: numpy everywhere, 
 in `mqtt`, h11 only in `server`, each inference runtime only in its own `runtime_` file.
 """
 
-from importlib.metadata import PackageNotFoundError, version
+from .installed import installed_version
 
 try:
-    __version__ = version("wherry")
-except PackageNotFoundError:  # run from a source tree that was never installed
+    __version__ = installed_version("wherry")
+except ImportError:  # run from a source tree that was never installed
     __version__ = "0+unknown"

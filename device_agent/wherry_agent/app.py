@@ -33,6 +33,7 @@ from .commands import Commands
 from .config import AgentConfig
 from .fetch import Depot, Source
 from .intake import Board
+from .listen import LISTENING_FILE
 from .log_ring import LogRing, where
 from .mqtt import Handlers, Link
 from .outbox import Outbox
@@ -48,13 +49,12 @@ from .shelf import Shelf
 from .spool import Fact, LoggedSpool, Spool
 from .store import BlobStore, StatePair, as_store_error, durable_write, folder_lock
 from .system import system
-from .thrift import give_back
+from .thrift import give_back, share_memory
 from .tls import Tls
 from .trust import Trust
 from .tuf_trust import open_clock, open_trust
 from .update_io import Updater
 
-LISTENING_FILE: Final = "listening"  # where the serving port was found; for `status` and tests
 _TICK_SECONDS: Final = 1.0
 _FLUSH_RETRY_SECONDS: Final = 5.0
 _DRAIN_SECONDS: Final = 5.0
@@ -448,6 +448,7 @@ def run_agent(config: AgentConfig, notifier: Notifier) -> None:
     Raises:
         WherryError: it cannot start.
     """
+    share_memory()
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     faulthandler.enable()  # where every thread was, if the watchdog ends us
     agent = Agent(config, notifier=notifier)

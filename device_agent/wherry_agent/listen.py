@@ -8,6 +8,7 @@ from typing import Final
 
 from wherry_contract.errors import SetupError
 
+LISTENING_FILE: Final = "listening"  # in the state folder: where the serving port was found
 UNIX: Final = "unix:"
 _SOCKET_MODE: Final = 0o660
 

@@ -67,7 +67,7 @@ class Probing:
         """
         counts = [item.counts.slots for item in profile.features]
         spread = np.linspace(0, len(counts) - 1, min(_COLUMNS, len(counts)))
-        self._columns = np.unique(spread.astype(np.intp)).astype(np.int16)
+        self._columns = np.array(sorted(set(spread.astype(np.intp).tolist())), np.int16)
         bits = [_bits(counts[place]) for place in self._columns.tolist()]
         self._weights = np.array(bits, np.float32)
         self._need = max(_LEAST_BITS, _LIKE * sum(bits))

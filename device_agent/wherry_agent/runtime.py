@@ -6,12 +6,12 @@ import contextlib
 import importlib
 import platform
 import sys
-from importlib.metadata import version
 from typing import Final
 
 from wherry_contract.errors import SetupError
 from wherry_contract.manifest import Output, RuntimeNeeds
 
+from .installed import installed_version
 from .session import Session
 
 # distribution -> kind of model that it runs; of those of a kind the first that is here counts
@@ -50,7 +50,7 @@ def runtimes() -> dict[str, str]:
     for name, kind in KINDS.items():
         if kind not in kinds:
             with contextlib.suppress(ImportError):
-                found[name] = version(name)
+                found[name] = installed_version(name)
                 kinds.add(kind)
     if not found:
         detail = "no inference runtime; pip install 'wherry[agent]', or wherry[agent-tflite]"

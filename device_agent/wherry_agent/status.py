@@ -11,9 +11,9 @@ from typing import Any
 from wherry_contract.errors import IdentityError, StoreError
 from wherry_contract.when import to_text
 
-from .app import LISTENING_FILE
 from .certificate import read_certificate
 from .config import AgentConfig
+from .listen import LISTENING_FILE
 from .record import DeviceRecord, Update
 from .store import StatePair
 from .tuf_status import read_trust, trust_lines

@@ -173,7 +173,7 @@ class _Server:
         self_test(address, self._kept.fleet, context=context)
 
         fleet = self._kept.fleet
-        asker = Asker(store, signer, self._key_of)
+        asker = Asker(store, signer, self._key_of, self._is_out)
         driver = Driver(store, signer, key_of=self._key_of, asker=asker)
         asker.news = driver.news
         ingest = Ingest(store, fleet, time.time, driver.news)
@@ -285,6 +285,10 @@ class _Server:
         """The fingerprint of a device's key, so that no other device obeys."""
         held = self._premises.registry.identity(device) if self._premises else None
         return held.fingerprint if held else ""
+
+    def _is_out(self, device: str) -> bool:
+        held = self._premises.registry.identity(device) if self._premises else None
+        return bool(held and held.revoked_at)
 
     @property
     def _told_host(self) -> str:

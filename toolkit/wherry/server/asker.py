@@ -13,7 +13,7 @@ from typing import Final
 
 from wherry.rows import DeviceRow, Question
 from wherry_contract.command import ASKS, MOST_LINES, Command
-from wherry_contract.errors import RolloutError
+from wherry_contract.errors import IdentityError, RolloutError
 from wherry_contract.messages import wrap_command
 
 from .orders import AssignmentSigner
@@ -32,6 +32,7 @@ class Asker:
         store: Store,
         signer: AssignmentSigner,
         key_of: Callable[[str], str] = lambda _device: "",
+        is_out: Callable[[str], bool] = lambda _device: False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Take what it works with.
@@ -40,11 +41,13 @@ class Asker:
             store: keeps questions and answers.
             signer: signs as it signs orders.
             key_of: the fingerprint of a device's key; "" where it has none.
+            is_out: whether a device was revoked: it will never hear us.
             clock: Unix seconds.
         """
         self._store = store
         self._signer = signer
         self._key_of = key_of
+        self._is_out = is_out
         self._clock = clock
         self._sent: dict[int, tuple[str, float]] = {}
         self.news: Callable[[], None] = lambda: None
@@ -60,6 +63,7 @@ class Asker:
 
         Raises:
             RolloutError: R06 no such question, R07 no such device, R11 too many are open.
+            IdentityError: I04, the device was revoked.
             TrustError: T10, no key that may sign it is here.
         """
         if ask not in ASKS:
@@ -67,6 +71,9 @@ class Asker:
         if not 0 < seconds <= LONGEST_SECONDS or not 0 <= lines <= MOST_LINES:
             raise RolloutError("R06", f"at most {LONGEST_SECONDS:.0f} s and {MOST_LINES} lines")
         row, now = self._store.device(device), self._clock()
+        if self._is_out(device):
+            cure = f"let it in again: `wherry device claim --device {device} --again`"
+            raise IdentityError("I04", f"{device} hears nothing", cure=cure)
         keyid = self._signer.public.keyid
         seen = row.state.commands.get(keyid, 0) if row.state else 0
 
