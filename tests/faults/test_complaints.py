@@ -71,6 +71,22 @@ COMPLAINTS: list[tuple[str, str, str, str]] = [
     ("balena-supervisor#1054", "a delta from what the device does not have", HERE, "test_balena_supervisor_1054_a_delta_from_elsewhere"),
     # windows and health
     ("hawkbit#2026", "a maintenance window that is never open", "agent/test_pace.py", "test_window"),
+    # the rest of what applies
+    ("hawkbit#1770", "a rollout to nobody, and no reason shown", "host/test_fleet.py", "test_pushes_that_make_no_sense"),
+    ("zephyr#89530", "a cancel that fails blocks the device", UPDATE, "test_a_withdrawn_order_leaves_the_old_model"),
+    ("fleetdm/fleet#3271", "a herd of reconnects echoes", "agent/test_mqtt.py", "test_waits_have_full_jitter_between_a_second_and_the_ceiling"),
+    ("python-tuf#2359", "no install without a network", "host/test_export.py", "test_a_stick_for_many_devices_installs_on_each_once"),
+    ("sigstore-python#1175", "an offline list is years old, and nobody says so", "host/test_export.py", "test_a_stick_stays_fresh_for_90_days"),
+    ("rauc-hawkbit-updater#17", "a USB install that the server never hears of", "e2e/test_same_by_every_way.py", "test_it_ends_in_the_same_state_and_the_same_history"),
+    ("rauc#460", "what has expired cannot be signed again", "host/test_publish.py", "test_withdrawing_a_floor_a_renewal_and_forgetting"),
+    ("meta-lmp PR#836", "started before the time was known", "agent/test_tuf_time.py", "test_a_board_in_1970_is_told_the_time_once"),
+    ("ruuvi.gateway_esp.c#1059", "the first look fails on dates", "agent/test_tuf_time.py", "test_a_board_in_1970_is_told_the_time_once"),
+    ("aws-cli#6185", "no room, and it is not told", UPDATE, "test_a_disk_without_room_is_found_out_before_anything_is_fetched"),
+    ("hawkbit#1208", "a wave waits for stragglers", "host/test_fleet.py", "test_who_is_away_does_not_hold_a_wave_up_and_converges_later"),
+    ("hawkbit#1086", "a whole wave behind one uplink", "host/test_rollout.py", "test_every_beginning_is_fair_to_every_group"),
+    ("hawkbit PR#2161", "two failures in one pass undo the stop", "host/test_rollout.py", "test_what_follows"),
+    ("mender-docs, deployment", "a newer rollout blocks an older one for ever", "host/test_fleet.py", "test_two_rollouts_on_the_same_devices"),
+    ("nerves_hub_web#419", "nothing stops a bad bundle", "host/test_fleet.py", "test_a_bad_bundle_ends_at_the_canary"),
     ("aktualizr#1422", "boots, but does not work", UPDATE, "test_a_bad_update_leaves_the_old_model_serving"),
 ]  # fmt: skip
 
