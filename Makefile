@@ -103,6 +103,7 @@ unit: $(VENV)/.dev  ## the tests alone
 
 docs: $(VENV)/.dev  ## write the generated pages anew
 	$(BIN)/python docs/cli_reference.py > docs/cli.md
+	$(BIN)/wherry --quiet watch schemas -o contract/schemas
 
 docs-check: $(VENV)/.dev  ## the generated pages are up to date
 	@$(BIN)/python docs/cli_reference.py | diff -u docs/cli.md - \

@@ -40,3 +40,27 @@ def files(*, out: Path, data: Path | None) -> None:
 
     for path in write_kit(out, data or home()):
         say(f"{path}")
+
+
+@watch.command(epilog="Example: wherry watch schemas -o schemas")
+@click.option(
+    "-o",
+    "--out",
+    type=_folder,
+    default=Path("schemas"),
+    show_default=True,
+    help="The folder to write.",
+)
+def schemas(*, out: Path) -> None:
+    """Write JSON Schemas of the messages and an AsyncAPI document.
+
+    For whoever reads the broker's topics by other means: asyncapi.json names topics and
+    messages, one schema for each channel says what a message holds.
+    """
+    from wherry import __version__
+    from wherry.files import write_durably
+    from wherry.watch.schemas import documents
+
+    for name, text in documents(__version__).items():
+        write_durably(out / name, text.encode())
+        say(f"{out / name}")
