@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import pty
+import signal
+import struct
+import subprocess
+import sys
+import termios
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -137,3 +147,52 @@ def test_where_there_is_nothing_it_says_so(tmp_path: Path, arguments: list[str],
     found = wherry(tmp_path, *arguments, ok=3)
     assert code in found.stderr or "H07" in found.stderr
     assert "next:" in found.stderr
+
+
+@contextmanager
+def following(data: Path, *arguments: str, **more: Any) -> Iterator[subprocess.Popen[str]]:
+    """`wherry monitor --watch` for the length of a block."""
+    words = [sys.executable, "-m", "wherry", "monitor", "--watch", "--interval", "0.2s", *arguments]
+    place = os.environ | {"WHERRY_HOME": str(data), "TERM": "xterm"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | more
+    process = subprocess.Popen(words, env=place, text=True, stdin=subprocess.DEVNULL, **pipes)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_as_json_it_is_a_line_for_each_change_and_outlives_the_server(town: Town) -> None:
+    with following(town.server.data, "--json") as process:
+        assert process.stdout
+        assert process.stderr
+        first = json.loads(process.stdout.readline())
+        assert first["schema"] == "wherry/monitor/1"
+        town.day(7)
+        second = json.loads(process.stdout.readline())
+        assert second["windows"] > first["windows"]
+        town.await_stored()
+        town.server.kill()
+        assert "L08" in process.stderr.readline()
+        town.server.start()
+        assert process.stderr.readline() == "the server answers again\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+
+
+def test_on_a_terminal_it_is_a_screen(town: Town) -> None:
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 12, 60, 0, 0))
+    with following(town.server.data, stdout=theirs) as process:
+        os.close(theirs)
+        seen = b""
+        while seen.count(b"Ctrl-C ends") < 2:
+            seen += os.read(ours, 65_536)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+    os.close(ours)
+    screen = seen.split(b"\x1b[2J\x1b[1;1H")[1].decode().splitlines()
+    assert screen[0].startswith(("STABLE", "ACT", "WATCH", "WARN"))
+    assert len(screen) <= 12
+    assert max(map(len, screen)) <= 60

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -12,6 +11,7 @@ import click
 from wherry.client import find_client
 from wherry_contract.errors import GateError, LinkError, SetupError
 
+from .live import follow
 from .options import select_option, server_options
 from .output import Seconds, json_option, say, show, table
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from wherry.monitor import Cell, FleetView, Health
     from wherry.report.data import ReportData
 
-_WATCH_SECONDS: Final = 5.0
 _HEADS: Final = (
     "where", "what", "span", "n", "m", "value", "corrected", "interval", "p", "decision",
 )  # fmt: skip
@@ -55,7 +54,15 @@ _bucket_option = click.option(
 @_bucket_option
 @_hours_option
 @click.option("--all", "every", is_flag=True, help="Every device and every span, not just news.")
-@click.option("--watch", is_flag=True, help="Look again and again, and tell when it changes.")
+@click.option(
+    "--watch",
+    is_flag=True,
+    help="Keep looking: a live screen on a terminal, else all of it when it changes;"
+    " with --json a line for each change. Ends with Ctrl-C.",
+)
+@click.option(
+    "--interval", type=Seconds(), default="5s", show_default=True, help="How often --watch looks."
+)
 @json_option
 @server_options
 def monitor(
@@ -67,6 +74,7 @@ def monitor(
     same_hours: bool,
     every: bool,
     watch: bool,
+    interval: float,
     as_json: bool,
     server: str,
     token_file: Path | None,
@@ -81,15 +89,15 @@ def monitor(
     query = _query(since, select, by, bucket, same_hours=same_hours) | (
         {} if every or as_json else {"brief": 1}
     )
+    if watch:
+        follow(
+            lambda: client.get("monitor", **query),
+            lambda found: _lines(_read(found), every=every),
+            interval,
+            as_json=as_json,
+        )
     found = client.get("monitor", **query)
     view = _read(found)
-    while watch:
-        show("wherry/monitor/1", found, _lines(view, every=every), as_json=as_json)
-        before = found
-        while found == before:
-            time.sleep(_WATCH_SECONDS)
-            found = client.get("monitor", **query)
-        view = _read(found)
     show("wherry/monitor/1", found, _lines(view, every=every), as_json=as_json)
     if names := _drifted(view):
         from wherry.monitor.words import listed
