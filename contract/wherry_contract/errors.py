@@ -266,6 +266,7 @@ _ROWS: tuple[tuple[str, str, str], ...] = (
         "the device's own identity cannot be used",
         "enrol the device again: `wherry-agent enroll`; the running model goes on",
     ),
+    ("L14", "a hook did not take what it was told", "it is told again by the next check"),
     # Disk and state
     ("D01", "the disk is full", "free some space; the running model goes on"),
     (
@@ -313,6 +314,7 @@ _ROWS: tuple[tuple[str, str, str], ...] = (
         "do not ship it to boards with that version",
     ),
     ("Q06", "a target board cannot run it", "build it as the detail says, or drop the board"),
+    ("Q07", "a hook failed", "see the lines above; the next check tells it again"),
     # Rollout and server
     ("R01", "there is no such rollout", "see `wherry rollout list`"),
     ("R02", "no device matches", "see `wherry device list`"),

@@ -209,6 +209,10 @@ def test_the_command_brings_them_to_the_server(
         listed = json.loads(wherry(capsys, "labels", "list", "--json").out)
         assert [line["labels"] for line in listed["batches"]] == [47]
         assert "2018-07-14" in wherry(capsys, "labels", "list").out
+        hooks = _text(tmp_path / "hooks.toml", "lead_days = 14\n")
+        checked = wherry(capsys, "retrain", "check", "--hooks", hooks)
+        assert (checked.code, checked.out) == (0, "no model has aged\n")
+        assert "nothing was started" in wherry(capsys, "retrain", "list").out
         bad = {"batch": "x", "source": "x", "rows": [{"bundle": BUNDLE}]}
         with pytest.raises(RolloutError, match="rows"):
             server.client.post("labels", bad)

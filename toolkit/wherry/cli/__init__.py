@@ -50,6 +50,9 @@ SECTIONS: Final[Mapping[str, Mapping[str, Entry]]] = {
         "rollout": Entry("fleet:rollout", "List, follow and stop rollouts"),
         "monitor": Entry("monitor:monitor", "Show health, latency and drift of the fleet"),
         "labels": Entry("labels:labels", "Bring in labels that came later, and list them"),
+        "retrain": Entry(
+            "retrain:retrain", "Start a training when a model has aged, once for each model"
+        ),
         "drift": Entry("drift:drift", "Replay history as if devices had sent it"),
         "watch": Entry("watch:watch", "Files for Prometheus, Grafana and message readers"),
         "report": Entry("monitor:report", "Write the fleet's report as one HTML file"),
