@@ -29,15 +29,16 @@ from wherry.client import Client
 from wherry.identity.authority import make_request
 from wherry.server.api import make_app
 from wherry.server.ending import Ending, Interrupted
-from wherry.server.kept import Kept
+from wherry.server.kept import Kept, known_registry
 from wherry.server.office import Office, Site
 from wherry_agent.config import load_config
 from wherry_contract.bundle import LIMIT_BYTES
-from wherry_contract.errors import WherryError
+from wherry_contract.errors import SetupError, WherryError
 from wherry_contract.oci import blob_path
 from wherry_contract.signature import PublicKey, TrustRoot
 
 MADE = make_bundle()
+REGISTRY = "https://registry.example:5000/models"
 
 
 @pytest.fixture(scope="module")
@@ -405,7 +406,7 @@ def test_another_fleet_in_the_same_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_somebody_elses_broker(tmp_path: Path, mosquitto: Mosquitto) -> None:
-    choice = ("--broker", mosquitto.url, "--windows", "compact")
+    choice = ("--broker", mosquitto.url, "--windows", "compact", "--registry", REGISTRY)
     with running_server(tmp_path / "data", *choice, pinned=True) as server:
         assert not server.children()
         config = load_config(enrol(server, "till-1"))
@@ -414,7 +415,31 @@ def test_somebody_elses_broker(tmp_path: Path, mosquitto: Mosquitto) -> None:
         assert config.identity  # for the depot
         assert not config.broker_identity
         assert config.reporting.encoding == "compact"
-        assert Kept.read(server.data / "settings.json").windows == "compact"
+        assert config.registry
+        assert (config.registry.url, config.registry.fallback) == (REGISTRY, True)
+        kept = Kept.read(server.data / "settings.json")
+        assert (kept.windows, kept.registry) == ("compact", REGISTRY)
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("", ""),
+        ("none", ""),
+        (f"{REGISTRY}/", REGISTRY),
+        ("http://[::1]:5000", "http://[::1]:5000"),
+    ],
+)
+def test_registries(said: str, kept: str) -> None:
+    assert known_registry(said) == kept
+
+
+@pytest.mark.parametrize(
+    "said", ["registry.example", "https://", "ftp://a/b", 'https://a/"\nx', "https://u:p@a/b"]
+)
+def test_what_is_no_registry(said: str) -> None:
+    with pytest.raises(SetupError, match="H08"):
+        known_registry(said)
 
 
 def test_no_server_no_answer(tmp_path: Path) -> None:

@@ -57,6 +57,11 @@ _PORT: Final = click.IntRange(0, 65_535)
     help="How devices that enrol send windows: json at first, then as last time.",
 )
 @click.option(
+    "--registry",
+    default="",
+    help="Where devices that enrol fetch bundles: an OCI registry, or `none`; then as last time.",
+)
+@click.option(
     "--metrics-devices",
     type=click.IntRange(0, 100_000),
     default=200,
@@ -79,6 +84,7 @@ def serve(
     plain: bool,
     pinned: bool,
     windows: str | None,
+    registry: str,
     metrics_devices: int,
 ) -> None:
     """Run the fleet's server: broker, depot, ingest.
@@ -111,5 +117,6 @@ def serve(
         pinned,
         windows or "",
         metrics_devices,
+        registry,
     )
     run(choice, on_ready)

@@ -32,7 +32,7 @@ from .depot import Depot
 from .driver import Driver, Radio
 from .ending import SIGNALS, Ending, Interrupted, locked, restore, serve_http
 from .ingest import Ingest
-from .kept import Kept, bare_host, listen, pick_port, url_host
+from .kept import Kept, bare_host, known_registry, listen, pick_port, url_host
 from .link import LOG, Link
 from .metrics_api import MOST_DEVICES
 from .notary import Notary
@@ -64,6 +64,8 @@ class Choice:
         pinned: devices pin keys instead of a TUF root: for a laboratory; stays as it was.
         windows: the form in which devices that enrol send windows; "" for that of last time.
         metrics_devices: a larger fleet has no metrics of single devices.
+        registry: where devices that enrol fetch bundles, as ``https://host/namespace``;
+            ``none`` for the depot, "" for that of last time.
     """
 
     data: Path
@@ -77,6 +79,7 @@ class Choice:
     pinned: bool = False
     windows: str = ""
     metrics_devices: int = MOST_DEVICES
+    registry: str = ""
 
 
 @dataclass(frozen=True)
@@ -151,6 +154,7 @@ class _Server:
             fleet=wanted,
             pinned=kept.pinned or self._choice.pinned,
             windows=self._choice.windows or kept.windows,
+            registry=known_registry(self._choice.registry or kept.registry),
         )
 
     def run(self, on_ready: Callable[[Ready], None]) -> None:
@@ -192,6 +196,7 @@ class _Server:
             enrol,
             bool(self._supervised),
             self._kept.windows,
+            self._kept.registry,
         )
         root = repository.root_file if repository else None
         office = Office(store, site, signer.public, time.time, driver.news, root)

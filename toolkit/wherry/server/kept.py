@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import time
 from collections.abc import Mapping
@@ -26,12 +27,14 @@ class Kept:
     Attributes:
         pinned: whether devices pin keys; so they did before there was a repository.
         windows: in which form devices that enrol are told to send windows.
+        registry: where devices that enrol are told to fetch bundles; "" for the depot.
     """
 
     fleet: str = ""
     ports: Mapping[str, int] = field(default_factory=dict)
     pinned: bool = False
     windows: str = "json"
+    registry: str = ""
     extra: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -51,6 +54,7 @@ class Kept:
             ports={name: fields.integer(f"{name}_port", 0, high=65_535) for name in PORTS},
             pinned=fields.flag("pinned", default=True),
             windows=fields.choice("windows", ("json", "compact"), "json"),
+            registry=fields.text("registry", ""),
             extra=fields.rest(),
         )
 
@@ -65,8 +69,23 @@ class Kept:
             StoreError: D01 or D06.
         """
         ports = {f"{name}_port": self.ports.get(name, 0) for name in PORTS}
-        known = {"fleet": self.fleet, "pinned": self.pinned, "windows": self.windows}
+        known: dict[str, Any] = {"fleet": self.fleet, "pinned": self.pinned}
+        known |= {"windows": self.windows, "registry": self.registry}
         write_durably(path, json.dumps(self.extra | known | ports).encode())
+
+
+def known_registry(url: str) -> str:
+    """A registry's address as it may stand in a device's agent.toml; "" for none.
+
+    Raises:
+        SetupError: H08.
+    """
+    if url in ("", "none"):
+        return ""
+    if not re.fullmatch(r"https?://[A-Za-z0-9.:\[\]-]+(?:/[a-z0-9._-]+)*/?", url):
+        cure = "write it like https://registry.example:5000/models; a login stands on devices"
+        raise SetupError("H08", f"--registry {url[:80]!r}", cure=cure)
+    return url.rstrip("/")
 
 
 def bare_host(host: str) -> str:

@@ -40,6 +40,7 @@ class Site:
         enrol: where devices enrol and renew; "" where they have passwords and no identity.
         own_broker: whether the broker takes the identities that we give.
         windows: the form in which devices send windows.
+        registry: where devices fetch bundles; "" for the depot.
     """
 
     url: str
@@ -49,6 +50,7 @@ class Site:
     enrol: str = ""
     own_broker: bool = True
     windows: str = "json"
+    registry: str = ""
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,11 @@ class Office:
             *(
                 ["", "[reporting]", 'encoding = "compact"']
                 if self.site.windows == "compact"
+                else []
+            ),
+            *(
+                ["", "[registry]", f"url = {quoted(self.site.registry)}"]
+                if self.site.registry
                 else []
             ),
             *self._identity_lines(),
