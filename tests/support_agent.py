@@ -172,6 +172,7 @@ def make_bundle(
     threads: int = 1,
     card: bytes = b"# A model for tests\n",
     reaction: Reaction | None = None,
+    rows: int = 200,
 ) -> Made:
     """A small real bundle: a logistic regression, its profile, golden vectors and signatures.
 
@@ -192,6 +193,7 @@ def make_bundle(
         threads: for one inference.
         card: the model card; a long one makes a bundle of any size.
         reaction: when the rule answers though there is a model.
+        rows: of the reference.
     """
     inputs = contract(features, category=category)
     weights = [*WEIGHTS, *([0.01] * features)][:features] + [0.5] * category
@@ -201,7 +203,7 @@ def make_bundle(
             Step("codes", "KIND", {"values": (0.0, 1.0, 2.0), "missing": 9.0, "unseen": 9.0})
         )
     encoder = Encoder(inputs, tuple(steps))
-    raw = reference_rows(inputs, 200)
+    raw = reference_rows(inputs, rows)
     scores = expected_scores(encoder, raw, weights, bias)
     manifest = Manifest(
         name=name,

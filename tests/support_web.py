@@ -40,7 +40,8 @@ from wherry_contract.window import Window
 DAY = 86_400.0
 MONDAY = 1_532_304_000.0  # 2018-07-23
 TOKEN = "a" * 64
-MADE, NEWER = make_bundle(category=True), make_bundle("1.1.0", category=True)
+MADE = make_bundle(category=True, rows=5000)
+NEWER = make_bundle("1.1.0", category=True, rows=5000)
 EVIL = "<script>alert(1)</script>\" onload='x' {{ 7 * 7 }} \u202e&amp;"
 TILLS = tuple(f"till-{number}" for number in range(1, 7))
 MOVED = "till-3"

@@ -215,6 +215,17 @@ def test_what_devices_say_stays_text(pages: Pages) -> None:
     assert EVIL not in text
 
 
+@pytest.mark.parametrize(
+    "query",
+    ["", "of=AMOUNT", "of=AMOUNT&opened=1", "of=x&opened=nan", "of=%3Cscript%3E&opened=1e9"],
+)
+def test_a_field_that_is_not_there_is_said_to_be_missing(pages: Pages, query: str) -> None:
+    status, _, text = pages.ask(f"/drift/cell?{query}", Cookie=pages.cookie())
+    assert status == 400
+    assert "there is no span" in text
+    assert "<script>," not in text
+
+
 def test_a_page_of_ten_thousand_devices_is_as_small_as_of_fifty(tmp_path: Path) -> None:
     paths = [
         "/",

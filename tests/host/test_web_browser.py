@@ -8,10 +8,21 @@ from collections.abc import Iterator
 import html5lib
 import pytest
 from playwright.sync_api import Browser, expect
-from support_web import MOVED, TOKEN, Pages, fill, running_browser, running_pages, tab
+from support_web import DAY, MONDAY, MOVED, TOKEN, Pages, fill, running_browser, running_pages, tab
 
 NOW = time.time()
-PATHS = ("/", "/devices", f"/devices/{MOVED}", "/devices/till-5", "/devices/till-new")
+LAST = MONDAY + 15 * DAY
+CELL = f"/drift/cell?of=AMOUNT&opened={LAST:.0f}&days=28"
+PATHS = (
+    "/",
+    "/devices",
+    f"/devices/{MOVED}",
+    "/devices/till-5",
+    "/devices/till-new",
+    "/drift",
+    "/drift?days=14",
+    CELL,
+)
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +90,36 @@ def test_by_keyboard_alone_from_the_way_in_to_a_device(pages: Pages, browser: Br
         expect(page.get_by_role("img", name="AMOUNT")).to_be_visible()
         failed = [said for said in found.complaints if "403" not in said]  # of the wrong token
         assert failed == []
+
+
+def test_from_a_field_of_the_heat_map_to_its_histograms_by_arrow_keys(
+    pages: Pages, browser: Browser
+) -> None:
+    with tab(browser, pages.url) as found:
+        found.sign_in()
+        page = found.open("/drift")
+        fields = page.locator("table[data-grid] td a")
+        assert fields.count() == 6 * 16  # features, scores and flags; days
+        assert page.locator("table[data-grid] td a:not([tabindex='-1'])").count() == 1
+        first = page.locator("table[data-grid] tbody tr").first
+        expect(first.get_by_role("rowheader")).to_have_text("AMOUNT")  # the gravest
+        first.locator("a").last.focus()
+        page.keyboard.press("ArrowLeft")
+        page.keyboard.press("ArrowDown")
+        page.keyboard.press("ArrowUp")
+        page.keyboard.press("End")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("heading", level=1)).to_contain_text("AMOUNT, 2018-08-07")
+        expect(page.get_by_role("img", name="AMOUNT")).to_be_visible()
+        table = page.get_by_role("region", name="Then and now")
+        shares = [row.split("\t") for row in table.locator("tbody").inner_text().splitlines()]
+        assert len(shares) == 10
+        for place in (1, 2):
+            assert abs(sum(float(row[place].rstrip(" %")) for row in shares) - 100) < 1
+        assert abs(float(shares[-1][3])) > 5  # one till of six pays four times as much
+        page.get_by_role("link", name="Span before").click()
+        expect(page.get_by_role("heading", level=1)).to_contain_text("AMOUNT, 2018-08-06")
+        found.check()
 
 
 def test_signing_out_ends_it(pages: Pages, browser: Browser) -> None:

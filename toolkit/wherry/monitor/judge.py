@@ -87,6 +87,7 @@ class Watch:
         segments: Segments | None = None,
         since: float | None = None,
         brief: bool = False,
+        slots: bool = False,
     ) -> FleetView:
         """The judgement as of now.
 
@@ -96,6 +97,7 @@ class Watch:
             since: seconds before the end of the newest bucket; what closed earlier is left
                 out, but for what is held for true now.
             brief: of single devices, only what moved, and their health as one sum.
+            slots: of all devices together, the slots of what did not move, too.
         """
         sheet = self._tally.of(devices)
         court = self._judged(sheet, segments or {})
@@ -107,6 +109,7 @@ class Watch:
             self._policy,
             since=since,
             brief=brief,
+            slots=slots,
         )
 
     def _judged(self, sheet: Sheet, segments: Segments) -> _Court:

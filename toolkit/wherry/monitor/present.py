@@ -46,12 +46,13 @@ def present(
     *,
     since: float | None,
     brief: bool,
+    slots: bool = False,
 ) -> FleetView:
     """Everything that a view holds; see `Watch.look`."""
     starts = sheet.starts()
     newest = starts[-1] + policy.bucket_seconds if starts else 0.0
     early = -1.0 if since is None else newest - since
-    teller = _Teller(tracks, places, policy)
+    teller = _Teller(tracks, places, policy, slots=slots)
     cells = [cell for track in tracks for cell in teller.cells(track, early, brief=brief)]
     kept = [start for start in starts if start + policy.bucket_seconds > early]
     return FleetView(
@@ -88,7 +89,10 @@ def _baselines(references: Mapping[str, Reference], sheet: Sheet) -> tuple[Basel
 class _Teller:
     """Makes cells of records."""
 
-    def __init__(self, tracks: Sequence[Track], places: Mapping[str, int], policy: Policy) -> None:
+    def __init__(
+        self, tracks: Sequence[Track], places: Mapping[str, int], policy: Policy, *, slots: bool
+    ) -> None:
+        self._slots = slots
         self._tracks, self._policy = tracks, policy
         self._places = list(places)
         self._filling = {track.subject.key: _filling(track) for track in tracks}
@@ -186,7 +190,8 @@ class _Teller:
             since=float(record.since[number][at]),
         )
         seen = record.seen.get(int(record.who[at]))
-        if decision == Decision.STABLE or isinstance(test, Share) or seen is None:
+        quiet = decision == Decision.STABLE and not self._slots
+        if quiet or isinstance(test, Share) or seen is None:
             movers = self._movers(cell) if decision in _LOUD else ()
             return replace(cell, explained_by=movers)
         slots = test.shares(*seen, policy.fewest)

@@ -89,13 +89,14 @@ def grid(view: FleetView) -> tuple[list[str], list[tuple[str, list[Tile]]]]:
     for cell in view.current:
         found.setdefault((cell.subject, cell.device), []).append(cell)
     rows = [
-        (name, [_tile(found.get((name, device), ())) for device in columns])
+        (name, [tile(found.get((name, device), ())) for device in columns])
         for name in subjects(view)
     ]
     return [words.place(device) for device in columns], rows
 
 
-def _tile(cells: Sequence[Cell]) -> Tile:
+def tile(cells: Sequence[Cell]) -> Tile:
+    """What there is to say of cells of one place and time: of the gravest."""
     if not cells:
         return Tile("mute", "", "nothing was counted")
     worst = min(cells, key=lambda cell: (words.gravity(cell), cell.kind not in _WHOLE))
@@ -118,7 +119,7 @@ def _tile(cells: Sequence[Cell]) -> Tile:
 def alerts(view: FleetView) -> list[dict[str, str]]:
     """One line for everything that drifted or is watched, with all of its figures."""
     cells = [cell for cell in view.current if cell.decision in (*ALERTS, Decision.WATCH)]
-    return [_line(cell) for cell in sorted(cells, key=_order)]
+    return [line(cell) for cell in sorted(cells, key=_order)]
 
 
 def _order(cell: Cell) -> tuple[int, bool, str, bool, float]:
@@ -130,7 +131,8 @@ def _size(cell: Cell) -> float:
     return abs(cell.evidence.corrected) if cell.evidence else 0.0
 
 
-def _line(cell: Cell) -> dict[str, str]:
+def line(cell: Cell) -> dict[str, str]:
+    """All figures of a cell, in words."""
     value, corrected, interval = words.figures(cell.evidence)
     evidence = cell.evidence
     return {

@@ -70,6 +70,7 @@ class Watching:
         by: Sequence[str] = (),
         since: float | None = None,
         brief: bool = False,
+        slots: bool = False,
     ) -> FleetView:
         """The judgement as of now.
 
@@ -80,6 +81,7 @@ class Watching:
             by: names of labels: devices that share a value are judged like a device.
             since: seconds to look back from the newest bucket's end.
             brief: of single devices, only what moved.
+            slots: of all devices together, the slots of what did not move, too.
 
         Raises:
             RolloutError: R06, the bucket makes no sense.
@@ -103,7 +105,9 @@ class Watching:
             while len(sums.looks) > _MOST_LOOKS:
                 sums.looks.popitem(last=False)
             segments, devices = segments_of(rows, by), frozenset(rows)
-            view = watch.look(devices=devices, segments=segments, since=since, brief=brief)
+            view = watch.look(
+                devices=devices, segments=segments, since=since, brief=brief, slots=slots
+            )
             return with_outlook(
                 view,
                 sums.tally.of(devices),

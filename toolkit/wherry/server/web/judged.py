@@ -11,7 +11,7 @@ from wherry.monitor import FleetView
 from wherry.server.watching import Watching
 
 DAY: Final = 86_400.0
-DAYS: Final = (14, 28, 84)
+DAYS: Final = (14, 28, 56)
 _FRESH_SECONDS: Final = 10.0
 
 
@@ -37,6 +37,6 @@ class Judged:
         with self._lock:
             at, view = self._kept.get(days, (-_FRESH_SECONDS, None))
             if view is None or self._steady() - at >= _FRESH_SECONDS:
-                view = self._watching.look(since=days * DAY, brief=True)
+                view = self._watching.look(since=days * DAY, brief=True, slots=True)
                 self._kept[days] = (self._steady(), view)
             return view

@@ -14,6 +14,7 @@ from wherry.server.store import Store
 from wherry.server.watching import Watching
 
 from .devices import DevicePages
+from .drift import DriftPages
 from .entrance import Entrance
 from .fleet import FleetPage
 from .judged import Judged
@@ -52,10 +53,13 @@ def routes(house: House) -> list[Route]:
     entrance = Entrance(shell, Sessions(house.token, house.steady), house.fleet)
     judged = Judged(house.watching, house.steady)
     devices = DevicePages(shell, house.store, judged, house.registry)
+    drift = DriftPages(shell, judged)
     pages = {
         "/": FleetPage(shell, house.store, judged).page,
         "/devices": devices.list,
         "/devices/{name}": devices.device,
+        "/drift": drift.map,
+        "/drift/cell": drift.cell,
     }
     return [
         Route("/sign-in", entrance.way_in, methods=["GET", "POST"]),

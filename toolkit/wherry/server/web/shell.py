@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from wherry.report.drawing import Picture
 
 HERE: Final = Path(__file__).parent
-PARTS: Final = (("/", "Fleet"), ("/devices", "Devices"))
+PARTS: Final = (("/", "Fleet"), ("/devices", "Devices"), ("/drift", "Drift"))
 HEADERS: Final[Mapping[str, str]] = {
     "Content-Security-Policy": (
         "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self';"
