@@ -10,10 +10,12 @@ from html.parser import HTMLParser
 from typing import Any
 from xml.etree import ElementTree as ET
 
+import numpy as np
 import pytest
+from support_labels import History, World
 from support_monitor import BUNDLE, DAY, MONDAY, Fleet, rows
 
-from wherry.monitor import judge
+from wherry.monitor import Forecast, Outlook, judge
 from wherry.report.data import (
     SCHEMA,
     BundleLine,
@@ -339,3 +341,22 @@ def test_bytes_that_are_no_document_are_refused(raw: bytes) -> None:
     with pytest.raises(SetupError) as caught:
         read_data(raw)
     assert caught.value.code == "H02"
+
+
+def test_how_well_the_models_do_and_until_when() -> None:
+    """Estimate and labels, verdict and what is assumed; dates, and "not determined"."""
+    rng = np.random.default_rng(8)
+    history = History.begin(rng)
+    for _ in range(3):
+        history.add(rng, World(slope=0.4), 8000)
+    at = MONDAY + 60 * DAY
+    dated = Forecast("AMOUNT", "", Outlook.DUE, 0.1, 0.05, 9, "k t^2", at, at + DAY, at + 2 * DAY)
+    vague = Forecast("COUNT", "", Outlook.OPEN, 0.1, 0.0, 9, "it does not grow")
+    data = _data(_fleet())
+    view = replace(data.view, performance=history.judged(), forecasts=(vague, dated))
+    page = render(read_data(json.dumps(replace(data, view=view).to_dict()).encode()))
+    text = re.sub(r"<[^>]+>", " ", page).replace("\u200b", "")
+    assert "blind to concept drift" in text
+    assert "Declined payments yield no label" in text
+    assert "concept drift: 0." in text
+    assert text.index("2018-09-22") < text.index("not determined"), "dates come first"

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from wherry.monitor import FLAGGED, Kind, words
+from wherry.monitor import FLAGGED, Kind, performance_words, words
+from wherry.monitor.performance import ASSUMPTION, DECLINED
 
 from . import charts, facts
 from .data import ReportData, RolloutLine
@@ -19,6 +20,8 @@ from .drawing import Picture, draw, templates
 _TEMPLATE: Final = "report.html.j2"
 _MOST_PICTURES: Final = 8
 _MOST_ROLLOUTS: Final = 6
+_MOST_SPANS: Final = 60
+_MOST_FORECASTS: Final = 40
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,10 @@ def _page(data: ReportData) -> dict[str, Any]:
         "inks": [(words.place(place), ink) for place, ink in charts.colours(view).items()],
         "drift": list(_drift(data)),
         "scores": list(_scores(data)),
+        "performance": performance_words.lines(view.performance[-_MOST_SPANS:]),
+        "assumption": ASSUMPTION,
+        "declined": DECLINED,
+        "forecasts": performance_words.forecast_lines(view.forecasts)[:_MOST_FORECASTS],
         "health": facts.health(data),
         "health_pictures": list(_health(data)),
         "rollouts": [_rollout(line, data.made_at) for line in data.rollouts[::-1][:_MOST_ROLLOUTS]],
