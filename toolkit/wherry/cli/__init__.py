@@ -54,7 +54,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, Entry]]] = {
             "retrain:retrain", "Start a training when a model has aged, once for each model"
         ),
         "drift": Entry("drift:drift", "Replay history as if devices had sent it"),
-        "watch": Entry("watch:watch", "Files for Prometheus, Grafana, readers; a bridge"),
+        "watch": Entry("watch:watch", "Files for Prometheus, Grafana, readers; bridge; hooks"),
         "report": Entry("monitor:report", "Write the fleet's report as one HTML file"),
     },
     "Look inside": {

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import shlex
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from wherry.client import find_client, home
+from wherry_contract.errors import GateError
 
 from .options import server_options
-from .output import Seconds, say
+from .output import Seconds, json_option, say, show
 
 if TYPE_CHECKING:
     from wherry.watch.sparkplug import Seen
 
+_file = click.Path(dir_okay=False, path_type=Path)
 _folder = click.Path(file_okay=False, path_type=Path)
 
 
 @click.group
 def watch() -> None:
-    """Files for Prometheus, Grafana, readers; a bridge."""
+    """Files for Prometheus, Grafana, readers; bridge; hooks."""
 
 
 @watch.command(epilog="Example: wherry watch files -o monitoring")
@@ -107,3 +111,52 @@ def sparkplug(
         return seen(client.get("devices")["devices"], standing)
 
     Bridge(BrokerAddress.from_url(to), EdgeNode(group, node), look, interval).run()
+
+
+@watch.command(epilog="Example: wherry watch alerts --exec './page-me', every minute by a timer")
+@click.option("--hooks", "path", type=_file, help="Whom to tell (docs/watching.md).")
+@click.option("--exec", "command", default="", help="A command; it gets the alert on stdin.")
+@click.option(
+    "--ledger", type=_file, help="Where is noted who was told. [default: the data folder's]"
+)
+@click.option("--dry-run", is_flag=True, help="Say what stands, and tell nobody.")
+@json_option
+@server_options
+def alerts(
+    *,
+    path: Path | None,
+    command: str,
+    ledger: Path | None,
+    dry_run: bool,
+    as_json: bool,
+    server: str,
+    token_file: Path | None,
+) -> None:
+    """Tell hooks what has drifted, each alert once.
+
+    By webhook, MQTT or a command. What failed is told again by the next call, 20 times at the
+    most; an alert that becomes graver, or ends and comes again, is another one. Exit 1 if a
+    hook failed.
+    """
+    from wherry.documents import from_document
+    from wherry.hooks import Ledger, read_hooks, tell_alerts
+    from wherry.hooks import alerts as standing
+    from wherry.hooks.ways import Command
+    from wherry.monitor import FleetView
+
+    ways = dict(read_hooks(path).ways) if path else {}
+    if command:
+        ways["exec"] = Command(tuple(shlex.split(command)), Path.cwd())
+    answer = find_client(server, token_file).get("monitor", brief=1, since=1)
+    found = standing(from_document(FleetView, answer, "monitor"))
+    book = Ledger(ledger or home() / "alerts.json")
+    told = () if dry_run else tell_alerts(found, ways, book, time.time)
+    listed = [alert.to_dict() for alert in found]
+    lines = [f"{item['decision']}: {item['text']}" for item in listed]
+    lines += [
+        f"{item.hook}: {item.state} {item.cause[:16]} {item.outcome}".rstrip() for item in told
+    ]
+    document = {"alerts": listed, "told": [item.__dict__ for item in told]}
+    show("wherry/alerts/1", document, lines or ["nothing has drifted"], as_json=as_json)
+    if failed := sorted({item.hook for item in told if item.state in ("failed", "given up")}):
+        raise GateError("Q07", ", ".join(failed))

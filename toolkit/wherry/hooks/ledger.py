@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -71,6 +72,14 @@ class Ledger:
     def lines(self) -> tuple[Line, ...]:
         """Every line, by time."""
         return tuple(sorted(self._lines.values(), key=lambda line: (line.begun_at, line.hook)))
+
+    def line(self, cause: str, hook: str) -> Line | None:
+        """What is known of one cause and one hook."""
+        return self._lines.get((cause, hook))
+
+    def keep(self, causes: AbstractSet[str]) -> None:
+        """Forget every other cause; the file follows with the next line."""
+        self._lines = {key: line for key, line in self._lines.items() if key[0] in causes}
 
     def begin(self, cause: str, bundle: str, hook: str, now: float) -> Line | None:
         """Note that somebody is about to be told; nothing if that was done before.
