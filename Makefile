@@ -46,7 +46,11 @@ $(VENV)/.frameworks: $(VENV)/.dev
 	$(BIN)/pip install --quiet --editable '.[sklearn,xgboost,lightgbm,tflite-quant,agent,dev]' 'pandas>=2.2'
 	@touch $@
 
-demo: $(VENV)/.host  ## run the whole road on this machine; BOARD=pi3: agents on that board, emulated
+$(VENV)/.board: $(VENV)/.host
+	@$(BIN)/pip install --quiet --editable '.[sklearn,tflite,agent]'
+	@touch $@
+
+demo: $(if $(BOARD),$(VENV)/.board,$(VENV)/.host)  ## run the whole road on this machine; BOARD=pi3: agents on that board, emulated
 	@$(BIN)/wherry demo $(if $(BOARD),--board $(BOARD))
 
 test: export WHERRY_FRAMEWORKS = required

@@ -37,6 +37,7 @@ from wherry.boards.verify import (
     OPERATOR,
     REFUSED,
     SLOW,
+    UNWATCHED,
     WORKS,
     WRONG,
     judge,
@@ -101,13 +102,17 @@ def failed(name: str, code: str = "") -> Step:
         pytest.param(life(failed(COUNTED)), COUNTS, id="windows do not add up"),
         pytest.param(life(failed(ALONE)), HOME, id="speaks to others"),
         pytest.param(life(failed(ROOM, "P05")), MEMORY, id="takes the system's memory"),
+        pytest.param(life(rehearsal.judge_contacts(None, set())), UNWATCHED, id="no strace"),
+        pytest.param(
+            life(rehearsal.judge_contacts(None, set()), failed(ROOM)), MEMORY, id="and fails"
+        ),
     ],
 )
 def test_each_end_of_a_life_has_its_verdict(lived: Rehearsal, verdict: str) -> None:
     found = judge_life(lived)
     assert found.verdict == verdict
     assert found.good == lived.good
-    assert bool(found.cure) == (not lived.good)
+    assert bool(found.cure) == (found.verdict != WORKS)
 
 
 def event(code: str, **more: str) -> dict[str, Any]:

@@ -1,15 +1,13 @@
-"""The agent as it would be installed on a board: its files and the contract's, and no others."""
+"""The agent as it is installed on a board: the agent's part of the real wheel, and nothing else."""
 
 from __future__ import annotations
 
-import shutil
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from wherry import __version__
-from wherry.runtimes import agent_packages
-
 from .emulator import Place
+from .wheel import Files, files_of_wheel, installed_files, source, wheel
 
 
 @dataclass(frozen=True)
@@ -39,19 +37,28 @@ class BoardAgent:
 
 
 def lay_out_agent(folder: Path) -> None:
-    """Copy what the wheel's agent part holds, with its metadata, so that it knows its version.
+    """Install the agent's part of the wheel: agent, contract, and the metadata with the version.
+
+    In a checkout the wheel is built, once for each state of its files. Where Wherry was
+    installed from a wheel, the files are those that pip recorded, checked by its digests.
 
     Args:
         folder: to be made; it goes before the board's own modules.
 
     Raises:
-        SetupError: H06, the agent is not installed here.
+        SetupError: H06, files are not as they were installed; H15, the wheel cannot be built.
         OSError: no room or no right.
     """
-    folder.mkdir(parents=True)
-    for name, place in agent_packages().items():
-        shutil.copytree(place, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    about = folder / f"wherry-{__version__}.dist-info"
-    about.mkdir()
-    metadata = f"Metadata-Version: 2.1\nName: wherry\nVersion: {__version__}\n"
-    (about / "METADATA").write_text(metadata)
+    checkout = source()
+    if checkout is None:
+        _write(folder, installed_files())
+        return
+    with zipfile.ZipFile(wheel(checkout)) as archive:
+        _write(folder, files_of_wheel(archive))
+
+
+def _write(folder: Path, files: Files) -> None:
+    for name, data in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)

@@ -77,7 +77,11 @@ def _run(
 
 
 def _with(verdict: Verdict, found: Verified) -> Verdict:
-    seen = tuple(f"{item.runtime}: {item.verdict}" for item in found.verdicts if item.good)
+    seen = tuple(
+        f"{item.runtime}: {item.verdict}" + (f"; {item.cure}" if item.cure else "")
+        for item in found.verdicts
+        if item.good
+    )
     wrong = tuple(
         (f"{item.runtime}: {item.verdict} ({item.detail})", item.cure)
         for item in found.verdicts

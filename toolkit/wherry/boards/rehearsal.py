@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -35,6 +36,8 @@ _PATH: Final = (
     UpdateState.REPORT,
 )  # fmt: skip
 _SHOWN: Final = 300
+_ANSWERS: Final = MappingProxyType({True: "yes", False: "no", None: "could not"})
+_MARKS: Final = MappingProxyType({True: "ok", False: "NO", None: "??"})
 
 
 @dataclass(frozen=True)
@@ -43,15 +46,24 @@ class Step:
 
     Attributes:
         name: one of `NAMES`.
-        well: whether it did.
+        well: whether it did; None if that could not be seen.
         seen: in words.
         code: of the error that the agent gave, if it gave one.
     """
 
     name: str
-    well: bool
+    well: bool | None
     seen: str
     code: str = ""
+
+    @property
+    def answer(self) -> str:
+        """``yes``, ``no`` or ``could not``, of the question whether it did."""
+        return _ANSWERS[self.well]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        return asdict(self) | {"answer": self.answer}
 
 
 @dataclass(frozen=True)
@@ -74,22 +86,28 @@ class Rehearsal:
 
     @property
     def good(self) -> bool:
-        """Whether it did everything."""
-        return not self.slow and all(step.well for step in self.steps)
+        """Whether it did everything that could be seen."""
+        return not self.slow and self.failed is None
 
     @property
     def failed(self) -> Step | None:
         """The first step that is not well."""
-        return next((step for step in self.steps if not step.well), None)
+        return next((step for step in self.steps if step.well is False), None)
+
+    @property
+    def unseen(self) -> Step | None:
+        """The first step of which nothing is known."""
+        return next((step for step in self.steps if step.well is None), None)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
-        return asdict(self) | {"good": self.good}
+        steps = [step.to_dict() for step in self.steps]
+        return asdict(self) | {"steps": steps, "good": self.good}
 
 
 def rows(rehearsal: Rehearsal) -> list[Sequence[object]]:
     """Rows of a table under `HEADS`."""
-    return [("ok" if s.well else "NO", s.name, s.seen) for s in rehearsal.steps]
+    return [(_MARKS[step.well], step.name, step.seen) for step in rehearsal.steps]
 
 
 def payments(golden: GoldenVectors) -> GoldenVectors:
@@ -188,13 +206,15 @@ def judge_windows(windows: Sequence[Window], parts: Parts, asked: GoldenVectors)
     return Step(COUNTED, not wrong and total == scored == len(asked.rows), words)
 
 
-def judge_contacts(spoken: set[tuple[str, int]], ours: set[tuple[str, int]]) -> Step:
+def judge_contacts(spoken: set[tuple[str, int]] | None, ours: set[tuple[str, int]]) -> Step:
     """Whether the board's programs spoke to the fleet's server alone.
 
     Args:
-        spoken: hosts and ports.
+        spoken: hosts and ports; None if nobody watched.
         ours: likewise: broker, depot, enrolment.
     """
+    if spoken is None:
+        return Step(ALONE, well=None, seen="not watched: strace is not here, or may not trace")
     others = sorted(spoken - ours)
     listed = ", ".join(f"{host}:{port}" for host, port in others or sorted(spoken))
     return Step(ALONE, not others, f"it also spoke to {listed}" if others else listed)

@@ -25,7 +25,6 @@ from wherry_contract.window import Window
 
 from . import rehearsal
 from .agent import BoardAgent
-from .contacts import INSTALL
 from .rehearsal import Rehearsal, Step
 from .stand import FailedError, Stand, stand
 
@@ -93,7 +92,8 @@ def rehearse(subject: Subject, progress: Progress, seconds: float = SECONDS) -> 
         try:
             _live(life)
             board.stop_agent()
-            life.steps += [_contacts(board), _memory(life)]
+            spoken = rehearsal.judge_contacts(board.contacts(), board.doors)
+            life.steps += [spoken, _memory(life)]
         except TimeoutError:
             slow = True
         except FailedError as error:
@@ -175,13 +175,6 @@ def _windows(board: Stand) -> list[Window]:
         return [item.window for item in store.windows()]
     finally:
         store.close()
-
-
-def _contacts(board: Stand) -> Step:
-    if not board.watched:
-        words = f"not watched: strace is not here or may not trace; {INSTALL}"
-        return Step(rehearsal.ALONE, well=True, seen=words)
-    return rehearsal.judge_contacts(board.contacts(), board.doors)
 
 
 def _memory(life: _Life) -> Step:

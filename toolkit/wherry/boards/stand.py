@@ -192,14 +192,9 @@ class Stand:
         """The end of the agent's log."""
         return self._programs.last_words(_AGENT)
 
-    @property
-    def watched(self) -> bool:
-        """Whether it is known whom the agent speaks to."""
-        return bool(self._strace)
-
-    def contacts(self) -> set[tuple[str, int]]:
-        """Whom the agent and its children spoke to."""
-        return contacts(self._trace.read_text(errors="replace"))
+    def contacts(self) -> set[tuple[str, int]] | None:
+        """Whom the agent and its children spoke to; None if nobody could watch."""
+        return contacts(self._trace.read_text(errors="replace")) if self._strace else None
 
     def stop_agent(self) -> None:
         """End it, so that all it did is written down."""

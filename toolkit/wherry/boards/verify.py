@@ -26,6 +26,7 @@ from wherry_contract.versions import in_range
 
 from . import rehearsal
 from .agent import BoardAgent, lay_out_agent
+from .contacts import INSTALL
 from .emulator import Place, run_python
 from .overlay import Pin, overlay, pins_of
 from .recipe import Recipe
@@ -48,15 +49,17 @@ MEMORY: Final = "out of memory"
 COUNTS: Final = "wrong counts"
 HOME: Final = "reports home"
 WORKS: Final = "works"
+UNWATCHED: Final = "works, not watched"
 SLOW: Final = "too slow to judge"
 REFUSED: Final = "refused"
-GOOD: Final = frozenset({EXACT, CLOSE, WORKS})
+GOOD: Final = frozenset({EXACT, CLOSE, WORKS, UNWATCHED})
 
 VERDICTS: Final = MappingProxyType(
     {
         EXACT: "",
         CLOSE: "",
         WORKS: "",
+        UNWATCHED: f"whom it speaks to is not known; run: {INSTALL}, and verify again",
         WRONG: "do not ship it to this board with this runtime; build it for another",
         ILLEGAL: "this runtime is not made for this CPU; put another version on the board",
         CRASHED: "look at what it said; try another version of the runtime",
@@ -138,12 +141,18 @@ class Verified:
         """Whether the board may have it."""
         return all(item.good for item in self.verdicts)
 
+    @property
+    def unwatched(self) -> bool:
+        """Whether a warning goes with it: nobody could see whom it speaks to."""
+        return any(item.verdict == UNWATCHED for item in self.verdicts)
+
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
         return {
             "board": self.board,
             "cpu": self.cpu,
             "good": self.good,
+            "warnings": [VERDICTS[UNWATCHED]] if self.unwatched else [],
             "verdicts": [item.to_dict() for item in self.verdicts],
             "rehearsal": self.rehearsal.to_dict() if self.rehearsal else None,
         }
@@ -259,6 +268,8 @@ def judge_life(lived: Rehearsal) -> Verdict:
         return Verdict(name, verdict, detail=f"{failed.name}? {failed.seen}")
     if lived.slow:
         return Verdict(name, SLOW, detail=f"it had not ended after {lived.seconds:.0f} s")
+    if lived.unseen:
+        return Verdict(name, UNWATCHED, detail=f"{lived.unseen.name}? {lived.unseen.seen}")
     return Verdict(name, WORKS)
 
 

@@ -38,8 +38,8 @@ def demo(folder: Path, report: Path, broker: str, board: str) -> int:
     From real payments to a signed bundle, three agents, a refused mistake, a drift that is
     found, and a report. Exit 1 if something that it promises was not seen.
 
-    With --board the three agents are the board's own programs under QEMU, and take a third
-    of the payments: emulated, each costs ten to forty times as much.
+    With --board the three agents are the board's own programs under QEMU, and take a
+    quarter of the payments: emulated, each costs ten to forty times as much.
     """
     from wherry.demo.run import Choice, find_example, run_demo
 

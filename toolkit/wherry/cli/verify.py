@@ -53,7 +53,7 @@ def verify(
     from wherry.boards.rehearsal import HEADS as STEP_HEADS
     from wherry.boards.rehearsal import rows as step_rows
     from wherry.boards.root import create, mirror
-    from wherry.boards.verify import HEADS, Ground, pins_for, rows
+    from wherry.boards.verify import HEADS, UNWATCHED, VERDICTS, Ground, pins_for, rows
     from wherry.boards.verify import verify as run
     from wherry.bundle_view import unpack
     from wherry.profiles import load_board
@@ -66,6 +66,8 @@ def verify(
     found = run(layout, parts, ground, pins, _tell, quick=quick, seconds=patience)
     steps = table(STEP_HEADS, step_rows(found.rehearsal)) if found.rehearsal else []
     last = "the board may have it" if found.good else "not for this board"
+    if found.good and found.unwatched:
+        last = f"the board may have it, but {VERDICTS[UNWATCHED]}"
     show(
         "wherry/verify/1",
         {"bundle": layout.digest} | found.to_dict(),

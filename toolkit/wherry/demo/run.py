@@ -22,7 +22,7 @@ from .story import tell
 if TYPE_CHECKING:
     from wherry.boards.agent import BoardAgent
 
-_EVERY: Final = 3  # payments of which an emulated board takes one
+_EVERY: Final = 4  # payments of which an emulated board takes one
 _MARK: Final = ".wherry-demo"  # only a folder that has it is ever removed
 
 
