@@ -92,7 +92,7 @@ def _data(fleet: Fleet, **changes: Any) -> ReportData:
         made_at=NOW,
         select={},
         view=judge(fleet.references, fleet.windows),
-        bundles=(BundleLine(BUNDLE, "fraud", "1.0.0"),),
+        bundles=(BundleLine(BUNDLE, "fraud", "1.0.0", ("pi3: onnxruntime 1.27.0: exact",)),),
         devices=(_device("till-a"), _device("till-b", online=False)),
         rollouts=(_rollout(),),
         events=(EventLine(NOW, "till-a", "error", "P01", "golden vectors disagree"),),
@@ -198,7 +198,7 @@ def test_strangers_text_stays_text(data: ReportData) -> None:
         select={"site": EVIL},
         devices=(_device("till-a", labels={EVIL: EVIL}, agent=EVIL, phase=EVIL),),
         events=(EventLine(NOW, EVIL, "error", EVIL, EVIL),),
-        bundles=(BundleLine(BUNDLE, EVIL, EVIL),),
+        bundles=(BundleLine(BUNDLE, EVIL, EVIL, (EVIL,)),),
         rollouts=(
             replace(
                 _rollout(),

@@ -56,12 +56,14 @@ def build(
     """
     from wherry.build import build as make
     from wherry.build import quantized_dict, steps_of
+    from wherry.client import home
     from wherry.gate import BudgetExceededError
     from wherry.keys import load_named
     from wherry.project import load_project
     from wherry.quantized import Tried
     from wherry.runtimes import RuntimesDisagreeError
     from wherry.targets import BoardsRefuseError
+    from wherry.verified import record, words
     from wherry_convert.quantize import NoCandidateError
 
     loaded = load_project(project)
@@ -97,6 +99,8 @@ def build(
         answer = {"bundle": None} | _refused(error)
         show("wherry/build/1", answer, _board_lines(error.verdicts), as_json=as_json)
         raise
+    if ran := {item.board: words(item.run["verdicts"]) for item in result.boards if item.run}:
+        record(home(), result.digest, ran)
     if not signers:
         say("nobody signed it: no device takes it before `wherry sign`")
     show("wherry/build/1", result.to_dict(), _build_lines(result), as_json=as_json)

@@ -9,8 +9,9 @@ from typing import Any, Final
 
 import click
 
-from wherry.client import Client, find_client, segment
+from wherry.client import Client, find_client, home, segment
 from wherry.outcomes import FAILED
+from wherry.verified import recorded
 from wherry_contract.errors import GateError, RolloutError
 from wherry_contract.states import RolloutState
 
@@ -80,6 +81,8 @@ def push(
         "soak_rows": -1 if soak_rows is None else soak_rows,
         "max_failures": max_failures,
     }
+    if boards := recorded(home(), taken["digest"]):  # what it was verified on, for the report
+        order["boards"] = dict(boards)
     plan = client.post("rollouts", order | {"dry_run": True})
     confirm(_plan_lines(plan), yes=yes)
     found = client.post("rollouts", order)

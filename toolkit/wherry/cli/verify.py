@@ -56,7 +56,9 @@ def verify(
     from wherry.boards.verify import HEADS, UNWATCHED, VERDICTS, Ground, pins_for, rows
     from wherry.boards.verify import verify as run
     from wherry.bundle_view import unpack
+    from wherry.client import home
     from wherry.profiles import load_board
+    from wherry.verified import record, words
 
     board, (parts, layout) = load_board(name, Path()), unpack(path)
     recipe = recipe_of(board, mirror())
@@ -64,6 +66,7 @@ def verify(
     made = create(recipe, _tell)
     ground = Ground(board, made.place, recipe)
     found = run(layout, parts, ground, pins, _tell, quick=quick, seconds=patience)
+    record(home(), layout.digest, {board.name: words([v.to_dict() for v in found.verdicts])})
     steps = table(STEP_HEADS, step_rows(found.rehearsal)) if found.rehearsal else []
     last = "the board may have it" if found.good else "not for this board"
     if found.good and found.unwatched:

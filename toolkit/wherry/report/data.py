@@ -100,11 +100,16 @@ class EventLine:
 
 @dataclass(frozen=True)
 class BundleLine:
-    """A bundle in the depot."""
+    """A bundle in the depot.
+
+    Attributes:
+        boards: that it was run on, and what came of it, in words.
+    """
 
     digest: str
     name: str
     version: str
+    boards: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from wherry import __version__
 from wherry.files import as_store_error
+from wherry.verified import read_boards, record
 from wherry_contract.bundle import LIMIT_BYTES as BUNDLE_LIMIT_BYTES
 from wherry_contract.errors import BundleError, RolloutError, WherryError
 from wherry_contract.wire import Fields
@@ -73,6 +74,7 @@ def make_app(
     scraper: str = "",
     most_devices: int = MOST_DEVICES,
     upload_bytes: int = BUNDLE_LIMIT_BYTES,
+    data: Path | None = None,
 ) -> ASGIApp:
     """The HTTP application.
 
@@ -86,8 +88,10 @@ def make_app(
         scraper: a token that opens the metrics and nothing else; "" for none.
         most_devices: a larger fleet has no metrics of single devices.
         upload_bytes: the largest upload.
+        data: the server's folder; that of uploads if left out.
     """
-    api = _Api(office, scratch, upload_bytes, life)
+    home = data or scratch
+    api = _Api(office, scratch, home, upload_bytes, life)
     identity = IdentityApi(office, registrar)
     store, watching = office.store, Watching(office.store)
     registry = registrar.registry if registrar else None
@@ -103,7 +107,7 @@ def make_app(
         Route("/api/v1/rollouts/{name}/abort", api.abort, methods=["POST"]),
         Route("/api/v1/events", api.events, methods=["GET"]),
         *(QuestionApi(store, asker).routes() if asker else []),
-        *monitor_api.routes(store, watching),
+        *monitor_api.routes(store, watching, home),
         *label_api.routes(store),
         *MetricsApi(store, watching, life, most_devices).routes(),
         *pages(House(office.site.fleet, token, store, watching, registry)),
@@ -137,10 +141,12 @@ class _Api:
         self,
         office: Office,
         scratch: Path,
+        home: Path,
         upload_bytes: int,
         life: Callable[[], Mapping[str, bool]],
     ) -> None:
         self._office = office
+        self._home = home
         self._life = life
         self._upload_bytes = upload_bytes
         self._store = office.store
@@ -192,7 +198,7 @@ class _Api:
         if not all(isinstance(value, str) for value in select.values()):
             raise body.error("select", "strings by name")
         dry = body.flag("dry_run", default=False)
-        policy = _policy(body)
+        policy, boards = _policy(body), read_boards(body)
         if dry:
             plan = await run_in_threadpool(self._office.plan, digest, select, policy)
             waves = [list(wave) for wave in plan.waves]
@@ -200,6 +206,8 @@ class _Api:
             document = {"bundle": views.bundle_view(plan.bundle), "waves": waves, "soak": soak}
             return JSONResponse({"schema": "wherry/rollout-plan/1"} | document)
         row = await run_in_threadpool(self._office.start, digest, select, policy)
+        if boards:
+            await run_in_threadpool(record, self._home, row.bundle, boards)
         return JSONResponse({"schema": "wherry/rollout/1"} | views.rollout_view(row))
 
     def rollouts(self, _: Request) -> Response:

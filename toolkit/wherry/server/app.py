@@ -212,6 +212,7 @@ class _Server:
             life=lambda: self._life(link, driver),
             scraper=self._token("metrics.token"),
             most_devices=self._choice.metrics_devices,
+            data=self._data,
         )
         told = {"broker": self._device_url(), "depot": f"{depot}/depot", "enrol": enrol}
         ready = Ready(url, address.url, told, fleet, self._data)

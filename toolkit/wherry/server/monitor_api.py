@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 
 from starlette.requests import Request
@@ -23,6 +24,7 @@ from wherry.report.data import (
     RolloutLine,
 )
 from wherry.rows import DeviceRow, Incident, RolloutRow, StoredEvent
+from wherry.verified import recorded
 
 from .query import seconds, selection
 from .store import Store
@@ -32,9 +34,9 @@ _MOST_EVENTS: Final = 500
 _MOST_ROLLOUTS: Final = 20
 
 
-def routes(store: Store, watching: Watching) -> list[Route]:
-    """The monitor's routes."""
-    api = _MonitorApi(store, watching)
+def routes(store: Store, watching: Watching, home: Path) -> list[Route]:
+    """The monitor's routes; `home` is the server's folder."""
+    api = _MonitorApi(store, watching, home)
     return [
         Route("/api/v1/monitor", api.monitor, methods=["GET"]),
         Route("/api/v1/report-data", api.report_data, methods=["GET"]),
@@ -44,8 +46,8 @@ def routes(store: Store, watching: Watching) -> list[Route]:
 class _MonitorApi:
     """One method for each route."""
 
-    def __init__(self, store: Store, watching: Watching) -> None:
-        self._store = store
+    def __init__(self, store: Store, watching: Watching, home: Path) -> None:
+        self._store, self._home = store, home
         self._watching = watching
 
     def monitor(self, request: Request) -> JSONResponse:
@@ -56,7 +58,8 @@ class _MonitorApi:
     def report_data(self, request: Request) -> JSONResponse:
         view = self._view(request)
         select = selection(request)
-        return JSONResponse(collect(self._store, view, select, time.time()).to_dict())
+        found = collect(self._store, view, select, time.time(), self._home)
+        return JSONResponse(found.to_dict())
 
     def _view(self, request: Request, *, brief: bool = False) -> FleetView:
         return self._watching.look(
@@ -69,7 +72,9 @@ class _MonitorApi:
         )
 
 
-def collect(store: Store, view: FleetView, select: Mapping[str, str], now: float) -> ReportData:
+def collect(
+    store: Store, view: FleetView, select: Mapping[str, str], now: float, home: Path
+) -> ReportData:
     """Everything that a report shows.
 
     Args:
@@ -77,6 +82,7 @@ def collect(store: Store, view: FleetView, select: Mapping[str, str], now: float
         view: the judgement.
         select: labels that the devices must have.
         now: Unix seconds.
+        home: the server's folder.
     """
     rows = store.devices(select)
     names, known = {row.device for row in rows}, known_here()
@@ -87,12 +93,19 @@ def collect(store: Store, view: FleetView, select: Mapping[str, str], now: float
         made_at=now,
         select=select,
         view=view,
-        bundles=tuple(BundleLine(row.digest, row.name, row.version) for row in store.bundles()),
+        bundles=tuple(
+            BundleLine(row.digest, row.name, row.version, _boards(home, row.digest))
+            for row in store.bundles()
+        ),
         devices=tuple(_device(row, store.lost(row.device), known) for row in rows),
         rollouts=tuple(row for row in rollouts if row.devices),
         events=tuple(sorted(events + incidents, key=lambda row: row.at)),
         counters=store.counters(),
     )
+
+
+def _boards(home: Path, digest: str) -> tuple[str, ...]:
+    return tuple(f"{name}: {text}" for name, text in recorded(home, digest).items())
 
 
 def _device(row: DeviceRow, lost: int, known: Known) -> DeviceLine:
