@@ -17,16 +17,9 @@ from dataclasses import replace
 from typing import Final
 
 from wherry_contract.assignment import Assignment
-from wherry_contract.bundle import (
-    MANIFEST_FILE,
-)
-from wherry_contract.errors import (
-    LinkError,
-    StoreError,
-    UpdateError,
-    WherryError,
-)
-from wherry_contract.manifest import Manifest, Soak
+from wherry_contract.bundle import MANIFEST_FILE
+from wherry_contract.errors import LinkError, StoreError, UpdateError, WherryError
+from wherry_contract.manifest import Manifest
 from wherry_contract.messages import unwrap_assignment
 from wherry_contract.oci import OciManifest
 from wherry_contract.states import SlotTrust
@@ -38,8 +31,10 @@ from .pace import bar
 from .reach import Reach
 from .record import DeviceRecord, Update
 from .shelf import Choice, slot_for, without_active
+from .soak import UNDECIDED, judge_soak
 from .spool import Fact
 from .store import StatePair
+from .telling import report_fact, step_fact, undecided_fact
 from .transfer import Later
 from .updater import (
     RETRY_BUDGET,
@@ -62,7 +57,6 @@ _BARRED_LOOKS_SECONDS: Final = 5.0
 _UNREAD_LOOKS_SECONDS: Final = 30.0
 _BARRED: Final = frozenset({S.OFFERED, S.ADMIT, S.FETCH, S.PROBE})  # until the switch it may wait
 _MOST_OFFERS: Final = 8
-_LEAST_FAILURES: Final = 5  # so that one odd row among the first few ends no soak
 
 
 class Updater:
@@ -335,24 +329,9 @@ class Updater:
         self._reach.spool.tell(fact, key=key)
 
     def _tell_step(self, before: S, result: Result) -> None:
-        """One event for each step forward, one for each new kind of trouble."""
-        update = self.record.update
-        if update is None or result.event == E.WAIT:
-            return
-        order = update.assignment
-        about = f"{order.rollout}:{order.sequence}"
-        if result.event == E.RETRY:
-            fact = Fact(result.code, result.detail, "warning", order.rollout, order.digest)
-            self._tell(fact, key=f"retry:{about}:{before}:{result.code}")
-        elif self.record.state != S.IDLE:
-            text = f"{before} -> {self.record.state}"
-            text += f": {result.code} {result.detail}" if result.code else ""
-            text += f": {result.detail}" if result.detail and not result.code else ""
-            severity = "error" if result.event == E.FAIL else "info"
-            fact = Fact(
-                f"update.{self.record.state}", text[:1000], severity, order.rollout, order.digest
-            )
-            self._tell(fact)
+        told = step_fact(before, result, self.record)
+        if told:
+            self._tell(*told)
 
     # --- actions ------------------------------------------------------------------------
 
@@ -433,25 +412,14 @@ class Updater:
     def _soak(self, update: Update) -> Result:
         if self._unread:
             return Result(E.WAIT)
-        served = self._reach.scorer.served
-        if served is None or served.digest != update.assignment.digest or not served.model:
-            return Result(E.FAIL, "U06", "the model no longer serves")
-        soak = _soak_of(served.manifest, update.assignment)
         progress = self._reach.scorer.progress
-        if progress.failures >= max(_LEAST_FAILURES, soak.error_share * progress.rows):
-            detail = f"{progress.failures} of {progress.rows} rows failed: {progress.failure}"
-            return Result(E.FAIL, "U06", detail[:500])
         # rows and seconds count from the last swap in this process: wall clocks jump
         age = self._reach.clock.monotonic() - progress.since
-        if progress.rows >= soak.rows and age >= soak.seconds:
-            return Result(E.DONE, "", f"{progress.rows} rows in {age:.0f} s")
-        if age > soak.longest_seconds and not update.undecided:
-            detail = f"{progress.rows} of {soak.rows} rows in {age:.0f} s"
-            order = update.assignment
-            self._tell(
-                Fact("U10", detail, "warning", order.rollout, order.digest),
-                key=f"undecided:{order.rollout}:{order.sequence}",
-            )
+        found = judge_soak(self._reach.scorer.served, update.assignment, progress, age)
+        if found.code != UNDECIDED:
+            return found
+        if not update.undecided:
+            self._tell(*undecided_fact(update, found))
             self._save_if_possible(self.record.with_update(undecided=True))
         return Result(E.WAIT)
 
@@ -478,24 +446,6 @@ class Updater:
         return _DONE
 
     def _report(self, update: Update) -> Result:
-        order = update.assignment
-        good = update.outcome in ("committed", "withdrawn")
-        text = f"{update.code} {update.detail}".strip() or update.outcome
-        fact = Fact(
-            code=update.code or f"update.{update.outcome}",
-            text=text[:1000],
-            severity="info" if good or update.code == "U02" else "error",
-            rollout=order.rollout,
-            bundle=order.digest,
-            outcome=update.outcome,
-        )
-        self._reach.spool.record(fact, key=f"report:{order.rollout}:{order.sequence}")
+        fact, key = report_fact(update)
+        self._reach.spool.record(fact, key=key)
         return _DONE
-
-
-def _soak_of(manifest: Manifest, order: Assignment) -> Soak:
-    """The bundle's soak, with what the order says otherwise."""
-    soak = manifest.soak
-    rows = order.soak_rows if order.soak_rows >= 0 else soak.rows
-    seconds = order.soak_seconds if order.soak_seconds >= 0 else soak.seconds
-    return replace(soak, rows=rows, seconds=seconds)
