@@ -40,9 +40,19 @@ from wherry_contract.window import Window
 DAY = 86_400.0
 MONDAY = 1_532_304_000.0  # 2018-07-23
 TOKEN = "a" * 64
-MADE = make_bundle(category=True, rows=5000)
-NEWER = make_bundle("1.1.0", category=True, rows=5000)
 EVIL = "<script>alert(1)</script>\" onload='x' {{ 7 * 7 }} \u202e&amp;"
+CARD = f"""# A model
+
+## Worth
+
+| metric | bundle |
+|---|---|
+| AUC | 0.9 |
+
+{EVIL} ![x](https://evil.example/x.png) [here](javascript:alert(1))
+"""
+MADE = make_bundle(category=True, rows=5000, card=CARD.encode())
+NEWER = make_bundle("1.1.0", category=True, rows=5000)
 TILLS = tuple(f"till-{number}" for number in range(1, 7))
 MOVED = "till-3"
 _CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
@@ -173,6 +183,20 @@ def _roll_out(store: Store, now: float) -> None:
     advance(store, "r2-good", now - 600)
 
 
+def finish(store: Store, name: str, at: float) -> None:
+    """All devices of a rollout commit, and it is done."""
+    row = store.ledger.rollout(name)
+    done = [
+        replace(item, offered_at=at, outcome="committed", settled_at=at) for item in row.devices
+    ]
+    figures = {"devices": 5, "committed": 5, "failed": 0, "away": 0, "open": 0, "undecided": 0,
+               "allowed_failures": 0}  # fmt: skip
+    decision = Decision(
+        at, row.state, "finished", "done", 1, figures, "5 committed and healthy, 0 away"
+    )
+    store.ledger.apply(name, Change(at, "done", 1, decision, tuple(done)))
+
+
 def advance(store: Store, name: str, at: float) -> None:
     """The canary of a rollout passes, and the next device gets its order."""
     row = store.ledger.rollout(name)
@@ -206,6 +230,18 @@ def crowd(database: db.Database, count: int, now: float) -> None:
                 for number in range(count)
             ],
         )
+
+
+def crowd_rollout(store: Store, count: int, now: float) -> str:
+    """A rollout to all of them that is under way; returns its id."""
+    devices = tuple(
+        Exposure(f"crowd-{n:05d}", min(n, 1), offered_at=now, outcome="refused" * (n % 100 == 50))
+        for n in range(count)
+    )
+    policy = {"shares": ["1", "100%"], "max_failures": 1000, "silent_seconds": 900.0}
+    row = RolloutRow("big", MADE.digest, "fraud", "1.0.0", FAMILY, "wave", 1, 2, {}, policy, now, now,
+                     devices=devices)  # fmt: skip
+    return store.ledger.create(row)
 
 
 # --- its pages ------------------------------------------------------------------------------

@@ -82,6 +82,7 @@ HOMES = {
     "prometheus_client": ("toolkit/wherry/server/",),
     "google": ("toolkit/wherry/watch/sparkplug.py",),
     "pyarrow": ("toolkit/wherry/",),
+    "markdown_it": ("toolkit/wherry/server/",),
     "jinja2": ("toolkit/wherry/report/", "toolkit/wherry/build_report/"),
     "markupsafe": ("toolkit/wherry/report/", "toolkit/wherry/build_report/"),
     "vl_convert": ("toolkit/wherry/",),

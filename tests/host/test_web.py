@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support_web import EVIL, TILLS, TOKEN, Pages, crowd, fill, running_pages
+from support_web import EVIL, TILLS, TOKEN, Pages, crowd, crowd_rollout, fill, running_pages
 
 from wherry.server.census import Wanted
+from wherry.server.web.rollouts import gates
 from wherry.server.web.sessions import LIFE_SECONDS, MOST_SESSIONS, TRIES, TRY_SECONDS, Sessions
 from wherry.server.web.shell import ago
 
@@ -205,7 +206,7 @@ def test_ages_in_words(seconds: float, said: str) -> None:
 
 def test_what_devices_say_stays_text(pages: Pages) -> None:
     cookie = pages.cookie()
-    for path in ("/", "/devices", "/devices/till-5"):
+    for path in ("/", "/devices", "/devices/till-5", "/rollouts/r1-bad"):
         _, _, text = pages.ask(path, Cookie=cookie)
         assert "&lt;script&gt;alert(1)" in text
         assert "<script>alert" not in text
@@ -213,6 +214,30 @@ def test_what_devices_say_stays_text(pages: Pages) -> None:
     _, _, text = pages.ask("/devices?find=%3Cscript%3E%22", Cookie=cookie)
     assert "<script>&" not in text
     assert EVIL not in text
+
+
+@pytest.mark.parametrize(
+    "path", ["/devices/nobody", "/rollouts/none", "/models/sha256:0", "/models/..%2F..%2Fetc"]
+)
+def test_what_is_not_there_is_said_to_be_missing(pages: Pages, path: str) -> None:
+    status, headers, text = pages.ask(path, Cookie=pages.cookie())
+    assert status == 404
+    assert headers["content-type"].startswith("text/")
+    assert "etc/passwd" not in text
+
+
+@pytest.mark.parametrize(
+    ("figures", "bad"),
+    [
+        ({"failed": 1, "allowed_failures": 0, "devices": 3}, ["failed"]),
+        ({"failed": 1, "allowed_failures": 1}, []),
+        ({"failed": 0, "allowed_failures": 0, "undecided": 2}, ["undecided"]),
+        ({"still_on_it": 1, "away": 5}, ["still on it"]),
+        ({}, []),
+    ],
+)
+def test_figures_that_spoke_against_going_on(figures: dict[str, int], bad: list[str]) -> None:
+    assert [gate.name for gate in gates(figures) if gate.bad] == bad
 
 
 @pytest.mark.parametrize(
@@ -239,6 +264,7 @@ def test_a_page_of_ten_thousand_devices_is_as_small_as_of_fifty(tmp_path: Path) 
         (tmp_path / str(count)).mkdir()
         with running_pages(tmp_path / str(count)) as pages:
             crowd(pages.database, count, NOW)
+            crowd_rollout(pages.store, count, NOW)
             cookie = pages.cookie()
             pages.ask("/", Cookie=cookie)  # the monitor looks once, whoever comes next
             for path in paths:

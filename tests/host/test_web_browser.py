@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import html5lib
 import pytest
 from playwright.sync_api import Browser, expect
-from support_web import DAY, MONDAY, MOVED, TOKEN, Pages, fill, running_browser, running_pages, tab
+from support_web import (
+    DAY,
+    MADE,
+    MONDAY,
+    MOVED,
+    TOKEN,
+    Pages,
+    fill,
+    finish,
+    running_browser,
+    running_pages,
+    tab,
+)
 
 NOW = time.time()
 LAST = MONDAY + 15 * DAY
@@ -22,6 +35,11 @@ PATHS = (
     "/drift",
     "/drift?days=14",
     CELL,
+    "/rollouts",
+    "/rollouts/r1-bad",
+    "/rollouts/r2-good",
+    "/models",
+    f"/models/{MADE.digest}",
 )
 
 
@@ -119,6 +137,53 @@ def test_from_a_field_of_the_heat_map_to_its_histograms_by_arrow_keys(
         assert abs(float(shares[-1][3])) > 5  # one till of six pays four times as much
         page.get_by_role("link", name="Span before").click()
         expect(page.get_by_role("heading", level=1)).to_contain_text("AMOUNT, 2018-08-06")
+        found.check()
+
+
+def test_a_rollout_says_what_each_step_was_decided_by(pages: Pages, browser: Browser) -> None:
+    with tab(browser, pages.url) as found:
+        found.sign_in()
+        page = found.open("/rollouts")
+        page.get_by_role("link", name="r1-bad").click()
+        steps = page.locator(".timeline > li")
+        said = [
+            text.split(" after ")[0] for text in steps.locator("p:first-child").all_inner_texts()
+        ]
+        assert [text.strip("\u25b2 ") for text in said[:3]] == ["reverted", "reverting", "aborted"]
+        expect(steps.nth(2).locator("li.act")).to_contain_text("failed 1 of 0 allowed")
+        expect(page.get_by_role("row", name="till-1")).to_contain_text("P01")
+        expect(page.get_by_role("img", name="Devices")).to_be_visible()
+        found.check()
+
+
+def test_a_model_has_its_card_and_nothing_of_it_is_more_than_text(
+    pages: Pages, browser: Browser
+) -> None:
+    with tab(browser, pages.url) as found:
+        found.sign_in()
+        page = found.open("/")
+        page.get_by_role("link", name="fraud 1.0.0").last.click()
+        card = page.get_by_role("region", name="Model card")
+        expect(card.get_by_role("cell", name="0.9")).to_be_visible()
+        expect(card).to_contain_text("<script>alert(1)</script>")
+        assert card.locator("a, img, script").count() == 0
+        expect(page.get_by_role("row", name="KIND one")).to_contain_text("one of 3")
+        expect(page.get_by_role("img", name="Scores, all devices")).to_be_visible()
+        found.check()
+
+
+def test_a_rollout_goes_on_under_ones_eyes_until_it_has_ended(
+    tmp_path: Path, browser: Browser
+) -> None:
+    with running_pages(tmp_path) as pages, tab(browser, pages.url) as found:
+        fill(pages.store, NOW, days=1)
+        found.sign_in()
+        page = found.open("/rollouts/r2-good")
+        expect(page.get_by_text("1 of 6 devices settled")).to_be_visible()
+        finish(pages.store, "r2-good", time.time())
+        expect(page.get_by_text("6 of 6 devices settled")).to_be_visible(timeout=30_000)
+        expect(page.locator(".timeline > li").first).to_contain_text("5 committed and healthy")
+        expect(page.locator("[data-live]")).to_have_count(0)  # and asks no more
         found.check()
 
 

@@ -156,7 +156,7 @@ class Depot:
         Raises:
             RolloutError: R04.
         """
-        return Manifest.from_bytes(self._file(digest, MANIFEST_FILE))
+        return Manifest.from_bytes(self.file(digest, MANIFEST_FILE))
 
     def profile(self, digest: str) -> ReferenceProfile:
         """The reference profile of a bundle.
@@ -164,9 +164,15 @@ class Depot:
         Raises:
             RolloutError: R04.
         """
-        return ReferenceProfile.from_bytes(self._file(digest, PROFILE_FILE))
+        return ReferenceProfile.from_bytes(self.file(digest, PROFILE_FILE))
 
-    def _file(self, digest: str, name: str) -> bytes:
+    def file(self, digest: str, name: str) -> bytes:
+        """One file of a bundle.
+
+        Raises:
+            RolloutError: R04.
+            BundleError: there is none of this name.
+        """
         listed = OciManifest.from_bytes(self.read(digest))
         return self.read(listed.layer(name).digest)
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 
+from wherry.outcomes import FAILED
 from wherry.rows import Decision, Exposure, Order, RolloutRow
 from wherry_contract.errors import RolloutError
 from wherry_contract.states import RolloutState
@@ -61,6 +62,55 @@ class Ledger:
         query = sa.select(db.rollout.c.state, sa.func.count()).group_by(db.rollout.c.state)
         with self._database.reading() as connection:
             return {row[0]: row[1] for row in connection.execute(query)}
+
+    def heads(self, *, running: bool = False, limit: int = 100) -> list[RolloutRow]:
+        """Rollouts without their devices and decisions, the newest first.
+
+        Args:
+            running: only those that have not ended.
+            limit: how many at the most.
+        """
+        query = sa.select(db.rollout).order_by(db.rollout.c.number.desc()).limit(limit)
+        if running:
+            query = query.where(db.rollout.c.state.not_in(ENDED))
+        with self._database.reading() as connection:
+            return [RolloutRow(**_plain(row, "number")) for row in connection.execute(query)]
+
+    def story(self, name: str, devices: int) -> RolloutRow:
+        """One rollout with its decisions, and of its devices so many, what failed first.
+
+        Raises:
+            RolloutError: R01.
+        """
+        mine, part = db.rollout.c.id == name, db.exposure.c
+        failed = sa.case((part.outcome.in_(FAILED), 0), (part.offered_at > 0, 1), else_=2)
+        some = sa.select(db.exposure).where(part.rollout == name).order_by(failed, part.rank)
+        steps = sa.select(db.decision).where(db.decision.c.rollout == name)
+        with self._database.reading() as connection:
+            row = connection.execute(sa.select(db.rollout).where(mine)).first()
+            if row is None:
+                raise RolloutError("R01", name)
+            found, said = connection.execute(some.limit(devices)), connection.execute(steps)
+            return RolloutRow(
+                **_plain(row, "number"),
+                devices=tuple(Exposure(**_plain(item, "rollout", "rank")) for item in found),
+                decisions=tuple(Decision(**_plain(item, "rollout", "id")) for item in said),
+            )
+
+    def waves(self, name: str) -> dict[int, dict[str, int]]:
+        """How many devices of each wave of a rollout came to what.
+
+        Outcomes are those of an exposure; without one, "under way" or "waiting".
+        """
+        part = db.exposure.c
+        open_ = sa.case((part.offered_at > 0, "under way"), else_="waiting")
+        outcome = sa.case((part.outcome == "", open_), else_=part.outcome)
+        query = sa.select(part.wave, outcome, sa.func.count()).where(part.rollout == name)
+        found: dict[int, dict[str, int]] = {}
+        with self._database.reading() as connection:
+            for wave, what, count in connection.execute(query.group_by(part.wave, outcome)):
+                found.setdefault(wave, {})[what] = count
+        return found
 
     def late(self) -> list[RolloutRow]:
         """Rollouts that are done, and whose order is still the latest of a device unsettled."""

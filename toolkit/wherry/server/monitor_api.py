@@ -88,7 +88,7 @@ def collect(
     names, known = {row.device for row in rows}, known_here()
     events = [_event(row) for row in store.events(limit=_MOST_EVENTS) if row.device in names]
     incidents = [_incident(row) for row in store.incidents() if row.device in names or not select]
-    rollouts = [_rollout(row, names) for row in store.rollouts()[-_MOST_ROLLOUTS:]]
+    rollouts = [rollout_line(row, names) for row in store.rollouts()[-_MOST_ROLLOUTS:]]
     return ReportData(
         made_at=now,
         select=select,
@@ -129,7 +129,8 @@ def _device(row: DeviceRow, lost: int, known: Known) -> DeviceLine:
     )
 
 
-def _rollout(row: RolloutRow, names: set[str]) -> RolloutLine:
+def rollout_line(row: RolloutRow, names: set[str]) -> RolloutLine:
+    """A rollout as a report shows it, with its devices as far as they are named."""
     return RolloutLine(
         id=row.id,
         name=row.name,

@@ -10,10 +10,11 @@ from starlette.responses import Response
 from wherry.monitor import FleetView, words
 from wherry.report import charts, facts
 from wherry.report.drawing import Picture
-from wherry.rows import RolloutRow, StoredEvent
+from wherry.rows import StoredEvent
 from wherry.server.store import Store
 
 from .judged import Judged
+from .rollouts import progress
 from .sessions import Session
 from .shell import Shell, picture
 
@@ -21,6 +22,7 @@ _ALERTS: Final = 6
 _TROUBLES: Final = 8
 _LOOKED_AT: Final = 400  # the latest events
 _RUNS: Final = 12
+_RUNNING: Final = 6
 
 
 class FleetPage:
@@ -37,7 +39,8 @@ class FleetPage:
         view = self._judged.view()
         state, sentences = words.headline(view)
         alerts = facts.alerts(view)
-        rollouts = self._store.ledger.rollouts(running=True)
+        ledger = self._store.ledger
+        running = ledger.heads(running=True, limit=_RUNNING)
         return self._shell.page(
             "fleet.html.j2",
             request,
@@ -48,7 +51,7 @@ class FleetPage:
             sentences=sentences if view.windows else [],
             alerts=alerts[:_ALERTS],
             drifted=_drifted(view),
-            running=[_progress(row) for row in rollouts],
+            running=[(row, progress(ledger.waves(row.id))) for row in running],
             health=_pictures(view),
             troubles=_troubles(self._store.events(limit=_LOOKED_AT)),
             looked_at=_LOOKED_AT,
@@ -59,11 +62,6 @@ class FleetPage:
 def _drifted(view: FleetView) -> int:
     """Single devices at which something has drifted."""
     return len({cell.device for cell in view.alerts if cell.device and "=" not in cell.device})
-
-
-def _progress(row: RolloutRow) -> dict[str, object]:
-    settled = sum(bool(item.outcome) for item in row.devices)
-    return {"row": row, "settled": settled, "devices": len(row.devices)}
 
 
 def _troubles(events: list[StoredEvent]) -> list[StoredEvent]:

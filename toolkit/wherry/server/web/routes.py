@@ -18,6 +18,8 @@ from .drift import DriftPages
 from .entrance import Entrance
 from .fleet import FleetPage
 from .judged import Judged
+from .models import ModelPages
+from .rollouts import RolloutPages
 from .sessions import Sessions
 from .shell import Shell
 
@@ -54,12 +56,18 @@ def routes(house: House) -> list[Route]:
     judged = Judged(house.watching, house.steady)
     devices = DevicePages(shell, house.store, judged, house.registry)
     drift = DriftPages(shell, judged)
+    rollouts = RolloutPages(shell, house.store)
+    models = ModelPages(shell, house.store, judged)
     pages = {
         "/": FleetPage(shell, house.store, judged).page,
         "/devices": devices.list,
         "/devices/{name}": devices.device,
         "/drift": drift.map,
         "/drift/cell": drift.cell,
+        "/rollouts": rollouts.list,
+        "/rollouts/{name}": rollouts.rollout,
+        "/models": models.list,
+        "/models/{digest}": models.model,
     }
     return [
         Route("/sign-in", entrance.way_in, methods=["GET", "POST"]),

@@ -21,7 +21,13 @@ if TYPE_CHECKING:
     from wherry.report.drawing import Picture
 
 HERE: Final = Path(__file__).parent
-PARTS: Final = (("/", "Fleet"), ("/devices", "Devices"), ("/drift", "Drift"))
+PARTS: Final = (
+    ("/", "Fleet"),
+    ("/devices", "Devices"),
+    ("/drift", "Drift"),
+    ("/rollouts", "Rollouts"),
+    ("/models", "Models"),
+)
 HEADERS: Final[Mapping[str, str]] = {
     "Content-Security-Policy": (
         "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self';"

@@ -11,16 +11,15 @@ for (const [place, part] of document.querySelectorAll("[data-live]").entries()) 
     }
     try {
       const answer = await fetch(location.href, { headers: { "X-Live": "1" } });
-      if (answer.redirected) {
-        location.reload(); // signed out meanwhile
-        return;
-      }
       const page = new DOMParser().parseFromString(await answer.text(), "text/html");
       const fresh = page.querySelectorAll("[data-live]")[place];
+      if (answer.redirected || (answer.ok && !fresh)) {
+        location.reload(); // signed out meanwhile, or what was looked at has ended
+        return;
+      }
       if (answer.ok && fresh && fresh.innerHTML !== part.innerHTML) {
         part.replaceChildren(...fresh.childNodes);
       }
-      if (answer.ok && !fresh) return; // it has ended
     } catch (error) {
       // the server is away for a moment: ask again
     }
