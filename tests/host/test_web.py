@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from support_web import EVIL, TILLS, TOKEN, Pages, crowd, crowd_rollout, fill, running_pages
 
+from wherry.server.audit import KINDS
 from wherry.server.census import Wanted
 from wherry.server.web.rollouts import gates
 from wherry.server.web.sessions import LIFE_SECONDS, MOST_SESSIONS, TRIES, TRY_SECONDS, Sessions
@@ -188,6 +189,28 @@ def test_devices_are_found(pages: Pages, wanted: Wanted, found: list[str]) -> No
     assert [row.device for row in rows] == found
     assert total == len(found)
     assert [row.device for row in pages.store.census.page(wanted, 1, 2)[1]] == found[1:3]
+
+
+def test_all_that_was_done_is_there_once_the_latest_first(pages: Pages) -> None:
+    trail = pages.store.trail
+    every = trail.latest(1000)
+    assert [entry.at for entry in every] == sorted((entry.at for entry in every), reverse=True)
+    whats = [entry.what for entry in every]
+    counts = {what: whats.count(what) for what in set(whats)}
+    assert counts == {
+        "model taken": 2,
+        "rollout begun": 2,
+        "canary to aborted": 1,
+        "aborted to reverting": 1,
+        "reverting to reverted": 1,
+        "canary to wave": 1,
+        "enrolled": 7,
+        "not taken: G02": 1,
+    }
+    assert sum(len(trail.latest(1000, kinds=[kind])) for kind in KINDS) == len(every)
+    assert {entry.device for entry in trail.latest(9, device="till-2")} == {"till-2"}
+    first = trail.latest(5)
+    assert [*first, *trail.latest(1000, before=first[-1].at)] == every
 
 
 @pytest.mark.parametrize(

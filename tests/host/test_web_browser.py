@@ -40,6 +40,8 @@ PATHS = (
     "/rollouts/r2-good",
     "/models",
     f"/models/{MADE.digest}",
+    "/audit",
+    "/audit?device=till-2",
 )
 
 
@@ -184,6 +186,20 @@ def test_a_rollout_goes_on_under_ones_eyes_until_it_has_ended(
         expect(page.get_by_text("6 of 6 devices settled")).to_be_visible(timeout=30_000)
         expect(page.locator(".timeline > li").first).to_contain_text("5 committed and healthy")
         expect(page.locator("[data-live]")).to_have_count(0)  # and asks no more
+        found.check()
+
+
+def test_what_was_done_is_found_by_kind_and_device(pages: Pages, browser: Browser) -> None:
+    with tab(browser, pages.url) as found:
+        page = found.sign_in()
+        page.get_by_role("link", name="Audit").click()
+        page.get_by_role("combobox", name="What").select_option("refusals")
+        page.get_by_label("Device").fill("till-2")
+        page.get_by_role("button", name="Show").click()
+        rows = page.locator("tbody tr")
+        expect(rows).to_have_count(1)
+        expect(rows.first).to_contain_text("not taken: G02")
+        expect(page.get_by_role("combobox", name="What")).to_have_value("refusals")
         found.check()
 
 

@@ -19,6 +19,7 @@ from wherry_contract.profile import ReferenceProfile
 from wherry_contract.window import Window
 
 from . import database as db
+from .audit import Trail
 from .census import Census, device_row
 from .depot import Depot
 from .intake import Batch, Spot, clashes, take
@@ -38,6 +39,7 @@ class Store:
         self.questions = Questions(database)
         self.labels = LabelStore(database)
         self.census = Census(database)
+        self.trail = Trail(database)
         self.purged = 0  # windows and events that retention took, since this was opened
 
     # --- asked by the monitor -----------------------------------------------------------

@@ -13,6 +13,7 @@ from wherry.server.registry import Registry
 from wherry.server.store import Store
 from wherry.server.watching import Watching
 
+from .audit import AuditPage
 from .devices import DevicePages
 from .drift import DriftPages
 from .entrance import Entrance
@@ -67,6 +68,7 @@ def routes(house: House) -> list[Route]:
         "/rollouts": rollouts.list,
         "/rollouts/{name}": rollouts.rollout,
         "/models": models.list,
+        "/audit": AuditPage(shell, house.store).page,
         "/models/{digest}": models.model,
     }
     return [

@@ -27,6 +27,7 @@ PARTS: Final = (
     ("/drift", "Drift"),
     ("/rollouts", "Rollouts"),
     ("/models", "Models"),
+    ("/audit", "Audit"),
 )
 HEADERS: Final[Mapping[str, str]] = {
     "Content-Security-Policy": (
