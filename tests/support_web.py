@@ -248,17 +248,10 @@ def crowd_rollout(store: Store, count: int, now: float) -> str:
 
 
 @dataclass
-class Pages:
-    """The server's application as it runs.
-
-    Attributes:
-        statements: what was asked of the database, since somebody cleared it.
-    """
+class Away:
+    """The pages of a server, without a browser."""
 
     url: str
-    store: Store
-    database: db.Database
-    statements: list[str] = field(default_factory=list)
 
     def ask(
         self, path: str, form: dict[str, str] | None = None, **headers: str
@@ -278,14 +271,27 @@ class Pages:
         connection.close()
         return answer.status, found | {"set-cookies": cookies}, text
 
-    def cookie(self) -> str:
-        """Signs in without a browser."""
+    def cookie(self, token: str = TOKEN) -> str:
+        """Signs in."""
         _, headers, text = self.ask("/sign-in")
         mark = text.partition('name="form" value="')[2].partition('"')[0]
-        form = {"form": mark, "token": TOKEN}
+        form = {"form": mark, "token": token}
         status, headers, _ = self.ask("/sign-in", form, Cookie=headers["set-cookies"])
         assert status == 303
         return headers["set-cookies"]
+
+
+@dataclass
+class Pages(Away):
+    """The server's application as it runs in this process.
+
+    Attributes:
+        statements: what was asked of the database, since somebody cleared it.
+    """
+
+    store: Store
+    database: db.Database
+    statements: list[str] = field(default_factory=list)
 
 
 @contextmanager

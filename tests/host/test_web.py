@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support_web import EVIL, TILLS, TOKEN, Pages, crowd, crowd_rollout, fill, running_pages
+from support_fleet import enrol, running_server
+from support_web import EVIL, TILLS, TOKEN, Away, Pages, crowd, crowd_rollout, fill, running_pages
 
 from wherry.server.audit import KINDS
 from wherry.server.census import Wanted
@@ -300,3 +301,17 @@ def test_a_page_of_ten_thousand_devices_is_as_small_as_of_fifty(tmp_path: Path) 
         assert size < 60_000
         assert asked <= 20
         assert asked <= costs[60, path][1] + 1
+
+
+def test_the_server_itself_shows_them_with_its_devices_identities(tmp_path: Path) -> None:
+    """`wherry serve` as it is started, its own token, a device that is enrolled and revoked."""
+    with running_server(tmp_path / "data") as server:
+        enrol(server, "till-1", site="paris")
+        pages = Away(server.facts["url"])
+        cookie = pages.cookie((server.data / "token").read_text())
+        assert "never seen" in pages.ask("/devices", Cookie=cookie)[2]
+        assert "good until" in pages.ask("/devices/till-1", Cookie=cookie)[2]
+        server.client.post("devices/till-1/revoke", {})
+        assert "revoked" in pages.ask("/devices/till-1", Cookie=cookie)[2]
+        said = pages.ask("/audit?device=till-1", Cookie=cookie)[2]
+        assert [said.count(what) for what in ("certificate given", "certificate revoked")] == [1, 1]
