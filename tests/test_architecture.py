@@ -84,7 +84,11 @@ HOMES = {
     "pyarrow": ("toolkit/wherry/",),
     "markdown_it": ("toolkit/wherry/server/",),
     "jinja2": ("toolkit/wherry/report/", "toolkit/wherry/build_report/"),
-    "markupsafe": ("toolkit/wherry/report/", "toolkit/wherry/build_report/"),
+    "markupsafe": (
+        "toolkit/wherry/report/",
+        "toolkit/wherry/build_report/",
+        "toolkit/wherry/server/web/",
+    ),
     "vl_convert": ("toolkit/wherry/",),
     "numpy": ("contract/", "device_agent/", "converters/", "toolkit/wherry/"),
 }
