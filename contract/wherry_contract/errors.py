@@ -107,7 +107,7 @@ _ROWS: tuple[tuple[str, str, str], ...] = (
     ("T07", "its release counter is below the floor", "publish a newer release"),
     ("T08", "it needs a newer agent to be understood", "upgrade the agent, then try again"),
     ("T09", "the signed document is malformed", "sign it again with this Wherry"),
-    ("T10", "there is no key", "make one with `wherry key generate`"),
+    ("T10", "the key cannot be used", "check its file and its passphrase"),
     (
         "T11",
         "the list of released bundles is stale",

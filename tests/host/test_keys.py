@@ -120,6 +120,19 @@ def test_keys_that_cannot_sign(tmp_path: Path, content: bytes | None, words: str
     assert words in caught.value.detail
 
 
+@pytest.mark.parametrize(
+    ("elsewhere", "cure"), [(True, "signs with `wherry sign`"), (False, "`wherry key generate`")]
+)
+def test_a_key_that_somebody_else_keeps_is_not_made_anew(
+    tmp_path: Path, cure: str, *, elsewhere: bool
+) -> None:
+    if elsewhere:
+        (tmp_path / "release.pub.json").write_text("{}")
+    with pytest.raises(SetupError) as caught:
+        load_signer(tmp_path / "release.key")
+    assert cure in caught.value.cure
+
+
 @pytest.mark.parametrize(("there", "code"), [("release.key", "T10"), ("release.pub.json", "H03")])
 def test_a_key_is_never_written_over(tmp_path: Path, there: str, code: str) -> None:
     (tmp_path / there).write_text("precious")

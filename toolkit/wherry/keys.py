@@ -126,8 +126,7 @@ def load_signer(path: Path, *, passphrase: str = "") -> CryptoSigner:
     try:
         data = path.read_bytes()[:_LIMIT_BYTES]
     except OSError as error:
-        cure = "make one with `wherry key generate`, or set $WHERRY_HOME to the folder of yours"
-        raise SetupError("H02", f"{path}: {error.strerror}", cure=cure) from error
+        raise SetupError("H02", f"{path}: {error.strerror}", cure=_elsewhere(path)) from error
     try:
         key: Any = load_pem_private_key(data, passphrase.encode() if passphrase else None)
     except TypeError as error:  # encrypted and no passphrase given, or the other way round
@@ -141,6 +140,13 @@ def load_signer(path: Path, *, passphrase: str = "") -> CryptoSigner:
     if signer.public_key.keytype != "ed25519":
         raise TrustError("T10", f"{path} is an {signer.public_key.keytype} key, not Ed25519")
     return signer
+
+
+def _elsewhere(path: Path) -> str:
+    """Where a key may be that is not here; a public half says that the key exists somewhere."""
+    if public_path(path).exists():
+        return "this key is kept elsewhere: who holds it signs with `wherry sign`"
+    return "give the path of the key, or --dir its folder; a new one: `wherry key generate`"
 
 
 def load_named(keys: Sequence[str], folder: Path | None = None) -> list[CryptoSigner]:
