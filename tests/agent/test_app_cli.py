@@ -18,6 +18,7 @@ from support_app import ROW, AgentProcess, agent_process, run_agent_command
 
 from wherry_agent.config import AgentConfig, Limits, RegistryPlace, load_config
 from wherry_agent.record import DeviceRecord
+from wherry_agent.reporting import Reporting
 from wherry_agent.selftest import self_test, tiny_bundle
 from wherry_agent.store import StatePair
 from wherry_agent.updater import accept
@@ -333,7 +334,7 @@ def _table(heading: str) -> dict[str, list[str]]:
 def test_the_page_has_every_setting() -> None:
     settings = {item.name for item in fields(AgentConfig)}
     tables = {"metered", "broker", "depot", "listen", "labels", "features", "limits", "identity"}
-    tables |= {"registry", "file"}
+    tables |= {"registry", "reporting", "file"}
     told = {name.strip("` ") for row in _table("agent.toml") for name in row.split(",")}
     assert told == settings - tables - {"broker_identity"} | {
         "broker.url",
@@ -357,6 +358,11 @@ def test_the_page_has_every_limit_with_its_default(item: object) -> None:
     unit, told = _table("Limits")[name][:2]
     assert float(told.replace(",", "")) == default
     assert unit in name.replace("_", " ") or unit in {"MiB", "connections", "bytes", "rows"}
+
+
+def test_the_page_has_how_windows_go_up_with_its_defaults() -> None:
+    told = {name: row[1].strip("`") for name, row in _table("Reporting").items()}
+    assert told == {item.name: str(item.default).removesuffix(".0") for item in fields(Reporting)}
 
 
 def test_the_pages_example_is_a_configuration(tmp_path: Path) -> None:

@@ -116,11 +116,15 @@ def test_blobs_are_served_in_pieces(server: Server, tmp_path: Path) -> None:
         "/depot/blobs/sha256/" + "0" * 64,
         "/depot/blobs/sha256/" + "0" * 64 + "%00",
         "/token",
-        "/",
     ],
 )
 def test_nothing_else_is_served(server: Server, path: str) -> None:
     assert ask(server, "GET", path)[0] == 404
+
+
+def test_a_browser_is_asked_to_sign_in(server: Server) -> None:
+    status, headers, rest = ask(server, "GET", "/")
+    assert (status, headers["location"], rest) == (303, "/sign-in?next=%2F", b"")
 
 
 def test_nothing_can_be_written_to_the_depot(server: Server) -> None:
