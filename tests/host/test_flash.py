@@ -245,7 +245,7 @@ def test_an_answer_that_is_none(text: str) -> None:
 
 
 ADDRESSES: dict[str, str] = {
-    "a folder that is not there": "/nowhere",
+    "a folder that is not there": "{here}/nowhere",
     "no host": "ssh://",
     "a host that is an option": "ssh://-oProxyCommand=id/",
     "a port that is none": "ssh://h:99999/",
@@ -253,9 +253,9 @@ ADDRESSES: dict[str, str] = {
 
 
 @pytest.mark.parametrize("to", ADDRESSES.values(), ids=ADDRESSES.keys())
-def test_an_address_that_is_none(to: str) -> None:
+def test_an_address_that_is_none(tmp_path: Path, to: str) -> None:
     with pytest.raises(SetupError, match="H16"):
-        way_to(to)
+        way_to(to.format(here=tmp_path))
 
 
 def test_a_server_that_lets_us_not_in(sshd: Sshd, tmp_path: Path) -> None:
