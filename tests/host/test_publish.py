@@ -91,6 +91,15 @@ def test_two_people_release_one_after_the_other(
     assert seen(lab, made)
 
 
+def test_a_data_folder_that_is_not_there_is_not_made(
+    lab: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys = ("--key", "models-1", "--dir", str(lab / "keys"))
+    wherry("sign", MODELS, *keys, "--data", str(lab / "none"), ok=3)
+    assert "there is no such folder" in capsys.readouterr().err
+    assert not (lab / "none").exists()
+
+
 def test_withdrawing_a_floor_a_renewal_and_forgetting(lab: Path, made: Made) -> None:
     wherry("publish", str(lab.parent / "fraud.wherry"), *LETTERS)
     wherry("publish", "--floor", "1", "--family", FAMILY, ok=1)

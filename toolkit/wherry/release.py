@@ -195,8 +195,13 @@ class Releases:
         """Add signatures to one staged document; publishes nothing.
 
         Raises:
+            SetupError: H02, the data folder is not there.
             TrustError: T02, T06, T09.
         """
+        folder = self.repository.depot.parent
+        if not folder.is_dir():
+            cure = "say the folder that `wherry publish` staged in, or the stick with its copy"
+            raise SetupError("H02", f"{folder}: there is no such folder", cure=cure)
         with self.repository.locked():
             for signer in signers:
                 self.repository.sign(role, signer)
