@@ -19,5 +19,5 @@ def test_all_ways_count_alike(tmp_path: Path) -> None:
         capture_output=True,
     )
     document = json.loads(found.read_text())
-    assert len(document["us_a_row"]) == 4
+    assert len(document["us_a_row"]) == 5
     assert document["window_bytes"]["15"] < document["window_bytes"]["30"] < 10_000

@@ -154,6 +154,8 @@ def following(data: Path, *arguments: str, **more: Any) -> Iterator[subprocess.P
     """`wherry monitor --watch` for the length of a block."""
     words = [sys.executable, "-m", "wherry", "monitor", "--watch", "--interval", "0.2s", *arguments]
     place = os.environ | {"WHERRY_HOME": str(data), "TERM": "xterm"}
+    for name in ("COLUMNS", "LINES"):  # the terminal says how large it is
+        place.pop(name, None)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | more
     process = subprocess.Popen(words, env=place, text=True, stdin=subprocess.DEVNULL, **pipes)
     try:
