@@ -18,25 +18,12 @@ from typing import Any
 import pytest
 from support_release import copied
 from support_serve import Shop, Victim, check, make_data, running_shop
-from support_shim import quick_folder
-from support_victim import Victims, running_victims
+from support_victim import Victims
 
 from wherry_contract.errors import WherryError
 
 SEED = int(os.environ.get("WHERRY_CRASH_SEED", "20261201"))
 WORK = ("take", "enrol", "tell", "roll", "revoke")
-
-
-@pytest.fixture(scope="module")
-def memory() -> Iterator[Path]:
-    with quick_folder() as folder:
-        yield folder
-
-
-@pytest.fixture(scope="module")
-def victims(memory: Path) -> Iterator[Victims]:
-    with running_victims(memory / "victims") as running:
-        yield running
 
 
 @pytest.fixture

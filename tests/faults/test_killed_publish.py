@@ -35,7 +35,7 @@ from support_release import (
     view,
 )
 from support_shim import Call, Page, quick_folder
-from support_victim import KILLED, Ended, Victims, running_victims
+from support_victim import KILLED, Ended, Victims
 
 SEED = int(os.environ.get("WHERRY_CRASH_SEED", "20261201"))
 ERRORS = (errno.EIO, errno.ENOSPC, errno.EROFS, 0)  # 0: a short write
@@ -94,12 +94,6 @@ def memory() -> Iterator[Path]:
     with quick_folder() as folder:
         make_fleet(folder / "fleet")
         yield folder
-
-
-@pytest.fixture(scope="module")
-def victims(memory: Path) -> Iterator[Victims]:
-    with running_victims(memory / "victims") as running:
-        yield running
 
 
 @pytest.fixture(params=COMMANDS)

@@ -21,26 +21,13 @@ from typing import Any
 import pytest
 from support_release import copied
 from support_serve import Shop, Victim, check, make_data, running_shop, survives
-from support_shim import quick_folder
-from support_victim import KILLED, Victims, running_victims
+from support_victim import KILLED, Victims
 
 from wherry.repository.repository import Repository
 
 SEED = int(os.environ.get("WHERRY_CRASH_SEED", "20261201"))
 CALLS = {"take": 11, "enrol": 45, "revoke": 28, "roll": 45, "tell": 13}
 """What the server does, and about how many calls that takes: what a sample is drawn from."""
-
-
-@pytest.fixture(scope="module")
-def memory() -> Iterator[Path]:
-    with quick_folder() as folder:
-        yield folder
-
-
-@pytest.fixture(scope="module")
-def victims(memory: Path) -> Iterator[Victims]:
-    with running_victims(memory / "victims") as running:
-        yield running
 
 
 @pytest.fixture

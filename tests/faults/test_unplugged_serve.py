@@ -12,7 +12,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,8 +24,8 @@ from support_fleet import Device
 from support_medium import WAYS, Medium, look
 from support_release import fetch
 from support_serve import TILL, Shop, Victim, fleet_root, make_data
-from support_shim import Call, quick_folder
-from support_victim import Victims, running_victims
+from support_shim import Call
+from support_victim import Victims
 
 from wherry.identity.authority import Authority
 from wherry.repository.lab import online_signers
@@ -36,18 +36,6 @@ from wherry.server.registry import Registry
 from wherry.server.store import Store
 
 SEED = int(os.environ.get("WHERRY_CRASH_SEED", "20261201"))
-
-
-@pytest.fixture(scope="module")
-def memory() -> Iterator[Path]:
-    with quick_folder() as folder:
-        yield folder
-
-
-@pytest.fixture(scope="module")
-def victims(memory: Path) -> Iterator[Victims]:
-    with running_victims(memory / "victims") as running:
-        yield running
 
 
 @dataclass(frozen=True)
