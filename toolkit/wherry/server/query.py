@@ -14,6 +14,23 @@ REQUEST: Final = Domain(RolloutError, "R06", "R06", "R06", "R06")
 _BODY_LIMIT_BYTES: Final = 64 * 1024
 
 
+async def read_bytes(request: Request, limit: int) -> bytes:
+    """A request's body, read no further than just beyond a limit in bytes.
+
+    Raises:
+        RolloutError: R06, it was cut off.
+    """
+    data = b""
+    try:
+        async for chunk in request.stream():
+            data += chunk
+            if len(data) > limit:
+                break
+    except ClientDisconnect as error:
+        raise RolloutError("R06", "the request was cut off") from error
+    return data
+
+
 async def read_body(request: Request, limit: int = _BODY_LIMIT_BYTES) -> Fields:
     """A request's JSON.
 
@@ -24,14 +41,7 @@ async def read_body(request: Request, limit: int = _BODY_LIMIT_BYTES) -> Fields:
     Raises:
         RolloutError: R06.
     """
-    data = b""
-    try:
-        async for chunk in request.stream():
-            data += chunk
-            if len(data) > limit:
-                break
-    except ClientDisconnect as error:
-        raise RolloutError("R06", "the request was cut off") from error
+    data = await read_bytes(request, limit)
     document = parse_json(data, limit=limit, what="request", domain=REQUEST)
     return Fields(document, "request", REQUEST)
 

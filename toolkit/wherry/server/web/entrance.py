@@ -11,10 +11,11 @@ from typing import Final
 from urllib.parse import parse_qs
 
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from wherry.server.answers import status_of
+from wherry.server.query import read_bytes
 from wherry_contract.errors import RolloutError, WherryError
 
 from .sessions import LIFE_SECONDS, Session, Sessions
@@ -110,14 +111,9 @@ class Entrance:
         Raises:
             RolloutError: R06.
         """
-        data = b""
-        try:
-            async for chunk in request.stream():
-                data += chunk
-                if len(data) > _FORM_BYTES:
-                    raise RolloutError("R06", "the form is too long")
-        except ClientDisconnect as error:
-            raise RolloutError("R06", "the request was cut off") from error
+        data = await read_bytes(request, _FORM_BYTES)
+        if len(data) > _FORM_BYTES:
+            raise RolloutError("R06", "the form is too long")
         read = parse_qs(data.decode("ascii", "replace"), max_num_fields=16)
         fields = {name: values[0] for name, values in read.items()}
         shown = fields.get("form", "").encode()
