@@ -124,7 +124,7 @@ def test_nothing_else_is_served(server: Server, path: str) -> None:
 
 def test_a_browser_is_asked_to_sign_in(server: Server) -> None:
     status, headers, rest = ask(server, "GET", "/")
-    assert (status, headers["location"], rest) == (303, "/sign-in?next=%2F", b"")
+    assert (status, headers["location"], rest) == (303, "/sign-in", b"")
 
 
 def test_nothing_can_be_written_to_the_depot(server: Server) -> None:
