@@ -36,7 +36,7 @@ _TILE: Final = 0.9  # of scores: the threshold stands in the widest gap near it
 _CHILD: Final = """
 import pickle, sys
 import numpy as np
-from wherry_agent.runtime import open_session
+from wherry_agent.serving.runtime import open_session
 from wherry_contract.manifest import Output, RuntimeNeeds
 with open(sys.argv[1], "rb") as stream:
     given = pickle.load(stream)

@@ -33,8 +33,8 @@ from wherry.cli.output import table
 from wherry.monitor import ALERTS, FleetView, Policy, Reference, Tally, Watch
 from wherry.monitor.rules import level
 from wherry.rows import StoredWindow
-from wherry_agent.counter import Counter
-from wherry_agent.inference import Answers
+from wherry_agent.serving.counter import Counter
+from wherry_agent.serving.inference import Answers
 from wherry_contract.compact import write_window
 from wherry_contract.features import Feature, InputContract
 from wherry_contract.histograms import LATENCY_BINS, SCORE_BINS, score_bins

@@ -32,9 +32,9 @@ GUEST = """
 import ctypes, json, sys
 from bisect import bisect_left
 import numpy as np
-from wherry_agent.counter import BLOCK_ROWS, Counter, threshold_bin
-from wherry_agent.inference import Answers
-from wherry_agent.probing import Probing
+from wherry_agent.serving.counter import BLOCK_ROWS, Counter, threshold_bin
+from wherry_agent.serving.inference import Answers
+from wherry_agent.serving.probing import Probing
 from wherry_contract.manifest import Manifest
 from wherry_contract.profile import ReferenceProfile
 

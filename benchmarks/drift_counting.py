@@ -40,9 +40,9 @@ from typing import Any
 import numpy as np
 
 from wherry_agent import __version__
-from wherry_agent.counter import BLOCK_ROWS, Counter
-from wherry_agent.inference import Answers
-from wherry_agent.outbox import Outbox
+from wherry_agent.link.outbox import Outbox
+from wherry_agent.serving.counter import BLOCK_ROWS, Counter
+from wherry_agent.serving.inference import Answers
 from wherry_contract.compact import write_window
 from wherry_contract.encoder import Encoder
 from wherry_contract.features import Feature, InputContract, RawMatrix

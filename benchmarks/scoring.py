@@ -21,9 +21,9 @@ from common import EXAMPLE, example_parts, example_rows, print_machine, print_ra
 
 from wherry_agent.clock import SystemClock
 from wherry_agent.config import AgentConfig, Limits
-from wherry_agent.inference import load_model
-from wherry_agent.scoring import Scorer, Served
-from wherry_agent.service import Call, Service
+from wherry_agent.serving.inference import load_model
+from wherry_agent.serving.scoring import Scorer, Served
+from wherry_agent.serving.service import Call, Service
 from wherry_contract.bundle import Parts
 
 ROWS: Final = 500

@@ -31,9 +31,9 @@ from common.venvs import MEBI, installed_sizes
 
 from wherry_agent.clock import SystemClock
 from wherry_agent.config import Limits
-from wherry_agent.counter import Tally
-from wherry_agent.inference import load_model
-from wherry_agent.scoring import Scorer, Served
+from wherry_agent.serving.counter import Tally
+from wherry_agent.serving.inference import load_model
+from wherry_agent.serving.scoring import Scorer, Served
 from wherry_contract.bundle import Bundle, open_bundle
 from wherry_contract.messages import Place
 

@@ -68,7 +68,7 @@ def counting_depot(folder: Path) -> Iterator[tuple[str, list[int]]]:
 
 def admit(python: str, request: dict[str, Any]) -> tuple[float, float]:
     """One admission; milliseconds, and peak MiB of the process."""
-    module = "runpy.run_module('wherry_agent.tuf_trust', run_name='__main__')"
+    module = "runpy.run_module('wherry_agent.trust.tuf_trust', run_name='__main__')"
     program = f"import runpy, sys\ntry:\n    {module}\nfinally:\n    {PEAK}\n"
     asked = json.dumps(request | {"parent": os.getpid()}).encode()
     began = time.perf_counter()

@@ -13,18 +13,18 @@ from typing import Any, Self
 import numpy as np
 from support_agent import agent_config, keys
 
-from wherry_agent.fetch import Depot, Source
-from wherry_agent.inference import load_model
-from wherry_agent.intake import Board
-from wherry_agent.outbox import Outbox
-from wherry_agent.reach import Reach
-from wherry_agent.runtime import installed
-from wherry_agent.scoring import Scorer
-from wherry_agent.shelf import Shelf
-from wherry_agent.spool import Spool
+from wherry_agent.link.outbox import Outbox
+from wherry_agent.link.spool import Spool
+from wherry_agent.serving.inference import load_model
+from wherry_agent.serving.runtime import installed
+from wherry_agent.serving.scoring import Scorer
 from wherry_agent.store import BlobStore, StatePair
-from wherry_agent.trust import PinnedTrust
-from wherry_agent.update_io import Updater
+from wherry_agent.trust.seam import PinnedTrust
+from wherry_agent.update.fetch import Depot, Source
+from wherry_agent.update.intake import Board
+from wherry_agent.update.reach import Reach
+from wherry_agent.update.shelf import Shelf
+from wherry_agent.update.update_io import Updater
 from wherry_contract.assignment import Assignment, open_assignment
 from wherry_contract.command import Command, open_command
 from wherry_contract.messages import Event

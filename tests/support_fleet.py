@@ -36,9 +36,9 @@ from wherry.server.database import Database
 from wherry.server.depot import Depot
 from wherry.server.store import Store
 from wherry_agent.config import AgentConfig, load_config
-from wherry_agent.tls import Tls
-from wherry_agent.tuf_trust import FOLDER, is_root
-from wherry_agent.tuf_verify import Verifier
+from wherry_agent.identity.tls import Tls
+from wherry_agent.trust.tuf_trust import FOLDER, is_root
+from wherry_agent.trust.tuf_verify import Verifier
 from wherry_contract.address import BrokerAddress
 from wherry_contract.assignment import Assignment, open_assignment
 from wherry_contract.errors import WherryError

@@ -23,7 +23,7 @@ from wherry.broker_settings import Accounts, Tls
 from wherry.identity.authority import Authority, Issued, make_request, requested_key
 from wherry.server.doors import client_context, server_context
 from wherry.server.round_trip import connect, new_client
-from wherry_agent.tls import Identity, fleet_context
+from wherry_agent.identity.tls import Identity, fleet_context
 from wherry_contract.address import BrokerAddress
 
 FLEET = "f"

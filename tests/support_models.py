@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from wherry_agent.runtime import KINDS, installed
+from wherry_agent.serving.runtime import KINDS, installed
 from wherry_contract.manifest import RuntimeNeeds
 
 Flaw = Literal[

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from wherry_agent.probing import Probing, Slots
+from wherry_agent.serving.probing import Probing, Slots
 from wherry_contract.features import Feature, InputContract
 from wherry_contract.histograms import score_bins
 from wherry_contract.profile import ReferenceProfile, build_profile

@@ -30,8 +30,8 @@ from wherry.server.database import Database
 from wherry.server.depot import Depot
 from wherry.server.store import Store
 from wherry_agent.config import load_config
-from wherry_agent.identity import Enrolment
-from wherry_agent.identity import enrol as enrol_here
+from wherry_agent.identity.enrolment import Enrolment
+from wherry_agent.identity.enrolment import enrol as enrol_here
 from wherry_contract.errors import WherryError
 from wherry_contract.signature import FamilyTrust, TrustRoot
 

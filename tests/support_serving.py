@@ -15,11 +15,11 @@ from support_agent import Made, agent_config
 
 from wherry_agent.clock import SystemClock
 from wherry_agent.config import Limits
-from wherry_agent.counter import Tally
-from wherry_agent.inference import load_model
-from wherry_agent.scoring import Scorer, Served
-from wherry_agent.server import Hooks, HttpServer
-from wherry_agent.service import Service
+from wherry_agent.serving.counter import Tally
+from wherry_agent.serving.inference import load_model
+from wherry_agent.serving.scoring import Scorer, Served
+from wherry_agent.serving.server import Hooks, HttpServer
+from wherry_agent.serving.service import Service
 
 SESSION = "0123456789abcdef"
 ROW = {"AMOUNT": 12.5, "NIGHTS": 2, "RISK": 3}

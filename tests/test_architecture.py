@@ -26,13 +26,17 @@ OURS = {
 HOMES = {
     "click": ("toolkit/wherry/cli/", "toolkit/wherry/__main__.py"),
     "paho": (
-        "device_agent/wherry_agent/mqtt.py",
+        "device_agent/wherry_agent/link/mqtt.py",
         "toolkit/wherry/broker.py",
         "toolkit/wherry/server/",
         "toolkit/wherry/watch/bridge.py",
     ),
-    "h11": ("device_agent/wherry_agent/server.py",),
-    "onnxruntime": ("device_agent/wherry_agent/runtime_onnx.py", "converters/", "toolkit/wherry/"),
+    "h11": ("device_agent/wherry_agent/serving/server.py",),
+    "onnxruntime": (
+        "device_agent/wherry_agent/serving/runtime_onnx.py",
+        "converters/",
+        "toolkit/wherry/",
+    ),
     "cryptography": (
         "toolkit/wherry/keys.py",
         "toolkit/wherry/signers.py",
@@ -41,9 +45,9 @@ HOMES = {
     ),
     "securesystemslib": ("contract/wherry_contract/signature.py", "toolkit/wherry/"),
     "tuf": (
-        "device_agent/wherry_agent/tuf_flow.py",
-        "device_agent/wherry_agent/tuf_client.py",
-        "device_agent/wherry_agent/tuf_verify.py",
+        "device_agent/wherry_agent/trust/tuf_flow.py",
+        "device_agent/wherry_agent/trust/tuf_client.py",
+        "device_agent/wherry_agent/trust/tuf_verify.py",
         "toolkit/wherry/",
     ),
     "bsdiff4": ("toolkit/wherry/deltas.py",),
@@ -57,11 +61,11 @@ HOMES = {
     ),
     "ai_edge_quantizer": ("converters/wherry_convert/tflite_quant.py",),
     "tflite_runtime": (
-        "device_agent/wherry_agent/runtime_tflite.py",
+        "device_agent/wherry_agent/serving/runtime_tflite.py",
         "converters/wherry_convert/tflite_scoring.py",
     ),
     "ai_edge_litert": (
-        "device_agent/wherry_agent/runtime_tflite.py",
+        "device_agent/wherry_agent/serving/runtime_tflite.py",
         "converters/wherry_convert/tflite_scoring.py",
         "converters/wherry_convert/tflite_graph.py",
     ),
@@ -162,7 +166,9 @@ def test_imports(package: str, path: Path) -> None:
         elif name in HOMES:
             assert place.startswith(HOMES[name]), f"{place} imports {name}"
             # a runtime's own file is itself imported only where that runtime is wanted
-            lazy = name in LAZY and not place.startswith("device_agent/wherry_agent/runtime_")
+            lazy = name in LAZY and not place.startswith(
+                "device_agent/wherry_agent/serving/runtime_"
+            )
             assert not (lazy and at_load), f"{place} imports {name} when it loads"
         else:
             assert name in sys.stdlib_module_names or name == "__future__", f"{place}: {name}"

@@ -7,7 +7,7 @@ from typing import Final
 
 
 class UpdateState(StrEnum):
-    """Where a device is in an update (the table itself: wherry_agent.updater)."""
+    """Where a device is in an update (the table itself: wherry_agent.update.updater)."""
 
     IDLE = "idle"
     OFFERED = "offered"

@@ -28,32 +28,32 @@ from wherry_contract.messages import State
 
 from . import __version__
 from .clock import Clock, SystemClock, TrustedClock
-from .commands import STATE as COMMANDS
-from .commands import Commands
 from .config import AgentConfig
-from .fetch import Depot, Source
-from .intake import Board
-from .listen import LISTENING_FILE
-from .log_ring import LogRing, where
-from .mqtt import Handlers, Link
-from .outbox import Outbox
-from .probing import SIGNS
+from .identity.tls import Tls
+from .link.commands import STATE as COMMANDS
+from .link.commands import Commands
+from .link.log_ring import LogRing, where
+from .link.mqtt import Handlers, Link
+from .link.outbox import Outbox
+from .link.spool import Fact, LoggedSpool, Spool
 from .pulse import UPDATES, Notifier, Pulse, Watchdog
-from .reach import Reach
-from .runtime import architecture, runtimes
-from .scoring import Scorer
-from .senses import Senses
-from .server import Hooks, HttpServer
-from .service import Service
-from .shelf import Shelf
-from .spool import Fact, LoggedSpool, Spool
+from .serving.listen import LISTENING_FILE
+from .serving.probing import SIGNS
+from .serving.runtime import architecture, runtimes
+from .serving.scoring import Scorer
+from .serving.senses import Senses
+from .serving.server import Hooks, HttpServer
+from .serving.service import Service
 from .store import BlobStore, StatePair, as_store_error, durable_write, folder_lock
 from .system import system
 from .thrift import give_back, share_memory
-from .tls import Tls
-from .trust import Trust
-from .tuf_trust import open_clock, open_trust
-from .update_io import Updater
+from .trust.seam import Trust
+from .trust.tuf_trust import open_clock, open_trust
+from .update.fetch import Depot, Source
+from .update.intake import Board
+from .update.reach import Reach
+from .update.shelf import Shelf
+from .update.update_io import Updater
 
 _TICK_SECONDS: Final = 1.0
 _FLUSH_RETRY_SECONDS: Final = 5.0
@@ -219,7 +219,7 @@ class Agent:
         depot, place = Depot(self._config.depot, tls=self._tls), self._config.registry
         if place is None:
             return depot
-        from .registry import open_registry  # only who has one carries it
+        from .update.registry import open_registry  # only who has one carries it
 
         return open_registry(place, self._config.family, depot, self._clock.now, self._say)
 

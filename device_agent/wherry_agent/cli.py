@@ -129,7 +129,7 @@ def _log_to_stderr() -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from .app import run_agent
-    from .first_start import prepare
+    from .identity.first_start import prepare
     from .pulse import Notifier
 
     _log_to_stderr()
@@ -139,7 +139,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _enroll(options: argparse.Namespace) -> int:
-    from .identity import Enrolment, enrol
+    from .identity.enrolment import Enrolment, enrol
 
     device, listen = options.device, options.listen
     order = Enrolment(options.url, options.claim, device, listen, options.into, options.again)
@@ -158,7 +158,7 @@ def _self_test(options: argparse.Namespace) -> int:
 
 
 def _install(options: argparse.Namespace) -> int:
-    from .install import install_file, install_folder
+    from .update.install import install_file, install_folder
 
     _log_to_stderr()
     install = install_folder if options.file.is_dir() else install_file

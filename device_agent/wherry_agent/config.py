@@ -14,8 +14,8 @@ from wherry_contract.address import BrokerAddress
 from wherry_contract.errors import SetupError
 from wherry_contract.wire import SETTINGS, SLUG, Fields
 
-from .reporting import Reporting
-from .tls import Identity
+from .identity.tls import Identity
+from .link.reporting import Reporting
 
 _LIMIT_BYTES: Final = 64 * 1024
 _LARGEST: Final = 2**31

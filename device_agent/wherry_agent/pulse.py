@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from .listen import socket_path
+from .serving.listen import socket_path
 
 _ASK: Final = b"GET /v2/health/live HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n"
 _ANSWERED: Final = b"HTTP/1.1 "  # whatever it says: a port that is too busy lives

@@ -33,15 +33,15 @@ from wherry_contract.wire import canonical
 
 from . import __version__
 from .config import AgentConfig, Limits, load_config
-from .identity import check as check_identity
-from .outbox import Outbox
-from .probe import probe
-from .record import DeviceRecord
-from .runtime import KINDS, runtimes
-from .spool import Fact
+from .identity.enrolment import check as check_identity
+from .link.outbox import Outbox
+from .link.spool import Fact
+from .serving.probe import probe
+from .serving.runtime import KINDS, runtimes
 from .store import BlobStore, StatePair, as_store_error, durable_write, make_folder
-from .trust import PinnedTrust
-from .tuf_trust import check_root, is_root
+from .trust.seam import PinnedTrust
+from .trust.tuf_trust import check_root, is_root
+from .update.record import DeviceRecord
 
 SCHEMA: Final = "wherry/agent-self-test/1"
 _DIGEST: Final = "sha256:" + "0" * 64  # what the signature that travels with us signs

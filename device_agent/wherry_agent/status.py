@@ -11,12 +11,12 @@ from typing import Any
 from wherry_contract.errors import IdentityError, StoreError
 from wherry_contract.when import to_text
 
-from .certificate import read_certificate
 from .config import AgentConfig
-from .listen import LISTENING_FILE
-from .record import DeviceRecord, Update
+from .identity.certificate import read_certificate
+from .serving.listen import LISTENING_FILE
 from .store import StatePair
-from .tuf_status import read_trust, trust_lines
+from .trust.tuf_status import read_trust, trust_lines
+from .update.record import DeviceRecord, Update
 
 SCHEMA = "wherry/agent-status/1"
 

@@ -31,8 +31,8 @@ from support_agent import (
 from support_app import ROW, AgentProcess, Fleet, Traffic, agent_process, run_agent_command
 
 from wherry_agent.app import Agent, restart_pause
-from wherry_agent.outbox import Outbox
-from wherry_agent.updater import BOOT_BUDGET
+from wherry_agent.link.outbox import Outbox
+from wherry_agent.update.updater import BOOT_BUDGET
 from wherry_contract.manifest import Soak
 from wherry_contract.messages import State
 from wherry_contract.states import UpdateState as S

@@ -17,11 +17,11 @@ from support_agent import keys, make_bundle, order_for, write_agent_config
 from support_app import ROW, AgentProcess, agent_process, run_agent_command
 
 from wherry_agent.config import AgentConfig, Limits, RegistryPlace, load_config
-from wherry_agent.record import DeviceRecord
-from wherry_agent.reporting import Reporting
+from wherry_agent.link.reporting import Reporting
 from wherry_agent.selftest import self_test, tiny_bundle
 from wherry_agent.store import StatePair
-from wherry_agent.updater import accept
+from wherry_agent.update.record import DeviceRecord
+from wherry_agent.update.updater import accept
 from wherry_contract.errors import StoreError
 
 FIRST = make_bundle("1.0.0")

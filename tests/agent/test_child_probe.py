@@ -16,7 +16,7 @@ from support import wait_for
 from support_agent import Made, make_bundle
 
 from wherry_agent.child import ChildFailure, run_child
-from wherry_agent.probe import probe
+from wherry_agent.serving.probe import probe
 from wherry_agent.store import BlobStore
 from wherry_contract.errors import CODES, StoreError, TrustError, WherryError, coded_error
 

@@ -25,11 +25,11 @@ from support_device import CutOutbox, CutPair, HandClock, HereTrust, Power, Powe
 from support_tuf import DAY, START, TufRepository, signer
 
 from wherry_agent.clock import TrustedClock
-from wherry_agent.commands import STATE, Allowance, Commands
-from wherry_agent.fetch import Depot as Source
-from wherry_agent.log_ring import LINE_CHARACTERS, LINES_KEPT, LogRing
-from wherry_agent.spool import Spool
-from wherry_agent.tuf_trust import FOLDER, TufTrust, floor_of
+from wherry_agent.link.commands import STATE, Allowance, Commands
+from wherry_agent.link.log_ring import LINE_CHARACTERS, LINES_KEPT, LogRing
+from wherry_agent.link.spool import Spool
+from wherry_agent.trust.tuf_trust import FOLDER, TufTrust, floor_of
+from wherry_agent.update.fetch import Depot as Source
 from wherry_contract.answer import DOCUMENT_LIMIT_BYTES, Answer, size_of
 from wherry_contract.command import PAYLOAD_TYPE, Command
 from wherry_contract.errors import StoreError

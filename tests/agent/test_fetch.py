@@ -14,8 +14,8 @@ import pytest
 from support import free_port
 from support_agent import Depot, Faults, running_depot
 
-from wherry_agent.fetch import Depot as Client
 from wherry_agent.store import BlobStore
+from wherry_agent.update.fetch import Depot as Client
 from wherry_contract.errors import LinkError, WherryError
 from wherry_contract.oci import Descriptor, blob_path
 
@@ -155,7 +155,7 @@ def test_no_depot_is_configured(blobs: BlobStore, url: str) -> None:
 
 FULL = """
 import pathlib, resource, signal, sys
-from wherry_agent.fetch import Depot
+from wherry_agent.update.fetch import Depot
 from wherry_agent.store import BlobStore
 from wherry_contract.errors import WherryError
 from wherry_contract.oci import Descriptor

@@ -10,7 +10,7 @@ from support import Mosquitto, wait_for
 from support_agent import make_bundle
 from support_app import ROW, AgentProcess, Fleet, agent_process, run_agent_command
 
-from wherry_agent.first_start import read_claim
+from wherry_agent.identity.first_start import read_claim
 from wherry_contract.errors import SetupError
 
 FIRST = make_bundle("1.0.0")

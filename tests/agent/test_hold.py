@@ -9,8 +9,8 @@ import pytest
 from support_agent import agent_config
 from support_device import HandClock
 
-from wherry_agent.scoring import Scorer
-from wherry_agent.service import Call, Service
+from wherry_agent.serving.scoring import Scorer
+from wherry_agent.serving.service import Call, Service
 
 ROWS = [
     ("a minute", "POST", b'{"seconds": 60}', 200, 60.0),

@@ -16,7 +16,7 @@ import pytest
 from support import wait_for
 from support_agent import UncheckedParts, make_bundle, statement_of
 
-from wherry_agent.probe import probe
+from wherry_agent.serving.probe import probe
 from wherry_agent.store import BlobStore
 from wherry_contract.bundle import assemble
 from wherry_contract.errors import WherryError

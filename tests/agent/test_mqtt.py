@@ -21,9 +21,9 @@ from support_agent import DEVICE, FLEET, agent_config
 from support_device import HandClock, RunningClock
 
 from wherry_agent.config import AgentConfig
-from wherry_agent.mqtt import IN_FLIGHT, PATIENCE, Handlers, Link
-from wherry_agent.outbox import Outbox
-from wherry_agent.spool import Fact
+from wherry_agent.link.mqtt import IN_FLIGHT, PATIENCE, Handlers, Link
+from wherry_agent.link.outbox import Outbox
+from wherry_agent.link.spool import Fact
 from wherry_contract.address import BrokerAddress
 from wherry_contract.messages import Ack, Place, Presence, ranges
 
@@ -251,8 +251,8 @@ def test_a_window_that_was_never_acknowledged_is_sent_again_after_a_restart(
 
 
 def test_waiting_for_ten_days_is_no_arithmetic_error() -> None:
-    from wherry_agent.mqtt import _Sent
-    from wherry_agent.outbox import Message
+    from wherry_agent.link.mqtt import _Sent
+    from wherry_agent.link.outbox import Message
 
     sent = _Sent(Message(1, "window", b""), at=0.0, tries=5000)
     assert sent.due(30.0) == 900.0
@@ -326,8 +326,8 @@ LIVES = """
 import pathlib, sys
 from wherry_agent.clock import SystemClock
 from wherry_agent.config import load_config
-from wherry_agent.mqtt import Handlers, Link
-from wherry_agent.outbox import Outbox
+from wherry_agent.link.mqtt import Handlers, Link
+from wherry_agent.link.outbox import Outbox
 config = load_config(pathlib.Path(sys.argv[1]))
 box = Outbox(config.state_dir, config.device, mib=1, days=1)
 handlers = Handlers(lambda payload: None, lambda fact, key: None, lambda: b"{}")

@@ -20,10 +20,10 @@ from support_device import Device
 from support_line import bad_line
 
 from wherry.deltas import offer_deltas
-from wherry_agent.fetch import Depot as Client
-from wherry_agent.pace import Pace
 from wherry_agent.store import BlobStore
-from wherry_agent.transfer import Later
+from wherry_agent.update.fetch import Depot as Client
+from wherry_agent.update.pace import Pace
+from wherry_agent.update.transfer import Later
 from wherry_contract.assignment import FetchPolicy, MaintenanceWindow
 from wherry_contract.delta import read_deltas
 from wherry_contract.errors import LinkError

@@ -20,7 +20,7 @@ from support_agent import FLEET
 from support_fleet import open_store, window
 
 from wherry.server.ingest import Arrival, Ingest
-from wherry_agent.outbox import Outbox
+from wherry_agent.link.outbox import Outbox
 from wherry_contract.errors import StoreError
 from wherry_contract.messages import Ack, Place
 
@@ -76,7 +76,7 @@ def test_a_restart_keeps_messages_spool_and_sequence(tmp_path: Path) -> None:
 
 KILLED = """
 import sys, pathlib
-from wherry_agent.outbox import Outbox
+from wherry_agent.link.outbox import Outbox
 box = Outbox(pathlib.Path(sys.argv[1]), "shop-1", mib=1, days=30)
 n = 0
 while True:
@@ -373,7 +373,7 @@ def test_no_damage_keeps_the_agent_from_starting(
 
 FULL = """
 import pathlib, resource, signal, sys
-from wherry_agent.outbox import Outbox
+from wherry_agent.link.outbox import Outbox
 from wherry_contract.errors import StoreError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 box = Outbox(pathlib.Path(sys.argv[1]), "shop-1", mib=1, days=30)

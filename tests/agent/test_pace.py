@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from support_agent import order_for
 
-from wherry_agent.pace import Meter, Pace, Spent, bar, is_open, left_over
+from wherry_agent.update.pace import Meter, Pace, Spent, bar, is_open, left_over
 from wherry_contract.assignment import FetchPolicy, MaintenanceWindow
 from wherry_contract.errors import LinkError, StoreError, UpdateError, WherryError
 

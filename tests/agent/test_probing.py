@@ -25,10 +25,10 @@ from support_probing import (
 )
 
 from wherry_agent.config import Limits
-from wherry_agent.counter import Tally, threshold_bin
-from wherry_agent.inference import load_model
-from wherry_agent.probing import SIGNS, Probing
-from wherry_agent.scoring import Scorer, Served
+from wherry_agent.serving.counter import Tally, threshold_bin
+from wherry_agent.serving.inference import load_model
+from wherry_agent.serving.probing import SIGNS, Probing
+from wherry_agent.serving.scoring import Scorer, Served
 
 SEEDS = (1,)
 

@@ -21,8 +21,8 @@ from support_device import HandClock
 import wherry_agent
 from wherry_agent.config import Limits
 from wherry_agent.pulse import Notifier, Pulse, Watchdog, answers
-from wherry_agent.server import Hooks, HttpServer
-from wherry_agent.service import Call, Reply
+from wherry_agent.serving.server import Hooks, HttpServer
+from wherry_agent.serving.service import Call, Reply
 
 FIRST = make_bundle("1.0.0")
 SECOND = make_bundle("2.0.0", bias=-2.9, counter=2)

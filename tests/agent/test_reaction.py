@@ -12,9 +12,9 @@ from support_agent import make_bundle, reference_rows
 from support_device import HandClock
 
 from wherry_agent.config import Limits
-from wherry_agent.counter import Tally
-from wherry_agent.inference import Answers, load_model
-from wherry_agent.scoring import Scorer, Served
+from wherry_agent.serving.counter import Tally
+from wherry_agent.serving.inference import Answers, load_model
+from wherry_agent.serving.scoring import Scorer, Served
 from wherry_contract.errors import ManifestError
 from wherry_contract.features import RawMatrix
 from wherry_contract.manifest import Manifest

@@ -26,12 +26,12 @@ from support_registry import (
 
 from wherry.to_registry import RegistryTarget, copy_bundle
 from wherry_agent.config import RegistryPlace, load_config
-from wherry_agent.distribution import read_challenge
-from wherry_agent.fetch import Depot as DepotClient
-from wherry_agent.registry import open_registry
-from wherry_agent.spool import Fact
+from wherry_agent.link.spool import Fact
 from wherry_agent.store import BlobStore
-from wherry_agent.transfer import Later
+from wherry_agent.update.distribution import read_challenge
+from wherry_agent.update.fetch import Depot as DepotClient
+from wherry_agent.update.registry import open_registry
+from wherry_agent.update.transfer import Later
 from wherry_contract.errors import SetupError, WherryError
 from wherry_contract.oci import Descriptor, OciManifest, blob_path
 
@@ -362,7 +362,7 @@ def test_https_is_never_left(guises: Mapping[str, Guise], tmp_path: Path) -> Non
     """Neither by a redirect nor for a token: the rule alone, as no real registry breaks it."""
     from urllib.parse import urlsplit
 
-    from wherry_agent.distribution import Distribution
+    from wherry_agent.update.distribution import Distribution
 
     client = Distribution(guises["password"].place, FAMILY, time.time, 2)
     here = urlsplit(guises["password"].registry.url)

@@ -15,8 +15,8 @@ from support_agent import DEVICE, agent_config, make_bundle, order_for, running_
 from support_app import AgentProcess, Fleet, agent_process
 
 from wherry_agent.config import load_config
-from wherry_agent.outbox import Message
-from wherry_agent.reporting import Dispatcher, Reporting
+from wherry_agent.link.outbox import Message
+from wherry_agent.link.reporting import Dispatcher, Reporting
 from wherry_contract.compact import MAGIC, is_compact, split_windows
 from wherry_contract.errors import SetupError
 from wherry_contract.states import UpdateState as S

@@ -17,11 +17,11 @@ import pytest
 from support import ROOT
 from support_tflite import old_runtime, random_tree, walk
 
-from wherry_agent.intake import Board
-from wherry_agent.probe import probe
-from wherry_agent.runtime import open_session
 from wherry_agent.selftest import tiny_bundle
+from wherry_agent.serving.probe import probe
+from wherry_agent.serving.runtime import open_session
 from wherry_agent.store import BlobStore
+from wherry_agent.update.intake import Board
 from wherry_contract.bundle import assemble
 from wherry_contract.errors import ManifestError, ProbeError
 from wherry_contract.manifest import Output, RuntimeNeeds

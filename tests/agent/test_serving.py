@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from support_agent import make_bundle
 from support_serving import ROW, SESSION, Port, ask, infer, make_served, post, running_port
 
-from wherry_agent.oip import find_page
-from wherry_agent.oip_request import read_infer
+from wherry_agent.serving.oip import find_page
+from wherry_agent.serving.oip_request import read_infer
 from wherry_contract.errors import InputError, ServingError, WherryError
 
 MADE = make_bundle()

@@ -18,9 +18,9 @@ from support_agent import make_bundle
 from support_serving import ROW, Port, ask, infer, make_served, post, read_reply, running_port
 
 from wherry_agent.config import Limits
-from wherry_agent.listen import bind
-from wherry_agent.server import HEAD_LIMIT_BYTES, Hooks, HttpServer
-from wherry_agent.service import Call, Reply
+from wherry_agent.serving.listen import bind
+from wherry_agent.serving.server import HEAD_LIMIT_BYTES, Hooks, HttpServer
+from wherry_agent.serving.service import Call, Reply
 from wherry_contract.errors import SetupError
 
 SERVED = make_served(make_bundle())

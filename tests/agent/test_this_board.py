@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from wherry_agent.app import this_board
-from wherry_agent.runtime import architecture, installed
+from wherry_agent.serving.runtime import architecture, installed
 
 
 @pytest.mark.parametrize(

@@ -27,15 +27,15 @@ from support_device import HandClock, RunningClock
 from support_identity import FLEET, Fleet, interceptor, running_broker
 
 from wherry.identity.authority import Authority
-from wherry_agent import openssl
-from wherry_agent.certificate import read_certificate
-from wherry_agent.fetch import Depot
-from wherry_agent.identity import Keeper, ask_time, renew
-from wherry_agent.mqtt import Handlers, Link
-from wherry_agent.outbox import Outbox
-from wherry_agent.spool import Fact
-from wherry_agent.tls import Identity, Tls, fleet_context
-from wherry_agent.trust import PinnedTrust
+from wherry_agent.identity import openssl
+from wherry_agent.identity.certificate import read_certificate
+from wherry_agent.identity.enrolment import Keeper, ask_time, renew
+from wherry_agent.identity.tls import Identity, Tls, fleet_context
+from wherry_agent.link.mqtt import Handlers, Link
+from wherry_agent.link.outbox import Outbox
+from wherry_agent.link.spool import Fact
+from wherry_agent.trust.seam import PinnedTrust
+from wherry_agent.update.fetch import Depot
 from wherry_contract.command import PAYLOAD_TYPE as COMMAND_TYPE
 from wherry_contract.command import Command
 from wherry_contract.errors import CODES, IdentityError, LinkError, SetupError, TrustError

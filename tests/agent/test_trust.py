@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from support_agent import FAMILY, keys, make_bundle, order_for, public_key, sign
 
-from wherry_agent.trust import PinnedTrust
+from wherry_agent.trust.seam import PinnedTrust
 from wherry_contract.assignment import PAYLOAD_TYPE
 from wherry_contract.errors import StoreError, TrustError
 from wherry_contract.signature import AssignmentKey, BundleStatement, TrustRoot

@@ -23,12 +23,12 @@ from support_tuf import DAY, START, TufRepository, key_of, signer
 
 from wherry_agent.app import build_core, open_outbox
 from wherry_agent.config import AgentConfig
-from wherry_agent.fetch import Depot
-from wherry_agent.install import install_file
 from wherry_agent.selftest import self_test
 from wherry_agent.status import read_status, status_lines
 from wherry_agent.store import folder_lock
-from wherry_agent.tuf_trust import open_clock
+from wherry_agent.trust.tuf_trust import open_clock
+from wherry_agent.update.fetch import Depot
+from wherry_agent.update.install import install_file
 from wherry_contract.errors import WherryError
 
 ONE, TWO = make_bundle("1.0.0", counter=0), make_bundle("2.0.0", counter=0)
@@ -198,7 +198,7 @@ def test_the_self_test_looks_at_the_root(stick: Stick) -> None:
 def test_the_resident_agent_carries_no_verifier() -> None:
     """Nor do the status and the pinned keys: TUF and cryptography live in the child alone."""
     code = (
-        "import sys, wherry_agent.app, wherry_agent.status, wherry_agent.install\n"
+        "import sys, wherry_agent.app, wherry_agent.status, wherry_agent.update.install\n"
         "bad = {'tuf', 'securesystemslib', 'cryptography', 'urllib3'} & set(sys.modules)\n"
         "sys.exit(str(bad) if bad else 0)"
     )

@@ -22,11 +22,11 @@ from support_device import HandClock
 from support_tuf import DAY, START, TufRepository, signer
 
 from wherry_agent.clock import TrustedClock
-from wherry_agent.fetch import Depot as Source
-from wherry_agent.record import DeviceRecord
-from wherry_agent.tuf_store import MetadataStore
-from wherry_agent.tuf_trust import FOLDER, TufTrust, floor_of
-from wherry_agent.updater import accept, is_new, judge_offer
+from wherry_agent.trust.tuf_store import MetadataStore
+from wherry_agent.trust.tuf_trust import FOLDER, TufTrust, floor_of
+from wherry_agent.update.fetch import Depot as Source
+from wherry_agent.update.record import DeviceRecord
+from wherry_agent.update.updater import accept, is_new, judge_offer
 from wherry_contract.assignment import PAYLOAD_TYPE, Assignment
 from wherry_contract.errors import WherryError
 from wherry_contract.signature import BundleStatement
@@ -407,7 +407,7 @@ def test_lists_that_are_refused(world: World, attack: Callable[[World], None], c
 
 def test_the_verifier_s_memory_is_bounded(world: World) -> None:
     """Hostile JSON takes forty times its bytes; the child ends with a code long before that."""
-    module = "runpy.run_module('wherry_agent.tuf_trust', run_name='__main__')"
+    module = "runpy.run_module('wherry_agent.trust.tuf_trust', run_name='__main__')"
     peak = "next(line for line in open('/proc/self/status') if line.startswith('VmHWM'))"
     program = f"import runpy, sys\ntry:\n    {module}\nfinally:\n    print({peak}, file=sys.stderr)"
     objects = b"[" + b'{"":[]},' * (LARGEST // 8 - 8) + b"0]"
@@ -606,8 +606,8 @@ def test_who_pinned_keys_is_not_asked_for_a_list(world: World) -> None:
     """Which trust it is stands in the enrolment's file, and nothing in the network changes it."""
     from support_agent import agent_config
 
-    from wherry_agent.trust import PinnedTrust
-    from wherry_agent.tuf_trust import open_trust
+    from wherry_agent.trust.seam import PinnedTrust
+    from wherry_agent.trust.tuf_trust import open_trust
 
     config = agent_config(world.folder / "pinned", root=keys().root())
     assert isinstance(open_trust(config, world.clock, world.source), PinnedTrust)

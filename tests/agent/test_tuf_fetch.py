@@ -11,8 +11,8 @@ import pytest
 from support import free_port
 from support_agent import Depot, running_depot
 
-from wherry_agent.tuf_fetch import Below, FolderReader, HttpReader, NowhereReader
-from wherry_agent.tuf_part import Part
+from wherry_agent.trust.tuf_fetch import Below, FolderReader, HttpReader, NowhereReader
+from wherry_agent.trust.tuf_part import Part
 from wherry_contract.errors import WherryError
 
 DATA = bytes(range(256)) * 40  # its content tells its place, so a wrong offset shows

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wherry_agent.tuf_floors import Floor, Floors
-from wherry_agent.tuf_store import MetadataStore, peek_floors
+from wherry_agent.trust.tuf_floors import Floor, Floors
+from wherry_agent.trust.tuf_store import MetadataStore, peek_floors
 from wherry_contract.errors import TrustError
 
 # few plain ones, so that what is drawn twice is often the same

@@ -18,9 +18,9 @@ import pytest
 from support_agent import FAMILY, make_bundle, running_depot
 from support_tuf import DAY, TufRepository
 
-from wherry_agent.tuf_fetch import Below, FolderReader
-from wherry_agent.tuf_flow import TufFlow
-from wherry_agent.tuf_store import MetadataStore
+from wherry_agent.trust.tuf_fetch import Below, FolderReader
+from wherry_agent.trust.tuf_flow import TufFlow
+from wherry_agent.trust.tuf_store import MetadataStore
 from wherry_contract.errors import WherryError
 from wherry_contract.fleet_keys import TARGET
 
@@ -394,7 +394,7 @@ def test_python_tufs_private_class_is_what_we_build_on() -> None:
 
 
 def run(*arguments: str | Path) -> int:
-    program = [sys.executable, "-m", "wherry_agent.tuf_client", *map(str, arguments)]
+    program = [sys.executable, "-m", "wherry_agent.trust.tuf_client", *map(str, arguments)]
     return subprocess.run(program, check=False, timeout=60, capture_output=True).returncode
 
 

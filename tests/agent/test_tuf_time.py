@@ -19,10 +19,10 @@ from support_tuf import DAY, TufRepository, signer
 
 from wherry.server.doors import server_context
 from wherry_agent.clock import TrustedClock
-from wherry_agent.fetch import Depot
-from wherry_agent.identity import fingerprint
-from wherry_agent.tls import Tls
-from wherry_agent.tuf_trust import FOLDER, TufTrust, floor_of
+from wherry_agent.identity.enrolment import fingerprint
+from wherry_agent.identity.tls import Tls
+from wherry_agent.trust.tuf_trust import FOLDER, TufTrust, floor_of
+from wherry_agent.update.fetch import Depot
 from wherry_contract.assignment import PAYLOAD_TYPE
 from wherry_contract.errors import WherryError
 from wherry_contract.told_time import PAYLOAD_TYPE as TIME_TYPE

@@ -22,7 +22,7 @@ from support_agent import (
 )
 from support_device import Device, HandClock, Power, PowerCut
 
-from wherry_agent.updater import BOOT_BUDGET, RETRY_BUDGET
+from wherry_agent.update.updater import BOOT_BUDGET, RETRY_BUDGET
 from wherry_contract.manifest import Soak
 from wherry_contract.states import SlotTrust
 

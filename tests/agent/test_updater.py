@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from support import examples
 from support_agent import order_for
 
-from wherry_agent.record import DeviceRecord, Slot, Update
-from wherry_agent.updater import (
+from wherry_agent.update.record import DeviceRecord, Slot, Update
+from wherry_agent.update.updater import (
     BOOT_BUDGET,
     RETRY_BUDGET,
     RETRY_CEILING_SECONDS,

@@ -61,7 +61,7 @@ def net(method: str) -> tuple[Converted, np.ndarray]:
 
 def packed(method: str, path: Path) -> Path:
     """A signed bundle of it that claims Debian 13's onnxruntime, as a careless host would."""
-    from wherry_agent.inference import open_session
+    from wherry_agent.serving.inference import open_session
 
     made, raw = net(method)
     output = Output(made.tensor, made.column, 0.5)
@@ -240,7 +240,7 @@ def test_what_pip_brings_a_32_bit_board(tmp_path: Path) -> None:
 
 
 SUBNORMAL = """
-import threading, wherry_agent.runtime_tflite
+import threading, wherry_agent.serving.runtime_tflite
 small, half, found = 2.0**-1060, 0.5, []
 thread = threading.Thread(target=lambda: found.append(small * half))
 thread.start(), thread.join()
@@ -254,7 +254,7 @@ def test_a_runtime_does_not_change_what_numbers_are(tmp_path: Path) -> None:
     place, recipe = environment("pos-armv7")
     lay_out_agent(tmp_path / "agent")
     runtime = overlay(pins_of(board_named("pos-armv7"))[0], recipe, print)
-    alone = SUBNORMAL.replace("wherry_agent.runtime_tflite", "tflite_runtime.interpreter")
+    alone = SUBNORMAL.replace("wherry_agent.serving.runtime_tflite", "tflite_runtime.interpreter")
     number = str(2.0**-1061)
     for code, said in ((alone, "0.0 0.0"), (SUBNORMAL, f"{number} {number}")):
         done = run_python(place, ["-c", code], overlays=[runtime, tmp_path / "agent"])

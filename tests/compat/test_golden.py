@@ -16,9 +16,9 @@ from support_fleet import open_store
 
 from wherry.server.ledger import Ledger
 from wherry_agent.config import load_config
-from wherry_agent.record import DeviceRecord
 from wherry_agent.status import read_status
 from wherry_agent.store import StatePair
+from wherry_agent.update.record import DeviceRecord
 from wherry_contract.assignment import PAYLOAD_TYPE, open_assignment
 from wherry_contract.errors import TrustError
 from wherry_contract.states import SlotTrust

@@ -16,7 +16,7 @@ from wherry.cli.convert import convert as convert_command
 from wherry.data import read_rows
 from wherry.doctor import examine
 from wherry.project import load_project
-from wherry_agent.inference import load_model
+from wherry_agent.serving.inference import load_model
 from wherry_convert.sources import KINDS, load_source
 
 FILES = {"xgboost": "trees.ubj", "lightgbm": "trees.txt"}

@@ -19,7 +19,7 @@ from support_boosted import need
 from support_build import wherry
 
 from wherry.bundle_view import look
-from wherry_agent.inference import load_model
+from wherry_agent.serving.inference import load_model
 from wherry_convert.tflite_inspect import inspect_tflite
 
 WORDS = (

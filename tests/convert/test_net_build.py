@@ -17,7 +17,7 @@ from support_convert import fitted, numbers
 from support_frameworks import needs_framework
 
 from wherry.cli import run
-from wherry_agent.inference import Answers, load_model
+from wherry_agent.serving.inference import Answers, load_model
 from wherry_contract.bundle import read_bundle
 from wherry_convert.sources import load_source
 

@@ -42,7 +42,7 @@ from wherry.build import build
 from wherry.bundle_view import look
 from wherry.data import read_rows
 from wherry.project import load_project
-from wherry_agent.inference import load_model
+from wherry_agent.serving.inference import load_model
 from wherry_contract.decision import decide
 from wherry_contract.errors import ConvertError, SetupError
 from wherry_convert.sources import load_source

@@ -20,7 +20,7 @@ from support_build import wherry
 from support_convert import fitted
 
 from wherry.bundle_view import look
-from wherry_agent.inference import load_model
+from wherry_agent.serving.inference import load_model
 
 pd = pytest.importorskip("pandas", reason="pandas is absent; make test-frameworks")
 ROWS = 2400

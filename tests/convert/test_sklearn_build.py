@@ -22,7 +22,7 @@ from support_build import wherry
 from support_convert import fitted
 
 from wherry.bundle_view import look
-from wherry_agent.inference import load_model
+from wherry_agent.serving.inference import load_model
 
 STRINGS = ("State", "RevLineCr", "LowDoc")
 NUMBERS = ("Term", "NoEmp", "NewExist", "DisbursementGross", "SBA_Appv")

@@ -40,7 +40,7 @@ from support_corpus import library
 from wherry.bundle_view import look
 from wherry.data import read_rows
 from wherry.project import load_project
-from wherry_agent.inference import load_model
+from wherry_agent.serving.inference import load_model
 
 Scores = Callable[[Any], Any]
 Train = Callable[[Any, Any, Path], tuple[str, str, Scores]]

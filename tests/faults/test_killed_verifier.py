@@ -24,9 +24,9 @@ from support_medium import WAYS, Medium
 from support_shim import Call, Page, read_log
 from support_tuf import START, TufRepository
 
-from wherry_agent.tuf_fetch import FolderReader
-from wherry_agent.tuf_store import MetadataStore, peek_floors
-from wherry_agent.tuf_verify import Verifier
+from wherry_agent.trust.tuf_fetch import FolderReader
+from wherry_agent.trust.tuf_store import MetadataStore, peek_floors
+from wherry_agent.trust.tuf_verify import Verifier
 from wherry_contract.errors import LinkError, TrustError
 
 ONE, TWO, THREE = make_bundle("1.0.0"), make_bundle("2.0.0"), make_bundle("3.0.0")
@@ -84,7 +84,7 @@ class Scene:
         """The third state, through the real process under the shim."""
         request = self.request(self.device, 2, THREE.digest)
         done = subprocess.run(
-            [sys.executable, "-m", "wherry_agent.tuf_trust"],
+            [sys.executable, "-m", "wherry_agent.trust.tuf_trust"],
             input=json.dumps(request).encode(),
             capture_output=True,
             env=os.environ | page.environment(),

@@ -345,7 +345,7 @@ def test_tflite_leaves_the_arithmetic_as_it_was(name: str) -> None:
     ours = [overlay(pin, recipe, print), ROOT / "device_agent", ROOT / "contract"]
     found = [
         run_python(place, ["-c", code.format(module)], overlays=ours).stdout.split()
-        for module in ("tflite_runtime.interpreter", "wherry_agent.runtime_tflite")
+        for module in ("tflite_runtime.interpreter", "wherry_agent.serving.runtime_tflite")
     ]
     assert found == [[b"True", b"False"], [b"True", b"True"]]
 

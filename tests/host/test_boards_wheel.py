@@ -74,10 +74,12 @@ def test_without_a_checkout_it_has_what_pip_recorded(
 def test_a_file_that_is_not_as_it_was_installed_is_refused(
     installed: PathDistribution, *, gone: bool
 ) -> None:
-    path = Path(str(installed.locate_file("wherry_agent/probe.py")))
+    path = Path(str(installed.locate_file("wherry_agent/serving/probe.py")))
     if gone:
         path.unlink()
     else:
         path.write_bytes(path.read_bytes() + b"\n")
-    with pytest.raises(SetupError, match=r"wherry_agent/probe\.py is not as it was installed"):
+    with pytest.raises(
+        SetupError, match=r"wherry_agent/serving/probe\.py is not as it was installed"
+    ):
         installed_files(installed)

@@ -216,7 +216,7 @@ def _made(folder: Path) -> Path:
 
 @pytest.mark.parametrize("row", ["of another authority", "expired", "none", "TLS 1.2"])
 def test_who_does_not_come_in(scene: Scene, row: str) -> None:
-    from wherry_agent.tls import fleet_context
+    from wherry_agent.identity.tls import fleet_context
 
     identity = scene.fleet.device(VICTIM)[0]
     context = fleet_context(identity.authority, time.time, identity=identity)

@@ -17,7 +17,7 @@ from wherry.bundle_view import look
 from wherry.data import read_rows
 from wherry.pack import read_parts
 from wherry.project import load_project
-from wherry_agent.inference import load_model
+from wherry_agent.serving.inference import load_model
 from wherry_contract.errors import ConvertError, ManifestError, SetupError
 from wherry_convert.sources import load_source
 from wherry_convert.tflite_inspect import inspect_tflite

@@ -24,8 +24,8 @@ from wherry.server.drop import export
 from wherry.server.orders import ListedSigner
 from wherry.server.store import Store
 from wherry_agent.config import AgentConfig
-from wherry_agent.install import install_folder
 from wherry_agent.status import read_status
+from wherry_agent.update.install import install_folder
 from wherry_contract.errors import RolloutError, SetupError, TrustError, WherryError
 
 CARD = random.Random(7).randbytes(40_000).hex().encode()

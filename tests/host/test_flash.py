@@ -320,9 +320,9 @@ def test_the_boards_own_python_finds_all_of_the_kit(tmp_path: Path) -> None:
 IMPORTS = """
 import os, platform, sys
 sys.path = [path for path in sys.path if "/site" not in path or os.environ["KIT"] in path]
-import numpy, onnxruntime, tuf.api.metadata, wherry_agent.app, wherry_agent.first_start
-import wherry_agent.install, wherry_agent.tuf_client, wherry_agent.tuf_verify
-from wherry_agent.runtime import installed
+import numpy, onnxruntime, tuf.api.metadata, wherry_agent.app, wherry_agent.identity.first_start
+import wherry_agent.update.install, wherry_agent.trust.tuf_client, wherry_agent.trust.tuf_verify
+from wherry_agent.serving.runtime import installed
 for name in ("numpy", "onnxruntime", "tuf", "paho", "h11", "wherry_agent", "wherry_contract"):
     assert sys.modules[name].__file__.startswith(os.environ["KIT"]), sys.modules[name].__file__
 print(*installed(), platform.machine())

@@ -19,13 +19,13 @@ from support_fleet import FAMILY, Device, Server, enrol, running_devices, runnin
 from support_identity import Client, Fleet, context_of, with_clock
 
 from wherry.identity.authority import Authority, make_request, requested_key
-from wherry_agent.certificate import read_certificate
 from wherry_agent.config import load_config
-from wherry_agent.identity import Enrolment, ask_time, fingerprint, renew
-from wherry_agent.identity import enrol as enrol_here
+from wherry_agent.identity.certificate import read_certificate
+from wherry_agent.identity.enrolment import Enrolment, ask_time, fingerprint, renew
+from wherry_agent.identity.enrolment import enrol as enrol_here
+from wherry_agent.identity.tls import Identity
 from wherry_agent.selftest import Check, self_test
 from wherry_agent.status import read_status, status_lines
-from wherry_agent.tls import Identity
 from wherry_contract.address import BrokerAddress
 from wherry_contract.errors import WherryError
 from wherry_contract.fleet_keys import FleetKeys
@@ -423,7 +423,7 @@ def test_a_nonce_that_is_made_up_or_old_proves_nothing(server: Server, tmp_path:
     import base64
 
     from wherry.server.registrar import Registrar
-    from wherry_agent import openssl
+    from wherry_agent.identity import openssl
     from wherry_contract.identity import RenewRequest, proof_text
 
     authority = Authority(tmp_path / "ca")
@@ -509,7 +509,7 @@ def test_revocations_outlive_the_server(tmp_path: Path) -> None:
 
 
 def test_without_a_certificate_there_is_no_depot(server: Server, tmp_path: Path) -> None:
-    from wherry_agent.tls import fleet_context
+    from wherry_agent.identity.tls import fleet_context
 
     config = enrol_here(order(server, claim(server), tmp_path / "till", "bare-1"))
     context = fleet_context(identity_of(config).authority, time.time)
@@ -531,7 +531,7 @@ def test_without_a_certificate_there_is_no_depot(server: Server, tmp_path: Path)
     "body", [b"", b"{", b"[]", b"x" * 70_000, b'{"schema":"wherry/enrol/1"}'], ids=range(5)
 )
 def test_bad_knocks(server: Server, tmp_path: Path, path: str, body: bytes) -> None:
-    from wherry_agent.tls import fleet_context
+    from wherry_agent.identity.tls import fleet_context
 
     port = int(server.facts["devices"]["enrol"].rpartition(":")[2].partition("/")[0])
     context = fleet_context(server.data / "identity" / "fleet-ca.pem", time.time)

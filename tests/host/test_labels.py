@@ -220,6 +220,6 @@ def test_the_command_brings_them_to_the_server(
 
 def test_what_a_response_carries_is_what_labels_need() -> None:
     """The agent's answer names the bundle, and each row's score bin among its outputs."""
-    from wherry_agent.oip import outputs_of
+    from wherry_agent.serving.oip import outputs_of
 
     assert "score_bin" in outputs_of(make_bundle().parts.manifest)

@@ -23,9 +23,9 @@ from wherry.report.data import ReportData, read_data
 from wherry.report.render import render
 from wherry.rows import StoredWindow
 from wherry_agent.config import Limits
-from wherry_agent.counter import Counter, Tally
-from wherry_agent.inference import load_model
-from wherry_agent.scoring import Scorer, Served
+from wherry_agent.serving.counter import Counter, Tally
+from wherry_agent.serving.inference import load_model
+from wherry_agent.serving.scoring import Scorer, Served
 from wherry_contract.bundle import Parts
 from wherry_contract.decision import class_counts, decide
 from wherry_contract.errors import MessageError

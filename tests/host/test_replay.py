@@ -20,7 +20,7 @@ from support_monitor import THRESHOLD
 from wherry.replay import History, replay
 from wherry.replay.devices import Devices
 from wherry.replay.history import batches
-from wherry_agent.inference import load_model
+from wherry_agent.serving.inference import load_model
 from wherry_contract.bundle import assemble
 from wherry_contract.profile import build_profile
 

@@ -30,9 +30,9 @@ from support_tuf import DAY, START, signer
 from wherry.repository.lab import hold_ceremony, online_signers
 from wherry.repository.repository import Repository
 from wherry.repository.state import Disk, served_name
-from wherry_agent.tuf_fetch import FolderReader
-from wherry_agent.tuf_store import MetadataStore
-from wherry_agent.tuf_verify import Verifier
+from wherry_agent.trust.tuf_fetch import FolderReader
+from wherry_agent.trust.tuf_store import MetadataStore
+from wherry_agent.trust.tuf_verify import Verifier
 from wherry_contract.bundle import Bundle, open_bundle
 from wherry_contract.errors import SetupError, StoreError, TrustError, WherryError
 

@@ -18,8 +18,8 @@ from support_identity import context_of
 
 from wherry.server.turnstile import EACH, Pace, Turnstile
 from wherry_agent.config import load_config
-from wherry_agent.identity import Enrolment
-from wherry_agent.identity import enrol as enrol_here
+from wherry_agent.identity.enrolment import Enrolment
+from wherry_agent.identity.enrolment import enrol as enrol_here
 from wherry_contract.errors import WherryError
 
 

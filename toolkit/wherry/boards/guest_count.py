@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wherry_agent.inference import load_model
+from wherry_agent.serving.inference import load_model
 from wherry_agent.store import BlobStore
 from wherry_contract.bundle import load_parts
 

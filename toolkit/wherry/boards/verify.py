@@ -249,7 +249,7 @@ def _probe(pin: Pin, agent: BoardAgent, request: Mapping[str, Any], seconds: flo
     try:
         done = run_python(
             agent.place,
-            ["-W", "ignore", "-m", "wherry_agent.probe"],
+            ["-W", "ignore", "-m", "wherry_agent.serving.probe"],
             overlays=[agent.runtime, agent.files],
             seconds=seconds,
             stdin=json.dumps(asked).encode(),

@@ -1,0 +1,1 @@
+"""The line to the fleet: MQTT, the outbox, commands."""

@@ -1,0 +1,1 @@
+"""Scoring on the board: the model, the answers, what is counted, and the port."""

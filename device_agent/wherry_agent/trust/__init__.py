@@ -1,0 +1,1 @@
+"""What is released and who may order: TUF, orders and floors."""

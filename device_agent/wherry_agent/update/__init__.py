@@ -1,0 +1,1 @@
+"""Taking a bundle in: the update table, its states, and where bytes come from."""
