@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 from itertools import accumulate, pairwise
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from wherry_contract.compact import write_window
 from wherry_contract.histograms import latency_bin, memory_bin, score_bins, temperature_bin
 from wherry_contract.messages import Place
 from wherry_contract.profile import FeatureProfile, PairProfile, ReferenceProfile
+from wherry_contract.shadow import COARSE, COARSE_BINS, ShadowCounts
 from wherry_contract.slots import FeatureCounts
 from wherry_contract.window import Window
 
@@ -26,6 +28,8 @@ BUNDLE = "sha256:" + "57a7da2d" * 8
 ROWS = (1000, 10_000)
 REFERENCE = 50_000
 THRESHOLD = 0.1
+SHADOW = "sha256:" + "5ade0b0e" * 8
+NOISE = {"same": 0.0, "other": 0.3}  # log-odds by which a shadow scores otherwise
 
 
 def share_out(total: int, weights: list[float]) -> list[int]:
@@ -114,11 +118,41 @@ def window(reference: ReferenceProfile, rows: int) -> Window:
     )
 
 
+def shadowed(found: Window, noise: float) -> Window:
+    """The same window with a shadow beside it that scores otherwise by so much."""
+    chance = random.Random(found.rows)  # noqa: S311 - seeded data, no secret
+    live = [(place - 31.5) / 4 for place, n in enumerate(found.scores) for _ in range(n)]
+    other = [score + chance.gauss(0, noise) for score in live]
+    scored = score_bins([1 / (1 + math.exp(-score)) for score in other]).tolist()
+    was = score_bins([1 / (1 + math.exp(-score)) for score in live]).tolist()
+    nearest = int(score_bins([THRESHOLD])[0])
+    decisions, joint = [0] * 4, [0] * COARSE_BINS**2
+    for before, after in zip(was, scored, strict=True):
+        decisions[2 * (before > nearest) + (after > nearest)] += 1
+        joint[before // COARSE * COARSE_BINS + after // COARSE] += 1
+    took = [latency_bin(chance.lognormvariate(4.2, 0.3)) for _ in live]
+    counts = ShadowCounts(
+        SHADOW,
+        rows=len(live),
+        decisions=tuple(decisions),
+        scores=tuple(binned(scored, 64)),
+        joint=tuple(joint),
+        latency=tuple(binned(took, 40)),
+        cpu_ms=93,
+    )
+    return replace(found, shadow=counts)
+
+
 def every_file() -> dict[str, bytes]:
     """All files of `compact/` by their path."""
     made = profile()
     found = {"standard-profile.json": made.to_bytes()}
     found |= {f"standard-{rows}.json": window(made, rows).to_bytes() for rows in ROWS}
+    first = window(made, ROWS[0])
+    found |= {
+        f"standard-shadow-{name}.json": shadowed(first, noise).to_bytes()
+        for name, noise in NOISE.items()
+    }
     found |= {path.name: path.read_bytes() for path in FOLDER.glob("credit-*.json")}
     for name, data in list(found.items()):
         if "profile" not in name:

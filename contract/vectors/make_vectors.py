@@ -27,6 +27,7 @@ from wherry_contract.golden import GoldenVectors
 from wherry_contract.manifest import BoardNeeds, Manifest, Output, RuntimeNeeds, Soak
 from wherry_contract.profile import build_profile
 from wherry_contract.rule import Condition, Rule
+from wherry_contract.shadow import ShadowCounts, ShadowPlan
 from wherry_contract.slots import FeatureCounts, SlotCounter
 from wherry_contract.window import Window
 from wherry_contract.wire import sha256_digest
@@ -177,11 +178,14 @@ def signed() -> tuple[dict[str, bytes], bundle.Layout]:
         soak_rows=100,
     )
     order_envelope = sign(order.to_bytes(), PAYLOAD_TYPE, server)
+    shadow = replace(order, mode="shadow", soak_rows=-1, shadow=ShadowPlan(200, 1800))
+    shadow_envelope = sign(shadow.to_bytes(), PAYLOAD_TYPE, server)
     return {
         "fraud-mini.wherry": layout.to_tar(envelope),
         "statement.dsse.json": envelope,
         "trust.json": trust.to_bytes(),
         "messages/assignment.json": messages.wrap_assignment(order_envelope),
+        "messages/assignment-shadow.json": messages.wrap_assignment(shadow_envelope),
     }, layout
 
 
@@ -240,9 +244,30 @@ def every_message(layout: bundle.Layout) -> dict[str, bytes]:
         "messages/presence.json": messages.Presence("shop-1", True, SESSION).to_bytes(),
         "messages/state.json": state.to_bytes(),
         "messages/window.json": window.to_bytes(),
+        "messages/window-shadow.json": replace(window, shadow=_shadow()).to_bytes(),
         "messages/event.json": event.to_bytes(),
         "messages/ack.json": ack.to_bytes(),
     }
+
+
+def _shadow() -> ShadowCounts:
+    """A shadow that scores as the model does, but for one row that it flags too."""
+    bins = histograms.score_bins(_scores())
+    moved = [int(place) for place in bins]
+    moved[moved.index(35)] = 40
+    joint = [0] * 256
+    for before, after in zip(bins, moved, strict=True):
+        joint[before // 4 * 16 + after // 4] += 1
+    return ShadowCounts(
+        "sha256:" + "5ade0b0e" * 8,
+        rows=5,
+        dropped=2,
+        decisions=(2, 1, 0, 2),
+        scores=tuple(np.bincount(moved, minlength=64).tolist()),
+        joint=tuple(joint),
+        latency=(0,) * 14 + (3,) + (0,) * 25,
+        cpu_ms=1,
+    )
 
 
 def _scores() -> list[float]:

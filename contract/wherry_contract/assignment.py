@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from .oci import DIGEST
+from .shadow import ShadowPlan
 from .signature import (
     KEY_ID,
     AssignmentKey,
@@ -29,6 +30,7 @@ _KNOWN: Final = (
     "window",
     "deadline",
     "policy",
+    "shadow",
 )
 _TIME_OF_DAY: Final = r"(?:[01][0-9]|2[0-3]):[0-5][0-9]"
 
@@ -118,7 +120,7 @@ class Assignment:
         sequence: grows with every order that a key signs for a device.
         issued_at: Unix seconds.
         expires: Unix seconds; after it the order starts no new install.
-        mode: ``live``.
+        mode: ``live``, or ``shadow``: score live traffic, unused, before anything is switched.
         soak_rows: replaces the bundle's own soak if not negative.
         soak_seconds: likewise.
         device_key: sha256 of the device certificate's public key (SubjectPublicKeyInfo, DER)
@@ -126,6 +128,7 @@ class Assignment:
         window: when the install may go on; nothing for always.
         deadline: Unix seconds, when the window binds no more; nothing for never.
         policy: how the bytes may come.
+        shadow: how long the shadow scores; nothing for a live order.
         keyid: which key signed it; filled in by `open_assignment`.
     """
 
@@ -144,6 +147,7 @@ class Assignment:
     window: MaintenanceWindow | None = None
     deadline: float | None = None
     policy: FetchPolicy = FetchPolicy()
+    shadow: ShadowPlan | None = None
     keyid: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
 
@@ -158,7 +162,7 @@ class Assignment:
         fields = Fields(document, "assignment", TRUST)
         fields.schema(SCHEMA)
         check_understood(fields, _KNOWN)
-        window = fields.mapping("window", {})
+        window, shadow = fields.mapping("window", {}), fields.mapping("shadow", {})
         return cls(
             device=fields.text("device", pattern=SLUG),
             rollout=fields.text("rollout", pattern=SLUG),
@@ -177,6 +181,9 @@ class Assignment:
             else None,
             deadline=fields.optional_moment("deadline"),
             policy=FetchPolicy.from_fields(fields.table("policy", {})),
+            shadow=ShadowPlan.from_fields(Fields(shadow, "assignment.shadow", TRUST))
+            if shadow
+            else None,
             keyid=keyid,
             extra=fields.rest(),
         )
@@ -213,6 +220,8 @@ class Assignment:
             found["deadline"] = to_text(self.deadline)
         if self.policy != FetchPolicy():
             found["policy"] = self.policy.to_dict()
+        if self.shadow:
+            found["shadow"] = self.shadow.to_dict()
         return found
 
 

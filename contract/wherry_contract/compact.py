@@ -8,6 +8,7 @@ each of them, from which counts are coded by their distance.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from .bits import BitReader, BitWriter, ByteReader, Coder, CountCoder, DamagedError, varint
@@ -15,6 +16,7 @@ from .errors import MessageError
 from .histograms import LATENCY_BINS, MEMORY_BINS, SCORE_BINS, TEMPERATURE_BINS
 from .messages import LIMIT_BYTES, Place, open_payload
 from .profile import ReferenceProfile
+from .shadow import COARSE, COARSE_BINS, MAX_DECISIONS, OFF_WORDS, ShadowCounts
 from .slots import FeatureCounts
 from .when import to_seconds, to_text
 from .window import Window
@@ -25,8 +27,8 @@ MOST_WINDOWS: Final = 64
 KNOWN_BYTES: Final = 8  # of a bundle's digest: enough to tell those of one depot apart
 
 _REASONS: Final = ("rows", "time", "switch", "stop")
-_CLASSES, _FLAGGED, _MEMORY, _TEMPERATURE, _PAIRS, _PROBING, _ERRORS, _EXTRA = (
-    1 << place for place in range(2, 10)
+_CLASSES, _FLAGGED, _MEMORY, _TEMPERATURE, _PAIRS, _PROBING, _ERRORS, _EXTRA, _SHADOW = (
+    1 << place for place in range(2, 11)
 )
 _MOST_NAMES: Final = 256
 _MOST_CLASSES: Final = 4096
@@ -136,6 +138,7 @@ def _is_of(window: Window, profile: ReferenceProfile) -> bool:
         and 0 <= window.opened <= window.closed < 2**43
         and len(window.errors) <= _MOST_NAMES
         and len(window.probing) <= _MOST_NAMES
+        and not (window.shadow and window.shadow.extra)
     )
 
 
@@ -156,6 +159,8 @@ def _write_body(window: Window, profile: ReferenceProfile) -> bytes:
     if window.extra:
         text = compact({"schema": "wherry/extra/1+json"} | dict(window.extra))
         parts += [varint(len(text)), text]
+    if window.shadow:
+        parts += [_write_shadow(window.shadow)]
     writer = BitWriter()
     _Cells(writer, profile, window.rows, window.fallback).write(window)
     return b"".join([*parts, writer.to_bytes()])
@@ -171,6 +176,7 @@ def _flags(window: Window) -> int:
         _PROBING: window.probing,
         _ERRORS: window.errors,
         _EXTRA: window.extra,
+        _SHADOW: window.shadow,
     }
     return _REASONS.index(window.reason) + sum(bit for bit, value in there.items() if value)
 
@@ -180,6 +186,32 @@ def _write_names(names: Mapping[str, int]) -> bytes:
     for name, count in names.items():
         parts += [varint(len(name)), name.encode(), varint(count)]
     return b"".join(parts)
+
+
+def _write_shadow(shadow: ShadowCounts) -> bytes:
+    numbers = (shadow.rows, shadow.failed, shadow.dropped, shadow.cpu_ms, sum(shadow.latency))
+    parts = [bytes.fromhex(shadow.bundle.removeprefix("sha256:"))[:KNOWN_BYTES]]
+    parts += map(varint, (OFF_WORDS.index(shadow.off), *numbers, shadow.side, *shadow.decisions))
+    return b"".join(parts)
+
+
+def _read_shadow(reader: ByteReader, find: Find) -> ShadowCounts:
+    """All but the histograms; of `latency` the sum, in its first bin."""
+    bundle, _ = find(reader.take(KNOWN_BYTES))
+    off, rows, failed, dropped, cpu_ms, timed, side = (reader.varint() for _ in range(7))
+    if off >= len(OFF_WORDS) or side > MAX_DECISIONS:
+        raise DamagedError("a shadow that is not one")
+    decisions = tuple(reader.varint() for _ in range(side**2))
+    return ShadowCounts(
+        bundle,
+        rows,
+        failed,
+        dropped,
+        decisions,
+        latency=(timed, *(0,) * (LATENCY_BINS - 1)),
+        cpu_ms=cpu_ms,
+        off=OFF_WORDS[off],
+    )
 
 
 def _read_names(reader: ByteReader) -> dict[str, int]:
@@ -195,7 +227,7 @@ def _read_names(reader: ByteReader) -> dict[str, int]:
 
 def _read_counts(reader: ByteReader, device: str, find: Find) -> tuple[Window, ReferenceProfile]:
     flags = reader.varint()
-    if flags >= _EXTRA << 1:
+    if flags >= _SHADOW << 1:
         raise MessageError("G03", f"compact window with the flags {flags:#x}")
     bundle, profile = find(reader.take(KNOWN_BYTES))
     spool = reader.take(8).hex()
@@ -213,9 +245,13 @@ def _read_counts(reader: ByteReader, device: str, find: Find) -> tuple[Window, R
     extra: Mapping[str, Any] = {}
     if flags & _EXTRA:
         extra = open_payload(reader.take(reader.varint()), "extra").rest()
+    shadow = _read_shadow(reader, find) if flags & _SHADOW else None
     if fallback > rows:
         raise DamagedError("more rows of the rule than rows")
-    cells = _Cells(BitReader(reader.rest()), profile, rows, fallback).read(flags, totals)
+    coder = _Cells(BitReader(reader.rest()), profile, rows, fallback)
+    cells = coder.read(flags, totals)
+    if shadow:
+        cells["shadow"] = coder.shadow(shadow, cells["scores"])
     window = Window(
         place=Place(device, spool, seq, seq - behind),
         bundle=bundle,
@@ -258,6 +294,8 @@ class _Cells:
         if window.pairs:
             for pair in self._profile.pairs:
                 self._known(pair.counts, window.pairs[pair.name], self._rows)
+        if window.shadow:
+            self.shadow(window.shadow, window.scores)
 
     def read(self, flags: int, totals: Sequence[int]) -> dict[str, Any]:
         found: dict[str, Any] = {"features": {}}
@@ -282,6 +320,22 @@ class _Cells:
                 for pair in self._profile.pairs
             }
         return found
+
+    def shadow(self, counts: ShadowCounts, live: Sequence[int]) -> ShadowCounts:
+        """A shadow's histograms: its scores lie about as those of the model that answered."""
+        scores = self._known(live, counts.scores, counts.rows)
+        joint = [0] * COARSE_BINS**2
+        for column in range(COARSE_BINS):
+            total = sum(scores[column * COARSE : (column + 1) * COARSE])
+            order = sorted(range(COARSE_BINS), key=lambda row: (abs(row - column), row))
+            places = [row * COARSE_BINS + column for row in order]
+            # most rows lie on the diagonal
+            expected = [total, *(0,) * (COARSE_BINS - 1)]
+            found = self._known(expected, [counts.joint[place] for place in places], total)
+            for place, count in zip(places, found, strict=True):
+                joint[place] = count
+        latency = self._unknown(counts.latency, sum(counts.latency))
+        return replace(counts, scores=scores, joint=tuple(joint), latency=latency)
 
     def _feature(self, reference: Sequence[int], counts: Sequence[int]) -> tuple[int, ...]:
         """Rare slots first, so that what is left for the bins is known."""

@@ -213,6 +213,16 @@ _ROWS: tuple[tuple[str, str, str], ...] = (
         "there is no usable delta, and the order forbids the whole",
         "publish a delta, or push with another policy",
     ),
+    (
+        "U15",
+        "the new model failed rows of live traffic as a shadow",
+        "look at the reason that the detail names; fix the model, then push again",
+    ),
+    (
+        "U16",
+        "the shadow was switched off: it went over its budget, or cannot be compared",
+        "look at the detail; push live, or allow more in agent.toml ([limits] shadow_...)",
+    ),
     # Probe
     ("P01", "golden vectors disagree", "do not ship this bundle to this board; check the runtime"),
     ("P02", "the model crashed the probe", "check the runtime and the board's CPU"),

@@ -16,6 +16,7 @@ class UpdateState(StrEnum):
     VERIFY = "verify"
     STAGE = "stage"
     PROBE = "probe"
+    SHADOW = "shadow"
     SWITCH = "switch"
     SOAK = "soak"
     COMMIT = "commit"
@@ -46,6 +47,7 @@ class Outcome(StrEnum):
 class RolloutState(StrEnum):
     """Where a rollout is."""
 
+    SHADOW = "shadow"
     CANARY = "canary"
     WAVE = "wave"
     DONE = "done"

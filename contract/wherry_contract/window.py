@@ -12,9 +12,10 @@ from .histograms import LATENCY_BINS, MEMORY_BINS, SCORE_BINS, TEMPERATURE_BINS
 from .manifest import MAX_CLASSES
 from .messages import Place, close_payload, is_count, open_payload
 from .oci import DIGEST
+from .shadow import ShadowCounts
 from .slots import MAX_PAIR_CELLS, MAX_PAIRS, FeatureCounts, split_pair
 from .when import to_text
-from .wire import Fields
+from .wire import MESSAGE, Fields
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class Window:
         temperature: 32 bins of the board's temperature; empty without a sensor.
         pairs: cells of two features' slots, by ``NAME*NAME``, for the pairs of the profile.
         probing: what the probing monitor counted, by word; empty if it found nothing.
+        shadow: what was counted of a shadow beside the model since the window before; rows that
+            are still before it when the window closes come in the next.
     """
 
     place: Place
@@ -67,6 +70,7 @@ class Window:
     temperature: tuple[int, ...] = ()
     pairs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     probing: Mapping[str, int] = field(default_factory=dict)
+    shadow: ShadowCounts | None = None
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Window:
@@ -77,6 +81,7 @@ class Window:
         """
         fields = open_payload(data, "window")
         features, pairs = fields.table("features"), fields.table("pairs", {})
+        shadow = fields.mapping("shadow", {})
         window = cls(
             place=Place.from_fields(fields),
             bundle=fields.text("bundle", "", pattern=DIGEST),
@@ -104,6 +109,9 @@ class Window:
                 for name in list(pairs.rest())[: MAX_PAIRS + 1]
             },
             probing=_counts_by_name(fields, "probing"),
+            shadow=ShadowCounts.from_fields(Fields(shadow, "window.shadow", MESSAGE))
+            if shadow
+            else None,
             extra=fields.rest(),
         )
         window._check(fields)
@@ -171,6 +179,8 @@ class Window:
             document["pairs"] = {name: list(cells) for name, cells in self.pairs.items()}
         if self.probing:
             document["probing"] = dict(self.probing)
+        if self.shadow:
+            document["shadow"] = self.shadow.to_dict()
         return close_payload("window", self.place.to_dict() | document, self.extra)
 
 

@@ -29,10 +29,12 @@ from wherry_contract.errors import MessageError
 from wherry_contract.histograms import LATENCY_BINS, MEMORY_BINS, SCORE_BINS, TEMPERATURE_BINS
 from wherry_contract.messages import LIMIT_BYTES, Place
 from wherry_contract.profile import FeatureProfile, PairProfile, ReferenceProfile
+from wherry_contract.shadow import JOINT_CELLS, MAX_DECISIONS, OFF_WORDS, ShadowCounts
 from wherry_contract.slots import FeatureCounts
 from wherry_contract.window import Window
 
 BUNDLE = "sha256:" + "c0de" * 16
+SHADOW = "sha256:" + "5ade0b0e" * 8
 LARGE = 2**53 - 1
 
 
@@ -43,6 +45,8 @@ def profile_of(name: str) -> ReferenceProfile:
 
 def read(data: bytes, profile: ReferenceProfile, bundle: str = BUNDLE) -> list[Window]:
     def find(first: bytes) -> tuple[str, ReferenceProfile]:
+        if SHADOW.startswith(f"sha256:{first.hex()}"):
+            return SHADOW, profile
         if first.hex() != bundle.removeprefix("sha256:")[: 2 * KNOWN_BYTES]:
             raise MessageError("G08", first.hex())
         return bundle, profile
@@ -67,6 +71,38 @@ def test_golden_windows(name: str, rows: int, most: int) -> None:
     assert write_window(window, profile_of(name)) == data
     assert read(data, profile_of(name), window.bundle) == [window]
     assert len(data) <= most
+
+
+@pytest.mark.parametrize(("name", "most"), [("same", 60), ("other", 75)])
+def test_a_shadow_costs_little(name: str, most: int) -> None:
+    window = Window.from_bytes(vector(f"compact/standard-shadow-{name}.json"))
+    data = vector(f"compact/standard-shadow-{name}.bin")
+    assert window.shadow
+    assert window.shadow.bundle == SHADOW
+    assert (window.shadow.differing == 0) == (name == "same")
+    assert write_window(window, profile_of("standard")) == data
+    assert read(data, profile_of("standard"), window.bundle) == [window]
+    assert len(data) - len(vector("compact/standard-1000.bin")) <= most
+
+
+def shadow_of(chance: random.Random, rows: int) -> ShadowCounts:
+    """Of rows that two models scored, each as it likes."""
+    side = chance.choice([2, 2, 4, MAX_DECISIONS])
+    decisions, scores, joint = [0] * side**2, [0] * SCORE_BINS, [0] * JOINT_CELLS
+    live = 0
+    for _ in range(rows):
+        live = chance.randrange(SCORE_BINS)
+        other = live if chance.random() < 0.9 else chance.randrange(SCORE_BINS)
+        scores[other] += 1
+        joint[live // 4 * 16 + other // 4] += 1
+        decisions[chance.randrange(side**2)] += 1
+    numbers = [chance.choice([0, 1, 2**40]) for _ in range(3)]
+    return ShadowCounts(
+        SHADOW, rows, numbers[0], numbers[1],
+        tuple(decisions), tuple(scores), tuple(joint),
+        latency=(0,) * live + (rows,) + (0,) * (LATENCY_BINS - 1 - live) if live < LATENCY_BINS else (0,) * LATENCY_BINS,
+        cpu_ms=numbers[2], off=chance.choice(OFF_WORDS),
+    )  # fmt: skip
 
 
 COUNTS = st.integers(0, 60) | st.sampled_from([10**6, 2**40])
@@ -139,6 +175,7 @@ def counted(draw: Callable[[st.SearchStrategy[Any]], Any]) -> tuple[Window, Refe
         temperature=draw(st.sampled_from([(), split(0, TEMPERATURE_BINS), split(9, TEMPERATURE_BINS)])),
         pairs={"*".join(pairs): split(rows, together)} if paired else {},
         probing=draw(st.dictionaries(st.sampled_from(["repeats", "alarms"]), st.integers(0, 9))),
+        shadow=shadow_of(chance, draw(st.integers(0, 60))) if draw(st.booleans()) else None,
     )  # fmt: skip
     return Window.from_bytes(window.to_bytes()), profile
 
@@ -168,8 +205,8 @@ def test_any_counts_come_back(cases: list[tuple[int, int, int]]) -> None:
     assert [counts.count(0, *case[1:]) for case in cases] == [case[0] for case in cases]
 
 
-GOLDEN = vector("compact/standard-1000.bin")
-STANDARD = document("compact/standard-1000.json")
+GOLDEN = vector("compact/standard-shadow-other.bin")
+STANDARD = document("compact/standard-shadow-other.json")
 
 
 @given(st.data())
@@ -217,6 +254,7 @@ def body(change: Callable[[bytearray], None]) -> bytes:
         pytest.param(MAGIC + b"\xff" * 9, "G01", id="a length beyond all"),
         pytest.param(body(lambda b: b.insert(0, 0xF0)), "G03", id="flags of the future"),
         pytest.param(body(lambda b: b.__setitem__(2, 0)), "G08", id="another bundle"),
+        pytest.param(body(lambda b: b.__setitem__(b.index(0x5A), 0)), "G08", id="another shadow"),
         pytest.param(body(lambda b: b.append(0)), "G01", id="a byte too many"),
         pytest.param(body(lambda b: b.__delitem__(slice(-1, None))), "G01", id="a byte too few"),
     ],
@@ -235,6 +273,7 @@ def test_what_is_refused(data: bytes, code: str) -> None:
         pytest.param({"features": {"X0": FeatureCounts((1000,))}}, id="other features"),
         pytest.param({"pairs": {"X0*X1": (1000,)}}, id="pairs that the profile has not"),
         pytest.param({"opened": -5.0}, id="before 1970"),
+        pytest.param({"shadow": ShadowCounts(SHADOW, extra={"novel": 1})}, id="a later shadow"),
     ],
 )
 def test_what_only_json_can_say(change: dict[str, Any]) -> None:

@@ -27,14 +27,18 @@ from wherry_contract.messages import (
     unwrap_assignment,
     wrap_assignment,
 )
+from wherry_contract.shadow import ShadowCounts
 from wherry_contract.slots import FeatureCounts
 from wherry_contract.topics import Topic, every_device, parse_topic
 from wherry_contract.window import Window
+
+BUNDLE = "sha256:" + "c0de" * 16
 
 READERS: Mapping[str, Callable[[bytes], Any]] = {
     "presence": Presence.from_bytes,
     "state": State.from_bytes,
     "window": Window.from_bytes,
+    "window-shadow": Window.from_bytes,
     "event": Event.from_bytes,
     "ack": Ack.from_bytes,
 }
@@ -170,6 +174,7 @@ def with_field(name: str, **change: Any) -> bytes:
 
 FEATURES = json.loads(vector("messages/window.json"))["features"]
 SCORES = json.loads(vector("messages/window.json"))["scores"]
+SHADOW = json.loads(vector("messages/window-shadow.json"))["shadow"]
 LATENCY = json.loads(vector("messages/window.json"))["latency"]
 
 REQUIRED = {
@@ -254,6 +259,19 @@ MALFORMED: list[tuple[str, dict[str, Any], str]] = [
     ("window", {"pairs": {f"AMOUNT*{place}": [5] for place in range(9)}}, "G01"),
     ("window", {"probing": {"repeats": -1}}, "G01"),
     ("window", {"probing": {"two words": 1}}, "G01"),
+    ("window", {"shadow": []}, "G01"),
+    ("window", {"shadow": {"rows": 0}}, "G01"),
+    ("window", {"shadow": SHADOW | {"rows": 4}}, "G01"),
+    ("window", {"shadow": SHADOW | {"bundle": ""}}, "G01"),
+    ("window", {"shadow": SHADOW | {"decisions": [5]}}, "G01"),
+    ("window", {"shadow": SHADOW | {"decisions": [5, 0, 0]}}, "G01"),
+    ("window", {"shadow": SHADOW | {"decisions": [0] * 288 + [5]}}, "G01"),
+    ("window", {"shadow": SHADOW | {"scores": [5] + [0] * 63}}, "G01"),
+    ("window", {"shadow": SHADOW | {"joint": [5] + [0] * 255}}, "G01"),
+    ("window", {"shadow": SHADOW | {"joint": SHADOW["joint"][:-1]}}, "G01"),
+    ("window", {"shadow": SHADOW | {"latency": []}}, "G01"),
+    ("window", {"shadow": SHADOW | {"dropped": -1}}, "G01"),
+    ("window", {"shadow": SHADOW | {"off": "whim"}}, "G01"),
     ("window", {"features": []}, "G01"),
     ("window", {"features": {"AMOUNT": [5]}}, "G01"),
     ("window", {"features": {"AMOUNT": {"bins": [4]}}}, "G01"),
@@ -316,6 +334,33 @@ def test_a_changed_byte_is_a_coded_error_or_a_message(name: str, place: int, mas
     except MessageError:
         return
     assert READERS[name](read.to_bytes()) == read
+
+
+def test_what_is_new_in_a_shadow_survives() -> None:
+    payload = with_field("window", shadow=SHADOW | {"x-new": [1]})
+    read = Window.from_bytes(payload)
+    assert read.shadow
+    assert read.shadow.extra == {"x-new": [1]}
+    assert Window.from_bytes(read.to_bytes()) == read
+
+
+def test_shadows_add_up() -> None:
+    one = Window.from_bytes(vector("messages/window-shadow.json")).shadow
+    assert one
+    both = one + one
+    assert (one.rows, one.differing, one.flips, one.dropped) == (5, 1, (1, 0), 2)
+    assert (both.rows, both.differing, both.flips, both.dropped) == (10, 2, (2, 0), 4)
+    assert both.coarse == tuple(2 * count for count in one.coarse)
+    assert sum(one.live_coarse) == sum(one.coarse) == 5
+    for other in (replace(one, bundle=BUNDLE), replace(one, decisions=(0,) * 9)):
+        with pytest.raises(ValueError, match="add up"):
+            one + other
+
+
+def test_of_several_classes_a_flip_is_from_none_or_to_none() -> None:
+    decisions = (4, 1, 2, 0, 5, 0, 3, 1, 9)  # two classes, and none behind them
+    counts = ShadowCounts(BUNDLE, 25, decisions=decisions)
+    assert (counts.side, counts.differing, counts.flips) == (3, 7, (4, 2))
 
 
 def test_latency_counts_requests_and_not_rows() -> None:
@@ -420,6 +465,7 @@ def test_states_are_stable() -> None:
         "verify",
         "stage",
         "probe",
+        "shadow",
         "switch",
         "soak",
         "commit",

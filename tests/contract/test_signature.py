@@ -17,6 +17,7 @@ from support_contract import VECTORS, document, vector
 from wherry_contract.assignment import PAYLOAD_TYPE, Assignment, open_assignment
 from wherry_contract.errors import TrustError
 from wherry_contract.messages import unwrap_assignment
+from wherry_contract.shadow import ShadowPlan
 from wherry_contract.signature import (
     AssignmentKey,
     BundleStatement,
@@ -345,9 +346,19 @@ def order(made: Assignment = ORDER, *seeds: int) -> bytes:
         replace(ORDER, issued_at=1000.0),
         replace(ORDER, issued_at=2000.0),
         replace(ORDER, mode="shadow"),
+        replace(ORDER, mode="shadow", shadow=ShadowPlan(50, 0, "switch", {"novel": 1})),
         replace(ORDER, extra={"ticket": "42"}),
     ],
-    ids=["whole", "no soak", "withdrawn", "first moment", "last moment", "shadow", "more"],
+    ids=[
+        "whole",
+        "no soak",
+        "withdrawn",
+        "first moment",
+        "last moment",
+        "shadow",
+        "planned",
+        "more",
+    ],
 )
 def test_assignments_that_verify(made: Assignment) -> None:
     assert open_assignment(order(made), TRUST) == replace(made, keyid=public(3).keyid)

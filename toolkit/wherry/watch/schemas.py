@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
-from wherry_contract import answer, assignment, command, messages
+from wherry_contract import answer, assignment, command, messages, shadow
 from wherry_contract.features import NAME
 from wherry_contract.histograms import LATENCY_BINS, MEMORY_BINS, SCORE_BINS, TEMPERATURE_BINS
 from wherry_contract.manifest import MAX_CLASSES
@@ -273,9 +273,26 @@ def _window() -> Schema:
         "temperature": _either(TEMPERATURE_BINS),
         "pairs": _by_name(_counts(MAX_PAIR_CELLS)) | {"maxProperties": MAX_PAIRS},
         "probing": _by_name(_count(), NAME),
+        "shadow": {"anyOf": [{"type": "object", "maxProperties": 0}, _shadow()]},
     }
     needed = ("edges", "opened", "closed", "rows", "reason", "features", "scores", "latency")
     return _object((*_PLACE, *needed), fields)
+
+
+def _shadow() -> Schema:
+    fields: dict[str, Schema] = {
+        "bundle": _like(DIGEST),
+        "rows": _count(),
+        "failed": _count(),
+        "dropped": _count(),
+        "cpu_ms": _count(),
+        "off": _word(shadow.OFF_WORDS),
+        "decisions": _counts(shadow.MAX_DECISIONS**2) | {"minItems": 4},
+        "scores": _counts(0, exact=SCORE_BINS),
+        "joint": _counts(0, exact=shadow.JOINT_CELLS),
+        "latency": _counts(0, exact=LATENCY_BINS),
+    }
+    return _object(("bundle", "rows", "decisions", "scores", "joint", "latency"), fields)
 
 
 def _ack() -> Schema:
