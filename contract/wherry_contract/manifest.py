@@ -264,7 +264,7 @@ class Manifest:
         name: the model's name; it is served under this name.
         version: for people; nothing is decided by it.
         family: models of a family replace each other; a device is pinned to one.
-        reaction: when the rule answers though there is a model; nothing for never.
+        reaction: when something else answers though there is a model; nothing for never.
     """
 
     name: str

@@ -53,6 +53,8 @@ from .update.fetch import Depot, Source
 from .update.intake import Board
 from .update.reach import Reach
 from .update.shelf import Shelf
+from .update.strays import FILE as INPUTS
+from .update.strays import KeptStrays
 from .update.update_io import Updater
 
 _TICK_SECONDS: Final = 1.0
@@ -119,17 +121,14 @@ def build_core(config: AgentConfig, outbox: Outbox, clock: TrustedClock, depot: 
         hour = int(clock.now() // 3600)
         spool.tell(Fact("probing", SIGNS[sign], "warning"), key=f"probing:{sign}:{hour}")
 
-    def strayed(why: str) -> None:
-        text = f"{why}: the rule answers" if why else "inputs are as agreed: the model answers"
-        spool.tell(
-            Fact("inputs.left" if why else "inputs.back", text, "warning" if why else "info")
-        )
-
-    scorer = Scorer(config.limits, clock, spool.emit, senses=Senses(), alarm=alarm, strayed=strayed)
     blobs = BlobStore(config.state_dir)
+    shelf = Shelf(config.state_dir, blobs, config.limits)
+    pair = StatePair(config.state_dir, INPUTS)
+    strays = KeptStrays(pair, shelf, spool.tell, lambda: updater.record)
+    scorer = Scorer(config.limits, clock, spool.emit, senses=Senses(), alarm=alarm, strays=strays)
     reach = Reach(
         blobs=blobs,
-        shelf=Shelf(config.state_dir, blobs, config.limits),
+        shelf=shelf,
         trust=open_trust(config, clock, depot, spool.tell),
         depot=depot,
         scorer=scorer,

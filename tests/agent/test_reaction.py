@@ -4,22 +4,32 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from support_agent import make_bundle, reference_rows
+from support_agent import Made, make_bundle, reference_rows
 from support_device import HandClock
 
 from wherry_agent.config import Limits
+from wherry_agent.link.spool import Fact
 from wherry_agent.serving.counter import Tally
 from wherry_agent.serving.inference import Answers, load_model
+from wherry_agent.serving.oip import write_answer
+from wherry_agent.serving.oip_request import Asked
 from wherry_agent.serving.scoring import Scorer, Served
+from wherry_agent.serving.stand_in import NoStrays, StandIn
+from wherry_agent.store import BlobStore, StatePair
+from wherry_agent.update.record import DeviceRecord
+from wherry_agent.update.shelf import Shelf, slot_for
+from wherry_agent.update.strays import FILE, KeptStrays
 from wherry_contract.errors import ManifestError
 from wherry_contract.features import RawMatrix
 from wherry_contract.manifest import Manifest
 from wherry_contract.messages import Place
-from wherry_contract.reaction import InputWatch, Reaction
+from wherry_contract.reaction import InputWatch, Reaction, Verdict
+from wherry_contract.states import SlotTrust
 from wherry_contract.window import Window
 from wherry_contract.wire import canonical, parse_json
 
@@ -28,14 +38,28 @@ PLAIN = make_bundle("2.0.0")
 INPUTS = MADE.parts.manifest.input
 
 
+class Told(NoStrays):
+    """Remembers why inputs were not trusted, each change once."""
+
+    def __init__(self) -> None:
+        self.words: list[str] = []
+
+    def note(self, digest: str, verdict: Verdict, by: str) -> None:
+        """Take a verdict."""
+        del digest, by
+        if bool(verdict.why) != bool(self.words and self.words[-1]):
+            self.words.append(verdict.why)
+
+
 class Bench:
     """A scorer and what it told."""
 
     def __init__(self) -> None:
-        self.told: list[str] = []
+        strays = Told()
+        self.told = strays.words
         self.windows: list[Tally] = []
         limits = Limits(window_rows=10**6)
-        self.scorer = Scorer(limits, HandClock(), self.windows.append, strayed=self.told.append)
+        self.scorer = Scorer(limits, HandClock(), self.windows.append, strays=strays)
         self.served = Served.by_model(load_model(MADE.digest, MADE.parts))
         self.scorer.swap(self.served)
 
@@ -133,6 +157,7 @@ def test_what_the_reference_had_is_no_reason() -> None:
         {"outside_share": 1.5},
         {"rows": 5},
         {"rows": "many"},
+        {"answer": "nobody"},
         {"fallback": None},
     ],
 )
@@ -149,3 +174,114 @@ def test_manifests_that_are_refused(wrong: dict[str, Any]) -> None:
 def test_a_manifest_keeps_its_reaction() -> None:
     read = Manifest.from_bytes(MADE.parts.manifest.to_bytes())
     assert read.reaction == Reaction(0.4, 0.2, 100)
+
+
+# --- over a restart, and by the model before ------------------------------------------------
+
+ASKS = make_bundle("3.0.0", reaction=Reaction(0.4, 0.2, 100, answer="previous"))
+BEFORE = make_bundle(features=2)  # it reads AMOUNT and NIGHTS, and no RISK
+
+
+class Till:
+    """One start of what scores on a device with two slots."""
+
+    def __init__(self, folder: Path, previous: Made = BEFORE, trust: str = "good") -> None:
+        self.facts: list[Fact] = []
+        blobs = BlobStore(folder)
+        record = DeviceRecord(active="b")
+        for name, made in (("a", previous), ("b", ASKS)):
+            for digest, data in {made.digest: made.layout.manifest, **made.layout.blobs}.items():
+                blobs.put(digest, data)
+            slot = slot_for(made.digest, made.parts.manifest, 1, SlotTrust(trust))
+            record = record.with_slot(name, slot)
+        shelf = Shelf(folder, blobs, Limits())
+        strays = KeptStrays(StatePair(folder, FILE), shelf, self.facts.append, lambda: record)
+        self.scorer = Scorer(Limits(), HandClock(), lambda _: None, strays=strays)
+        self.served = shelf.load(ASKS.digest)
+        self.scorer.swap(self.served)
+        self.scorer.tick()
+
+    def pay(self, *, missing: int = 0, risk: int = 0, rows: int = 100) -> Answers:
+        """Payments, some without NIGHTS and some with a RISK that cannot be; then one more."""
+        raw = reference_rows(ASKS.parts.manifest.input, rows, 4)
+        raw[:missing, 1], raw[:risk, 2] = np.nan, 2e6
+        self.scorer.answer(raw, self.served, started=0.0, at=1.8e9)
+        self.scorer.tick()
+        return self.scorer.answer(raw[-1:], self.served, started=0.0, at=1.8e9)
+
+
+def _source(answers: Answers) -> Any:
+    asked = Asked("", 1, None, ())
+    body, _ = write_answer(asked, "x", answers, ASKS.parts.manifest, ASKS.digest)
+    return parse_json(body, limit=10**5, what="answer")["parameters"]
+
+
+def test_the_model_before_answers_if_it_reads_nothing_that_strayed(tmp_path: Path) -> None:
+    till = Till(tmp_path)
+    answers = till.pay(risk=50)
+    assert answers.fallback
+    before = load_model(BEFORE.digest, BEFORE.parts)
+    raw = reference_rows(ASKS.parts.manifest.input, 100, 4)[-1:, :2]
+    assert answers.scores == pytest.approx(before.scores(raw))
+    assert _source(answers) == {"bundle": BEFORE.digest, "source": "previous"}
+    # a second feature goes, and that one it reads
+    assert _source(till.pay(risk=50, missing=60)) == {"bundle": ASKS.digest, "source": "rule"}
+    assert _source(till.pay()) == {"bundle": ASKS.digest, "source": "model"}
+    assert [fact.text for fact in till.facts] == [
+        "RISK is often out of its range: fraud 1.0.0 answers",
+        "inputs are as agreed: the model answers",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("previous", "trust", "odd"),
+    [
+        pytest.param(BEFORE, "good", {"missing": 60}, id="it reads what strayed"),
+        pytest.param(PLAIN, "good", {"risk": 50}, id="it reads all"),
+        pytest.param(BEFORE, "unproven", {"risk": 50}, id="it has not proven itself"),
+        pytest.param(make_bundle(features=4), "good", {"risk": 50}, id="it wants more"),
+    ],
+)
+def test_where_the_model_before_cannot_the_rule_answers(
+    tmp_path: Path, previous: Made, trust: str, odd: dict[str, int]
+) -> None:
+    till = Till(tmp_path, previous, trust)
+    assert _source(till.pay(**odd))["source"] == "rule"
+    assert till.facts[0].text.endswith("the rule answers")
+
+
+def test_the_verdict_outlives_a_restart_and_is_told_once(tmp_path: Path) -> None:
+    Till(tmp_path).pay(risk=50)
+    again = Till(tmp_path)
+    assert _source(again.pay(rows=1))["source"] == "previous"
+    assert not again.facts
+    again.pay(rows=98)
+    assert [fact.code for fact in again.facts] == ["inputs.back"]
+    assert not Till(tmp_path).scorer.away
+
+
+def test_another_bundle_does_not_inherit_it_and_a_damaged_file_trusts(tmp_path: Path) -> None:
+    Till(tmp_path).pay(risk=50)
+    till = Till(tmp_path)
+    till.scorer.swap(Served.by_model(load_model(MADE.digest, MADE.parts)))
+    assert not till.scorer.away
+    till.scorer.tick()
+    till.scorer.swap(till.served)  # and it is not back with the one before
+    assert not till.scorer.away
+    Till(tmp_path).pay(risk=50)
+    for path in tmp_path.glob(f"{FILE}.*"):
+        path.write_bytes(b"torn")
+    assert not Till(tmp_path).scorer.away
+
+
+def test_a_stand_in_answers_in_the_same_terms() -> None:
+    model, manifest = load_model(BEFORE.digest, BEFORE.parts), ASKS.parts.manifest
+    assert StandIn.between(model, manifest, ())
+    value = replace(manifest.output, edges=tuple(float(x) for x in range(63)))
+    assert StandIn.between(model, replace(manifest, output=value), ()) is None
+
+
+def test_a_manifest_says_who_answers_only_where_it_is_not_the_rule() -> None:
+    assert b'"answer"' not in MADE.parts.manifest.to_bytes()
+    read = Manifest.from_bytes(ASKS.parts.manifest.to_bytes())
+    assert read.reaction == Reaction(0.4, 0.2, 100, answer="previous")

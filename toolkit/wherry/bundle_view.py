@@ -11,6 +11,7 @@ from wherry_contract import oci
 from wherry_contract.bundle import Layout, Parts, open_bundle
 from wherry_contract.errors import SetupError, TrustError
 from wherry_contract.manifest import RuntimeNeeds
+from wherry_contract.reaction import PREVIOUS
 from wherry_contract.signature import (
     BundleStatement,
     FamilyTrust,
@@ -154,7 +155,8 @@ def lines(view: View) -> Iterator[str]:
     yield f"  fallback   {manifest.fallback or 'none'}"
     if reaction := manifest.reaction:
         shares = f"{reaction.missing_share:g} missing or {reaction.outside_share:g} out of range"
-        yield f"  reaction   the rule answers over {shares}, of {reaction.rows} rows"
+        who = "the model before, else the rule," if reaction.answer == PREVIOUS else "the rule"
+        yield f"  reaction   {who} answers over {shares}, of {reaction.rows} rows"
     soak = manifest.soak
     yield f"  soak       {soak.rows} rows and {soak.seconds} s, at most {soak.longest_seconds} s"
     golden = view.parts.golden

@@ -19,7 +19,7 @@ class Drift:
 
     Attributes:
         pairs: features that are counted together.
-        reaction: when the rule answers instead of the model; None for never.
+        reaction: when something else answers instead of the model; None for never.
     """
 
     pairs: tuple[tuple[str, str], ...]

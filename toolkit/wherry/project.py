@@ -61,7 +61,7 @@ KNOWN: Final[Mapping[str, tuple[str, ...]]] = {
     "soak": ("rows", "seconds", "longest_seconds", "error_share"),
     "board": ("architectures", "memory_mib"),
     "drift": ("pairs", "reaction"),
-    "drift.reaction": ("missing_share", "outside_share", "rows"),
+    "drift.reaction": ("missing_share", "outside_share", "rows", "answer"),
     "card": ("purpose", "limits", "owner"),
     "sign": ("key",),
     "out": ("bundle", "report"),

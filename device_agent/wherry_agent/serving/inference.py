@@ -26,8 +26,9 @@ class Answers:
         scores: float64, shape (rows,), of classes the highest; 1 or 0 where the rule answered.
         flagged: bool, shape (rows,), whether the score reaches the threshold.
         bins: int64, shape (rows,), the score's bin of 64.
-        fallback: whether the rule answered instead of the model.
-        failure: why it did, in words.
+        fallback: whether something else answered instead of the model.
+        failure: why, in words.
+        previous: digest of the bundle whose model did; nothing if it was the rule.
         classes: float64, shape (rows, classes), every score; nothing for a model of one.
         decisions: int64, shape (rows,), the decided class of each row, -1 for none; likewise.
     """
@@ -37,6 +38,7 @@ class Answers:
     bins: NDArray[np.int64]
     fallback: bool = False
     failure: str = ""
+    previous: str = ""
     classes: Scores | None = None
     decisions: NDArray[np.int64] | None = None
 

@@ -19,12 +19,13 @@ from wherry_contract.errors import ServingError
 from wherry_contract.features import RawMatrix
 from wherry_contract.manifest import Manifest
 from wherry_contract.profile import ReferenceProfile
-from wherry_contract.reaction import InputWatch
+from wherry_contract.reaction import PREVIOUS, InputWatch, Verdict
 
 from .counter import Counter, Tally, threshold_bin
 from .inference import Answers, Model, rule_answer
 from .probing import SIGNS, Probing
 from .senses import Senses
+from .stand_in import NoStrays, StandIn, Strays
 
 _LOOK_SECONDS: Final = 60.0
 _PLAUSIBLE: Final = (946_684_800.0, 4_102_444_800.0)  # 2000 to 2100, which the wire can say
@@ -78,7 +79,7 @@ class Scorer:
         *,
         senses: Senses | None = None,
         alarm: Callable[[str], None] = lambda _: None,
-        strayed: Callable[[str], None] = lambda _: None,
+        strays: Strays | None = None,
     ) -> None:
         """Take what it works with.
 
@@ -88,12 +89,14 @@ class Scorer:
             emit: takes closed windows.
             senses: looks at the board.
             alarm: told when somebody seems to feel for the threshold, and by which sign.
-            strayed: told why inputs are not trusted any more, and nothing when they are again.
+            strays: remembers whether inputs are trusted, and finds who answers if not.
         """
         self._senses = senses
         self._alarm = alarm
-        self._strayed = strayed
+        self._strays = strays or NoStrays()
         self._watch: InputWatch | None = None
+        self._stand_in: StandIn | None = None
+        self._unsettled = False
         self._looked = clock.monotonic()
         self._limits = limits
         self._clock = clock
@@ -115,7 +118,7 @@ class Scorer:
 
     @property
     def away(self) -> str:
-        """Why the rule answers though there is a model: inputs that left the contract; or nothing."""
+        """Why the model is not asked: inputs that left the contract; or nothing."""
         watch = self._watch
         return watch.away if watch else ""
 
@@ -123,7 +126,7 @@ class Scorer:
         """Serve with something else from the next row on; the window is cut."""
         with self._lock:
             self._close("switch")
-            self._watch = None
+            self._watch, self._stand_in, self._unsettled = None, None, True
             self._counter = self._counter_of(served) if served else None
             self._served = served
             self._progress = Progress(self._clock.monotonic())
@@ -131,7 +134,9 @@ class Scorer:
     def _counter_of(self, served: Served) -> Counter:
         probing = Probing(served.profile, threshold_bin(served.manifest))
         reaction = served.manifest.reaction if served.model else None
-        watch = self._watch = InputWatch(reaction, served.profile) if reaction else None
+        known = self._strays.recall(served.digest)
+        watch = InputWatch(reaction, served.profile, known) if reaction else None
+        self._watch = watch
 
         def look(
             raw: RawMatrix,
@@ -143,7 +148,7 @@ class Scorer:
             for sign in found.keys() & SIGNS.keys():
                 self._alarm(sign)
             if watch and watch.see(raw, places):
-                self._strayed(watch.away)
+                self._unsettled = True
             return found
 
         return Counter(served.digest, served.manifest, served.profile, look)
@@ -164,7 +169,7 @@ class Scorer:
             ServingError: S05, neither a model nor a rule can answer.
         """
         away = self.away if served is self._served else ""
-        answers = _asked(served, raw, away)
+        answers = self._instead(raw, away) if away else _asked(served, raw)
         failure = answers if isinstance(answers, str) else ""
         if isinstance(answers, str):
             answers = self._by_rule(raw, served, answers)
@@ -180,6 +185,11 @@ class Scorer:
                 late.add(raw, answers, moment, latency)
                 self._emit(late.close("switch"))
         return answers
+
+    def _instead(self, raw: RawMatrix, away: str) -> Answers | str:
+        """The previous model's answers, or why there are none."""
+        why, stand_in = f"inputs left the contract: {away}", self._stand_in
+        return stand_in.answer(raw, why) if stand_in else why
 
     def _by_rule(self, raw: RawMatrix, served: Served, failure: str) -> Answers:
         if served.manifest.fallback is None:
@@ -231,6 +241,8 @@ class Scorer:
     def tick(self) -> None:
         """Count what is buffered, and close a window whose time is up; to be called now and then.
 
+        A verdict on inputs that has changed is acted upon here, where no payment waits for it.
+
         A window of a few rows says nothing yet and might tell of a single customer: it stays
         open until it has more, though not for ever.
         """
@@ -239,14 +251,30 @@ class Scorer:
                 return
             self._look(self._counter)
             self._counter.flush()
-            if self._counter.empty:
-                return
-            minutes = (self._clock.monotonic() - self._counter.since) / 60
-            enough = self._counter.seen >= self._limits.window_least_rows
-            if minutes >= self._limits.window_minutes and (
-                enough or minutes >= self._limits.window_longest_minutes
-            ):
-                self._close("time")
+            if not self._counter.empty:
+                self._close_in_time(self._counter)
+            unsettled, self._unsettled = self._unsettled, False
+            served, watch = self._served, self._watch
+        if unsettled and served:
+            self._settle(served, watch.verdict if watch else Verdict())
+
+    def _close_in_time(self, counter: Counter) -> None:
+        minutes = (self._clock.monotonic() - counter.since) / 60
+        enough = counter.seen >= self._limits.window_least_rows
+        if minutes >= self._limits.window_minutes and (
+            enough or minutes >= self._limits.window_longest_minutes
+        ):
+            self._close("time")
+
+    def _settle(self, served: Served, verdict: Verdict) -> None:
+        """Find who answers, if the model is not to be asked, and have it told."""
+        reaction, found = served.manifest.reaction, None
+        if verdict.why and reaction and reaction.answer == PREVIOUS:
+            found = self._strays.stand_in(served.manifest, verdict)
+        with self._lock:
+            if served is self._served:
+                self._stand_in = found
+        self._strays.note(served.digest, verdict, found.name if found else "the rule")
 
     def _look(self, counter: Counter) -> None:
         now = self._clock.monotonic()
@@ -264,8 +292,6 @@ class Scorer:
             self._emit(self._counter.close(reason))
 
 
-def _asked(served: Served, raw: RawMatrix, away: str) -> Answers | str:
+def _asked(served: Served, raw: RawMatrix) -> Answers | str:
     """The model's answers, or why there are none."""
-    if away:
-        return f"inputs left the contract: {away}"
     return served.model.answer(raw) if served.model else "no model is loaded"

@@ -162,7 +162,7 @@ class _Reading:
         if not isinstance(parameters, dict) or "score_bin" not in outputs:
             raise ValueError("should be an answer with score_bin, and its bundle in parameters")
         bundle = text_of(parameters.get("bundle"), "bundle")
-        if parameters.get("source") == "rule":  # no model's score: nothing to learn about one
+        if parameters.get("source", "model") != "model":  # no score of the model that was counted
             return
         flags = _data(outputs.get("flagged"))
         for number, place in enumerate(_data(outputs["score_bin"])):
