@@ -346,6 +346,13 @@ _ROWS: tuple[tuple[str, str, str], ...] = (
         "wait for the answers, or until they expire: `wherry device answers`",
     ),
     ("R12", "there is no such question", "see `wherry device answers`"),
+    ("R13", "there is no such group", "see `wherry group list`"),
+    (
+        "R14",
+        "the rollout has moved on meanwhile",
+        "look again with `wherry rollout status`, then say it again",
+    ),
+    ("R15", "there is nothing to go back to", "push the bundle that the devices should run"),
     # Set-up
     ("H01", "the project file is wrong", "compare with docs/project.md"),
     ("H02", "a file cannot be read", "check the path"),

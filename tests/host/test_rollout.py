@@ -22,7 +22,7 @@ from wherry.server.rollout import (
     settle,
     way_back,
 )
-from wherry.server.waves import Candidate, plan_waves, wave_ends
+from wherry.server.waves import Candidate, plan_waves, shares_of, wave_ends
 from wherry_contract.errors import RolloutError
 from wherry_contract.states import RolloutState as R
 
@@ -81,19 +81,41 @@ def test_waves_share_everybody_out_whatever_the_order(
     assert [n for wave in plan_waves(found, [], "seed") for n in wave] == flat
 
 
-@given(candidates, st.integers(1, 40))
-def test_every_beginning_is_fair_to_every_group(found: list[Candidate], first: int) -> None:
-    """Sainte-Lague: no group could pass a seat to another and be less unequal for it."""
-    reached = set(plan_waves(found, [str(first)], "seed")[0])
-    sizes = {site: sum(item.labels["site"] == site for item in found) for site in "abc"}
-    seats = {
-        site: sum(item.labels["site"] == site and item.device in reached for item in found)
-        for site in "abc"
-    }
-    groups = [site for site in "abc" if sizes[site]]
-    for a in groups:
-        for b in groups:
-            assert (seats[a] - 0.5) / sizes[a] <= (seats[b] + 0.5) / sizes[b] + 1e-9
+@pytest.mark.parametrize("first", [1, 10, 37, 100, 500])
+def test_every_beginning_has_its_share_of_every_board_site_and_group(first: int) -> None:
+    """hawkbit#1086: groups in the order of creation, so that one is a single cellular uplink."""
+    found = [
+        Candidate(
+            f"d{n}",
+            {"board": f"b{n % 3}", "site": f"s{n // 25}"},
+            groups=("pilot",) if n % 10 == 0 else (),
+        )
+        for n in range(1000)
+    ]
+    for seed in ("a", "b", "c"):
+        reached = set(plan_waves(found, [str(first)], seed)[0])
+        assert len(reached) == first
+        for name in ("board", "site"):
+            for value in {item.labels[name] for item in found}:
+                of = [item.device for item in found if item.labels[name] == value]
+                seats = len(reached.intersection(of))
+                # a site is in three places of the line, one for each board
+                limit = 2 if name == "board" else 4
+                assert abs(seats - first * len(of) / 1000) <= limit, (seed, value)
+
+
+def test_small_sites_are_reached_as_often_as_large_ones() -> None:
+    """One large site and 300 of one device each: a canary of 1 % is not the large site alone."""
+    found = [Candidate(f"l{n}", {"site": "large"}) for n in range(300)]
+    found += [Candidate(f"s{n}", {"site": f"s{n}"}) for n in range(300)]
+    first = plan_waves(found, ["20"], "seed")[0]
+    assert abs(sum(name.startswith("l") for name in first) - 10) <= 2
+
+
+def test_what_a_plan_says_of_each_stratum_adds_up() -> None:
+    found = [Candidate(f"d{n}", {"site": "ab"[n % 2]}) for n in range(10)]
+    waves = plan_waves(found, ["2", "100%"], "seed")
+    assert shares_of(found, waves) == [(("", "a", ""), (1, 4)), (("", "b", ""), (1, 4))]
 
 
 def test_who_is_away_comes_last() -> None:

@@ -47,6 +47,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, Entry]]] = {
     "Run a fleet": {
         "serve": Entry("serve:serve", "Run the fleet's server: broker, depot, ingest"),
         "device": Entry("device:device", "Claim, add, list, ask and revoke devices"),
+        "group": Entry("group:group", "Name groups of devices, to roll out to them"),
         "rollout": Entry("fleet:rollout", "List, follow and stop rollouts"),
         "monitor": Entry("monitor:monitor", "Show health, latency and drift of the fleet"),
         "labels": Entry("labels:labels", "Bring in labels that came later, and list them"),

@@ -27,10 +27,17 @@ _ENDED: Final = (RolloutState.DONE, RolloutState.REVERTED)
 
 
 @click.command(
-    epilog="Example: wherry push fraud-1.4.0.wherry --waves 1,10%,100% --soak 30m --wait"
+    epilog="Example: wherry push fraud-1.4.0.wherry --to 'board=pi3,site!=7' --waves 1%,10%,100%"
 )
 @click.argument("bundle", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @select_option
+@click.option(
+    "--to",
+    default="",
+    metavar="SELECTOR",
+    help="Devices that are meant, as board=pi3|pi4,site!=7,group=pilot; all of the family else.",
+)
+@click.option("--dry-run", is_flag=True, help="Show the plan, and change nothing.")
 @click.option(
     "--waves",
     default="1,100%",
@@ -54,6 +61,8 @@ def push(
     *,
     bundle: Path,
     select: tuple[tuple[str, str], ...],
+    to: str,
+    dry_run: bool,
     waves: str,
     soak: float | None,
     soak_rows: int | None,
@@ -76,6 +85,7 @@ def push(
     order: dict[str, Any] = {
         "bundle": taken["digest"],
         "select": dict(select),
+        "to": to,
         "waves": [share.strip() for share in waves.split(",")],
         "soak_seconds": -1 if soak is None else round(soak),
         "soak_rows": -1 if soak_rows is None else soak_rows,
@@ -84,6 +94,9 @@ def push(
     if boards := recorded(home(), taken["digest"]):  # what it was verified on, for the report
         order["boards"] = dict(boards)
     plan = client.post("rollouts", order | {"dry_run": True})
+    if dry_run:
+        show("wherry/rollout-plan/1", plan, _plan_lines(plan), as_json=as_json)
+        return
     confirm(_plan_lines(plan), yes=yes)
     found = client.post("rollouts", order)
     say(f"rollout {found['id']} has begun")
@@ -105,6 +118,16 @@ def _plan_lines(plan: Mapping[str, Any]) -> list[str]:
     lines.append(
         f"  each soaks on {soak['rows']} rows of its own traffic, {soak['seconds']} s at least"
     )
+    strata = plan.get("strata", [])
+    if len(strata) > 1:
+        names = ["canary", *(f"wave {place}" for place in range(1, len(waves)))]
+        rows = [
+            [*(item[key] or "-" for key in ("board", "site", "group")), *item["waves"]]
+            for item in strata
+        ]
+        lines += [f"  {line}" for line in table(["board", "site", "group", *names], rows)]
+        if plan["strata_left_out"]:
+            lines.append(f"  and {plan['strata_left_out']} more of board, site and group")
     return lines
 
 

@@ -28,6 +28,7 @@ from . import label_api, monitor_api, views
 from .answers import error_response
 from .asker import Asker
 from .depot import Depot
+from .group_api import GroupApi
 from .identity_api import IdentityApi
 from .metrics_api import MOST_DEVICES, PATH, MetricsApi
 from .office import Office
@@ -42,6 +43,7 @@ from .web.routes import routes as pages
 _API: Final = "/api/v1/"
 _HEALTH: Final = "/api/v1/health"
 _MOST_ITEMS: Final = 10_000
+_MOST_STRATA: Final = 200
 
 
 class _Guard:
@@ -109,6 +111,7 @@ def make_app(
         *(QuestionApi(store, asker).routes() if asker else []),
         *monitor_api.routes(store, watching, home),
         *label_api.routes(store),
+        *GroupApi(store).routes(),
         *MetricsApi(store, watching, life, most_devices).routes(),
         *pages(House(office.site.fleet, token, store, watching, registry)),
     ]
@@ -203,7 +206,16 @@ class _Api:
             plan = await run_in_threadpool(self._office.plan, digest, select, policy)
             waves = [list(wave) for wave in plan.waves]
             soak = {"seconds": plan.soak_seconds, "rows": plan.soak_rows}
-            document = {"bundle": views.bundle_view(plan.bundle), "waves": waves, "soak": soak}
+            strata = [
+                dict(zip(("board", "site", "group"), name, strict=True)) | {"waves": list(counts)}
+                for name, counts in plan.strata[:_MOST_STRATA]
+            ]
+            document: dict[str, Any] = {
+                "bundle": views.bundle_view(plan.bundle),
+                "waves": waves,
+                "soak": soak,
+            }
+            document |= {"strata": strata, "strata_left_out": len(plan.strata) - len(strata)}
             return JSONResponse({"schema": "wherry/rollout-plan/1"} | document)
         row = await run_in_threadpool(self._office.start, digest, select, policy)
         if boards:
@@ -257,6 +269,7 @@ def _policy(body: Fields) -> Policy:
         max_failures=body.integer("max_failures", plain.max_failures),
         silent_seconds=body.number("silent_seconds", plain.silent_seconds),
         hold_seconds=body.number("hold_seconds", plain.hold_seconds),
+        to=body.text("to", plain.to, limit=2000),
     )
     if body.rest():
         raise body.error(min(body.rest()), "a name that this server knows")

@@ -175,6 +175,30 @@ assignment = sa.Table(
     sa.Column("issued_at", sa.Float, nullable=False),
     sa.Column("envelope", sa.LargeBinary, nullable=False),
 )
+# groups that operators name, and who is in them
+grouping = sa.Table(
+    "grouping",
+    _META,
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("made_at", sa.Float, nullable=False),
+)
+member = sa.Table(
+    "member",
+    _META,
+    sa.Column("grouping", sa.String, primary_key=True),
+    sa.Column("device", sa.String, primary_key=True),
+)
+# what operators said of a rollout, in order: pause, resume, pass
+word = sa.Table(
+    "word",
+    _META,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("rollout", sa.String, nullable=False, index=True),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("what", sa.String, nullable=False),
+    sa.Column("why", sa.String, nullable=False),
+    sa.Column("wave", sa.Integer, nullable=False),
+)
 # what operators ask of devices, and what those answered
 question = sa.Table(
     "question",

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from wherry.deltas import most_run, offer_deltas
 from wherry.rows import BundleRow, DeviceRow, Exposure, RolloutRow
+from wherry.selectors import LABEL, parse
 from wherry_contract.errors import RolloutError, TrustError, WherryError
 from wherry_contract.signature import AssignmentKey, FamilyTrust, PublicKey, TrustRoot
 from wherry_contract.states import RolloutState
@@ -21,9 +22,8 @@ from wherry_contract.wire import SLUG
 
 from .rollout import Policy
 from .store import Store
-from .waves import Candidate, plan_waves
+from .waves import Candidate, plan_waves, shares_of
 
-LABEL: Final = r"[A-Za-z0-9][A-Za-z0-9 ._/-]{0,62}"
 _log = logging.getLogger("wherry.server")
 _KEY_SECONDS: Final = 10 * 365 * 86_400.0
 
@@ -69,12 +69,17 @@ class Papers:
 
 @dataclass(frozen=True)
 class Plan:
-    """Who would be in which wave of a rollout of a bundle, and how long each soaks."""
+    """Who would be in which wave of a rollout of a bundle, and how long each soaks.
+
+    Attributes:
+        strata: for each board, site and group, how many devices are in each wave.
+    """
 
     bundle: BundleRow
     waves: tuple[tuple[str, ...], ...]
     soak_seconds: int
     soak_rows: int
+    strata: tuple[tuple[tuple[str, str, str], tuple[int, ...]], ...] = ()
 
 
 class Office:
@@ -213,18 +218,30 @@ class Office:
         bundle = self.store.bundle(digest)
         if not self.store.depot.holds(digest):
             raise RolloutError("R04", digest)
-        rows = [row for row in self.store.devices(select) if row.family == bundle.family]
-        if not rows:
-            wanted = ", ".join(f"{name}={value}" for name, value in select.items()) or "any label"
-            raise RolloutError("R02", f"family {bundle.family}, {wanted}")
-        candidates = [Candidate(row.device, row.labels, away=not row.online) for row in rows]
+        candidates = self._candidates(bundle.family, select, policy.to)
         soak = self.store.manifest(digest).soak
+        waves = plan_waves(candidates, policy.shares, seed=digest)
         return Plan(
             bundle,
-            plan_waves(candidates, policy.shares, seed=digest),
+            waves,
             soak.seconds if policy.soak_seconds < 0 else policy.soak_seconds,
             soak.rows if policy.soak_rows < 0 else policy.soak_rows,
+            tuple(shares_of(candidates, waves)),
         )
+
+    def _candidates(self, family: str, select: Mapping[str, str], to: str) -> list[Candidate]:
+        selector, groups = parse(to), self.store.groups.members()
+        found = [
+            Candidate(row.device, row.labels, not row.online, groups.get(row.device, ()))
+            for row in self.store.devices(select)
+            if row.family == family
+            and selector.holds(row.device, row.labels, groups.get(row.device, ()))
+        ]
+        if not found:
+            wanted = [f"{name}={value}" for name, value in select.items()]
+            wanted += [to] if to else []
+            raise RolloutError("R02", f"family {family}, {', '.join(wanted) or 'any label'}")
+        return found
 
     def start(self, digest: str, select: Mapping[str, str], policy: Policy) -> RolloutRow:
         """Start a rollout.

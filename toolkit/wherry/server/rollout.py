@@ -81,6 +81,7 @@ class Policy:
         silent_seconds: without a word for so long after its switch, a device has failed;
             before its switch its order is undecided.
         hold_seconds: an order that is not settled for so long is undecided.
+        to: a selector that devices must meet besides the labels they were picked by.
     """
 
     shares: tuple[str, ...] = ("1", "100%")
@@ -89,6 +90,7 @@ class Policy:
     max_failures: int = 0
     silent_seconds: float = 900.0
     hold_seconds: float = 90_000.0
+    to: str = ""
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Policy:

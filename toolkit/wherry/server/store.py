@@ -22,6 +22,7 @@ from . import database as db
 from .audit import Trail
 from .census import Census, device_row
 from .depot import Depot
+from .groups import Groups
 from .intake import Batch, Spot, clashes, take
 from .labels import LabelStore
 from .ledger import Ledger
@@ -40,6 +41,7 @@ class Store:
         self.labels = LabelStore(database)
         self.census = Census(database)
         self.trail = Trail(database)
+        self.groups = Groups(database)
         self.purged = 0  # windows and events that retention took, since this was opened
 
     # --- asked by the monitor -----------------------------------------------------------

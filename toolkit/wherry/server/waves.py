@@ -7,9 +7,11 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Final
 
 from wherry_contract.errors import RolloutError
+
+_GOLDEN: Final = (5**0.5 - 1) / 2
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,7 @@ class Candidate:
     device: str
     labels: Mapping[str, str]
     away: bool = False
+    groups: tuple[str, ...] = ()
 
 
 def wave_ends(shares: Sequence[str], devices: int) -> tuple[int, ...]:
@@ -59,10 +62,13 @@ def _share(text: str) -> tuple[float, bool]:
 def plan_waves(
     candidates: Iterable[Candidate], shares: Sequence[str], seed: str
 ) -> tuple[tuple[str, ...], ...]:
-    """Who is in which wave: every group of equal labels in proportion, at every length.
+    """Who is in which wave: every board, site and group in proportion, at every length.
 
-    Within a group a hash decides; between groups the seats go by the divisor method of
-    Sainte-Lague, so that the waves of any shares are beginnings of one and the same order.
+    Devices stand in one line, by board, site and group, and within those by a hash; the
+    waves take places that are spread evenly over it (multiples of the golden ratio, whose
+    every beginning is spread evenly: van der Corput and Steinhaus). So the waves of any
+    shares are beginnings of one and the same order, and no uplink, board type or site is
+    in a wave for itself.
 
     Args:
         candidates: in any order, which does not matter.
@@ -72,18 +78,41 @@ def plan_waves(
     Raises:
         RolloutError: R06.
     """
-    strata: dict[tuple[Any, ...], list[str]] = defaultdict(list)
-    for item in candidates:
-        strata[item.away, *sorted(item.labels.items())].append(item.device)
-    order = [
-        (stratum[0], (2 * rank + 1) / (2 * len(names)), _hash(seed, name), name)
-        for stratum, names in strata.items()
-        for rank, name in enumerate(sorted(names, key=lambda name: _hash(seed, name)))
-    ]
+    order: list[tuple[bool, float, str]] = []
+    found = list(candidates)
+    for away in (False, True):
+        line = sorted(
+            (
+                (*stratum(item), _hash(seed, item.device), item.device)
+                for item in found
+                if item.away is away
+            ),
+        )
+        start = int(_hash(seed, "start")[:8], 16) / 2**32
+        order += [
+            (away, (start + place * _GOLDEN) % 1.0, entry[-1]) for place, entry in enumerate(line)
+        ]
     names = [entry[-1] for entry in sorted(order)]
     ends = wave_ends(shares, len(names))
     starts = (0, *ends[:-1])
     return tuple(tuple(names[a:b]) for a, b in zip(starts, ends, strict=True) if b > a)
+
+
+def stratum(item: Candidate) -> tuple[str, str, str]:
+    """A device's board, site and group; "" where it says nothing."""
+    groups = "+".join(sorted({*item.groups, *filter(None, [item.labels.get("group")])}))
+    return item.labels.get("board", ""), item.labels.get("site", ""), groups
+
+
+def shares_of(
+    candidates: Iterable[Candidate], waves: Sequence[Sequence[str]]
+) -> list[tuple[tuple[str, str, str], tuple[int, ...]]]:
+    """How many devices of each stratum are in each wave, strata in order."""
+    wave_of = {name: place for place, names in enumerate(waves) for name in names}
+    counts: dict[tuple[str, str, str], list[int]] = defaultdict(lambda: [0] * len(waves))
+    for item in candidates:
+        counts[stratum(item)][wave_of[item.device]] += 1
+    return [(name, tuple(found)) for name, found in sorted(counts.items())]
 
 
 def _hash(seed: str, name: str) -> str:
