@@ -17,8 +17,9 @@ from wherry_contract.signature import PublicKey
 from .files import write_durably
 from .keys import generate, list_keys, public_path, read_public
 from .repository.ceremony import Ceremony
+from .repository.changes import FLEET_ROLES
 from .repository.lab import names_of, online_signers, sign_all
-from .repository.repository import FLEET_ROLES, Repository
+from .repository.repository import Repository
 from .repository.staged import Waiting
 from .repository.state import MODELS, ROOT, TARGETS
 

@@ -94,8 +94,9 @@ def serve(
     With --pinned, public keys there may sign bundles by themselves. Devices come over TLS 1.3 with certificates of the
     fleet's own authority, made at the first start; operators only from this machine.
     """
-    from wherry.server.app import Choice, Ready, set_up_logging
     from wherry.server.app import serve as run
+    from wherry.server.app import set_up_logging
+    from wherry.server.choice import Choice, Ready
 
     set_up_logging(verbose=bool(ctx.find_root().obj["verbose"]))
 

@@ -8,95 +8,40 @@ import os
 import secrets
 import signal
 import socket
-import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from wherry.broker import Supervised, find_engine
-from wherry.broker_settings import SERVER, Accounts, is_loopback
+from wherry.broker_settings import is_loopback
 from wherry.files import write_durably
 from wherry.repository.lab import OFFLINE, hold_ceremony
 from wherry.repository.repository import Repository
-from wherry_contract.address import BrokerAddress
 from wherry_contract.errors import SetupError
 from wherry_contract.messages import Presence
 
 from .api import make_app
 from .asker import Asker
+from .choice import Choice, Ready
 from .database import Database
 from .depot import Depot
 from .driver import Driver, Radio
 from .ending import SIGNALS, Ending, Interrupted, locked, restore, serve_http
+from .fleet_broker import FleetBroker
 from .ingest import Ingest
 from .kept import Kept, bare_host, known_registry, listen, pick_port, url_host
 from .link import LOG, Link
-from .metrics_api import MOST_DEVICES
 from .notary import Notary
-from .office import Office, Site, with_credentials
+from .office import Office, Site
 from .orders import AssignmentSigner, ListedSigner
 from .premises import Premises
 from .registrar import Registrar
 from .round_trip import self_test
 from .store import Store
 
-_ENGINES: Final = ("auto", "mosquitto", "nats")
 _DEFAULT_FLEET: Final = "fleet"
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What `wherry serve` was told.
-
-    Attributes:
-        data: the data folder.
-        host: where devices come.
-        port: of operators' HTTP; 0 for the one of last time, or a free one.
-        broker: ``auto``, ``mosquitto`` or ``nats`` for a broker of our own, or a URL.
-        fleet: its name; "" for that of last time.
-        names: more names and addresses by which devices know this server; the first is
-            what they are told.
-        ports: of the devices' depot, enrolment and broker; each as `port`.
-        plain: no TLS and no identities, but passwords: for trying things out alone.
-        pinned: devices pin keys instead of a TUF root: for a laboratory; stays as it was.
-        windows: the form in which devices that enrol send windows; "" for that of last time.
-        metrics_devices: a larger fleet has no metrics of single devices.
-        registry: where devices that enrol fetch bundles, as ``https://host/namespace``;
-            ``none`` for the depot, "" for that of last time.
-    """
-
-    data: Path
-    host: str = "127.0.0.1"
-    port: int = 0
-    broker: str = "auto"
-    fleet: str = ""
-    names: tuple[str, ...] = ()
-    ports: tuple[int, int, int] = (0, 0, 0)
-    plain: bool = False
-    pinned: bool = False
-    windows: str = ""
-    metrics_devices: int = MOST_DEVICES
-    registry: str = ""
-
-
-@dataclass(frozen=True)
-class Ready:
-    """The server as it runs.
-
-    Attributes:
-        url: of operators' HTTP.
-        broker: where anybody on this machine may listen, or where devices go.
-        devices: where devices go: ``broker``, ``depot``, ``enrol``; "" for what is not there.
-    """
-
-    url: str
-    broker: str
-    devices: Mapping[str, str]
-    fleet: str
-    data: Path
 
 
 def serve(choice: Choice, on_ready: Callable[[Ready], None]) -> None:
@@ -133,9 +78,7 @@ class _Server:
         self._stack = stack
         self._data = choice.data
         self._kept = self._keep()
-        self._supervised: Supervised | None = None
         self._premises: Premises | None = None
-        self._admitting = threading.Lock()
 
     def _keep(self) -> Kept:
         kept = Kept.read(self._data / "settings.json")
@@ -171,7 +114,9 @@ class _Server:
         store = self._open_store(repository)
         signer = self._open_signer(repository)
         doors = self._open_premises()
-        address = self._start_broker(store)
+        broker = FleetBroker(self._choice.broker, self._data, self._kept.fleet, self._premises)
+        self._stack.callback(broker.stop)
+        address = broker.start(self._choice.host, self._choice.ports[2], self._pick_port, store)
         self._kept.write(self._data / "settings.json")
         context = self._premises.client if self._premises and address.tls else None
         self_test(address, self._kept.fleet, context=context)
@@ -191,16 +136,16 @@ class _Server:
         site = Site(
             depot,
             fleet,
-            self._device_broker,
-            lambda: self._admit(store),
+            lambda device: broker.url_for(device, self._told_host),
+            lambda: broker.admit(store),
             enrol,
-            bool(self._supervised),
+            broker.is_ours,
             self._kept.windows,
             self._kept.registry,
         )
         root = repository.root_file if repository else None
         office = Office(store, site, signer.public, time.time, driver.news, root)
-        registrar = self._open_doors(office, doors, signer, link)
+        registrar = self._open_doors(office, doors, signer, link, broker)
         scratch = self._data / "uploads"
         scratch.mkdir(exist_ok=True)
         app = make_app(
@@ -209,12 +154,12 @@ class _Server:
             scratch,
             registrar,
             asker,
-            life=lambda: self._life(link, driver),
+            life=lambda: self._life(link, driver, broker),
             scraper=self._token("metrics.token"),
             most_devices=self._choice.metrics_devices,
             data=self._data,
         )
-        told = {"broker": self._device_url(), "depot": f"{depot}/depot", "enrol": enrol}
+        told = {"broker": broker.url(self._told_host), "depot": f"{depot}/depot", "enrol": enrol}
         ready = Ready(url, address.url, told, fleet, self._data)
         self._announce(ready)
         on_ready(ready)
@@ -226,10 +171,10 @@ class _Server:
         host = self._choice.host
         return host if self._choice.plain or is_loopback(host) else "127.0.0.1"
 
-    def _life(self, link: Link, driver: Driver) -> dict[str, bool]:
+    def _life(self, link: Link, driver: Driver, broker: FleetBroker) -> dict[str, bool]:
         found = {"link": link.alive, "driver": driver.alive}
         found |= {"doors": self._premises.doors.alive} if self._premises else {}
-        return found | ({"broker": self._supervised.alive} if self._supervised else {})
+        return found | ({"broker": broker.alive} if broker.is_ours else {})
 
     def _listen(self, name: str, host: str, port: int) -> socket.socket:
         listener = listen(host, port, self._kept.ports.get(name, 0))
@@ -307,15 +252,15 @@ class _Server:
         doors: tuple[socket.socket, socket.socket] | None,
         signer: AssignmentSigner,
         link: Link,
+        broker: FleetBroker,
     ) -> Registrar | None:
         premises = self._premises
         if premises is None or doors is None:
             return None
 
         def changed(device: str) -> None:
-            self._admit(office.store)
-            plain = self._supervised and not self._supervised.inner.tls
-            premises.cut(device, self._inner() if plain else None)
+            broker.admit(office.store)
+            premises.cut(device, broker.plain_inner)
             row = office.store.device(device)
             if row.online:  # the broker did not take its will, for it may write nothing
                 link.publish(device, "presence", Presence(device, False, row.session).to_bytes())
@@ -327,63 +272,12 @@ class _Server:
         premises.open(doors, registrar, depot, lambda nonce: signer.tell_time(nonce, time.time()))
         return registrar
 
-    # --- the broker ---------------------------------------------------------------------
-
-    def _start_broker(self, store: Store) -> BrokerAddress:
-        if self._choice.broker not in _ENGINES:
-            return BrokerAddress.from_url(self._choice.broker)
-        engine = find_engine(self._choice.broker)
-        host = self._choice.host
-        port = self._pick_port("broker", host, self._choice.ports[2])
-        tls = None
-        if self._premises:
-            tls = self._premises.for_broker(self._pick_port("loopback", "127.0.0.1", 0))
-        broker = Supervised(engine, self._data.absolute() / "broker", host, port, tls)
-        self._supervised = broker
-        self._admit(store)
-        self._stack.callback(broker.stop)
-        broker.start()
-        return self._inner()
-
     def _pick_port(self, name: str, host: str, port: int) -> int:
         found = pick_port(host, port or self._kept.ports.get(name, 0))
         if port and found != port:
             raise SetupError("H11", f"{host}:{port}")
         self._kept = self._kept.with_port(name, found)
         return found
-
-    def _inner(self) -> BrokerAddress:
-        """The broker as the server itself reaches it: with its account, or its certificate."""
-        assert self._supervised  # noqa: S101 - called for a broker of our own
-        address = self._supervised.inner
-        if address.tls:
-            return address
-        return replace(address, username=SERVER, password=self._accounts([]).password(SERVER))
-
-    def _accounts(self, devices: list[str]) -> Accounts:
-        path = self._data / "broker.secret"
-        if not path.exists():
-            write_durably(path, secrets.token_bytes(32), mode=0o600)
-        revoked = self._premises.revocations() if self._premises else ((), b"")
-        return Accounts(path.read_bytes(), self._kept.fleet, devices, *revoked)
-
-    def _admit(self, store: Store) -> None:
-        if not self._supervised:
-            return
-        with self._admitting:  # else a shorter list, read before, may be written last
-            self._supervised.write(self._accounts([row.device for row in store.devices()]))
-
-    def _device_broker(self, device: str) -> str:
-        """The broker's URL for a device; another's accounts are not ours to make."""
-        url = self._device_url()
-        if not self._supervised or self._premises:
-            return url
-        return with_credentials(url, device, self._accounts([]).password(device))
-
-    def _device_url(self) -> str:
-        if not self._supervised:
-            return BrokerAddress.from_url(self._choice.broker).url
-        return replace(self._supervised.address, host=self._told_host).url
 
     # --- what commands look for ---------------------------------------------------------
 
