@@ -17,7 +17,6 @@ import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import FrameType
@@ -27,35 +26,25 @@ from wherry_contract.errors import StoreError
 from wherry_contract.messages import State
 
 from . import __version__
-from .clock import Clock, SystemClock, TrustedClock
+from .clock import Clock, SystemClock
 from .config import AgentConfig
+from .core import build_core, open_outbox
 from .identity.tls import Tls
 from .link.commands import STATE as COMMANDS
 from .link.commands import Commands
 from .link.log_ring import LogRing, where
 from .link.mqtt import Handlers, Link
 from .link.outbox import Outbox
-from .link.spool import Fact, LoggedSpool, Spool
+from .link.spool import Fact
 from .pulse import UPDATES, Notifier, Pulse, Watchdog
 from .serving.listen import LISTENING_FILE
-from .serving.probing import SIGNS
-from .serving.runtime import architecture, runtimes
-from .serving.scoring import Scorer
-from .serving.senses import Senses
 from .serving.server import Hooks, HttpServer
 from .serving.service import Service
-from .store import BlobStore, StatePair, as_store_error, durable_write, folder_lock
+from .store import StatePair, as_store_error, durable_write, folder_lock
 from .system import system
 from .thrift import give_back, share_memory
-from .trust.seam import Trust
-from .trust.tuf_trust import open_clock, open_trust
+from .trust.tuf_trust import open_clock
 from .update.fetch import Depot, Source
-from .update.intake import Board
-from .update.reach import Reach
-from .update.shelf import Shelf
-from .update.strays import FILE as INPUTS
-from .update.strays import KeptStrays
-from .update.update_io import Updater
 
 _TICK_SECONDS: Final = 1.0
 _FLUSH_RETRY_SECONDS: Final = 5.0
@@ -66,16 +55,6 @@ _SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a folder of our own is 
 _MEMORY_MIB: Final = 4.0
 
 _log = logging.getLogger("wherry")
-
-
-def this_board() -> Board:
-    """What this board is.
-
-    Raises:
-        SetupError: H06, no runtime is installed.
-    """
-    (runtime, version), *also = runtimes().items()
-    return Board(architecture(), runtime, version, dict(also))
 
 
 def restart_pause(former: float, lived: float) -> float:
@@ -91,63 +70,6 @@ def restart_pause(former: float, lived: float) -> float:
     if lived > _RESTART_CEILING_SECONDS:
         return _TICK_SECONDS
     return min(max(_TICK_SECONDS, 2 * former), _RESTART_CEILING_SECONDS)
-
-
-@dataclass(frozen=True)
-class Core:
-    """The parts that decide and remember, without port, link or threads."""
-
-    board: Board
-    spool: Spool
-    scorer: Scorer
-    updater: Updater
-    trust: Trust
-
-
-def build_core(config: AgentConfig, outbox: Outbox, clock: TrustedClock, depot: Source) -> Core:
-    """Put the deciding parts together; the caller holds the folder's lock.
-
-    Raises:
-        SetupError: H06.
-        StoreError: the state folder cannot be used.
-    """
-    spool = LoggedSpool(outbox, clock, compact=config.reporting.encoding == "compact")
-    if outbox.damaged:
-        spool.tell(Fact("D04", f"it lies in {outbox.damaged.name} now", "error"))
-    if outbox.copied:
-        spool.tell(Fact("agent.copied", f"it reports as spool {outbox.spool} now", "warning"))
-
-    def alarm(sign: str) -> None:
-        hour = int(clock.now() // 3600)
-        spool.tell(Fact("probing", SIGNS[sign], "warning"), key=f"probing:{sign}:{hour}")
-
-    blobs = BlobStore(config.state_dir)
-    shelf = Shelf(config.state_dir, blobs, config.limits)
-    pair = StatePair(config.state_dir, INPUTS)
-    strays = KeptStrays(pair, shelf, spool.tell, lambda: updater.record)
-    scorer = Scorer(config.limits, clock, spool.emit, senses=Senses(), alarm=alarm, strays=strays)
-    reach = Reach(
-        blobs=blobs,
-        shelf=shelf,
-        trust=open_trust(config, clock, depot, spool.tell),
-        depot=depot,
-        scorer=scorer,
-        spool=spool,
-        clock=clock,
-    )
-    board = this_board()
-    updater = Updater(config, board, StatePair(config.state_dir), reach)
-    return Core(board, spool, scorer, updater, reach.trust)
-
-
-def open_outbox(config: AgentConfig) -> Outbox:
-    """The outbox of a state folder.
-
-    Raises:
-        StoreError: D01 or D06.
-    """
-    limits = config.limits
-    return Outbox(config.state_dir, config.device, mib=limits.outbox_mib, days=limits.outbox_days)
 
 
 def _memory() -> Path | None:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from wherry_agent.app import this_board
+from wherry_agent.core import this_board
 from wherry_agent.serving.runtime import architecture, installed
 
 

@@ -21,8 +21,8 @@ from support_agent import (
 from support_device import HandClock
 from support_tuf import DAY, START, TufRepository, key_of, signer
 
-from wherry_agent.app import build_core, open_outbox
 from wherry_agent.config import AgentConfig
+from wherry_agent.core import build_core, open_outbox
 from wherry_agent.selftest import self_test
 from wherry_agent.status import read_status, status_lines
 from wherry_agent.store import folder_lock

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from wherry_agent.app import build_core, open_outbox
 from wherry_agent.clock import Clock, SystemClock, TrustedClock
 from wherry_agent.config import AgentConfig
+from wherry_agent.core import build_core, open_outbox
 from wherry_agent.store import folder_lock
 from wherry_agent.trust.tuf_trust import open_clock
 from wherry_contract.assignment import Assignment
