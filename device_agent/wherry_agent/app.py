@@ -219,7 +219,8 @@ class Agent:
             command=self._commands.take,
         )
         link = Link(self._config, self._session, self._outbox, self._clock, handlers, tls=self._tls)
-        updater.changed = self._commands.changed = link.changed
+        updater.on_change(link.changed)
+        self._commands.changed = link.changed
         return link
 
     def _tell(self, fact: Fact, key: str | None) -> None:

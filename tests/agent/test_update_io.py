@@ -22,6 +22,7 @@ from support_agent import (
 )
 from support_device import Device, HandClock, Power, PowerCut
 
+from wherry_agent.store import StatePair
 from wherry_agent.update.updater import BOOT_BUDGET, RETRY_BUDGET
 from wherry_contract.manifest import Soak
 from wherry_contract.states import SlotTrust
@@ -505,7 +506,7 @@ def test_with_the_record_and_the_model_gone_nothing_serves_and_the_next_order_he
 def test_a_record_of_a_foreign_form_is_as_good_as_none(tmp_path: Path, depot: Depot) -> None:
     with Device(tmp_path, depot=depot.url) as device:
         install(device, OLD, 1)
-        device.updater._pair.save({"slots": {"a": {"digest": 7}}})
+        StatePair(device.config.state_dir).save({"slots": {"a": {"digest": 7}}})
     with Device(tmp_path, depot=depot.url) as device:
         device.updater.start()
         assert device.serves == OLD.digest
@@ -515,7 +516,7 @@ def test_an_update_of_a_newer_agent_costs_no_slot(tmp_path: Path, depot: Depot) 
     with Device(tmp_path, depot=depot.url) as device:
         install(device, OLD, 1)
         document = device.updater.record.to_dict()
-        device.updater._pair.save(
+        StatePair(device.config.state_dir).save(
             document | {"state": "shadow", "update": {"from": "the future"}, "more": 1}
         )
     with Device(tmp_path, depot=depot.url) as device:
@@ -747,7 +748,7 @@ def test_an_upgraded_runtime_is_probed_before_it_serves(tmp_path: Path, depot: D
         for digest, data in {bad.digest: bad.layout.manifest, **bad.layout.blobs}.items():
             device.blobs.put(digest, data)
         slots["b"] = slots[record.active] | {"digest": bad.digest}
-        device.updater._pair.save(document | {"active": "b"})
+        StatePair(device.config.state_dir).save(document | {"active": "b"})
     with Device(tmp_path, depot=depot.url) as device:
         device.updater.start()
         assert device.serves == OLD.digest

@@ -28,11 +28,13 @@ from wherry_contract.oci import OciManifest
 from wherry_contract.states import SlotTrust
 from wherry_contract.states import UpdateState as S
 
+from .incumbent import UNREAD_LOOKS_SECONDS, Incumbent
 from .intake import Board, Intake
+from .kept_record import KeptRecord
 from .pace import bar
 from .reach import Reach
 from .record import DeviceRecord, Update
-from .shelf import Choice, slot_for, without_active
+from .shelf import slot_for
 from .soak import UNDECIDED, judge_soak
 from .telling import report_fact, step_fact, undecided_fact
 from .transfer import Later
@@ -43,7 +45,6 @@ from .updater import (
     Result,
     accept,
     is_new,
-    resume,
     retry_delay,
     stage,
     step,
@@ -54,7 +55,6 @@ _DONE: Final = Result(E.DONE)
 _SOAK_LOOKS_SECONDS: Final = 1.0
 _IDLE_SECONDS: Final = 3600.0
 _BARRED_LOOKS_SECONDS: Final = 5.0
-_UNREAD_LOOKS_SECONDS: Final = 30.0
 _BARRED: Final = frozenset({S.OFFERED, S.ADMIT, S.FETCH, S.PROBE})  # until the switch it may wait
 _MOST_OFFERS: Final = 8
 
@@ -65,8 +65,9 @@ class Updater:
     def __init__(self, config: AgentConfig, board: Board, pair: StatePair, reach: Reach) -> None:
         self._config = config
         self._board = board
-        self._pair = pair
         self._reach = reach
+        self._kept = KeptRecord(pair, reach)
+        self._incumbent = Incumbent(config, board, reach, self._kept)
         self._intake = Intake(config, board, reach)
         self._offers: deque[bytes] = deque(maxlen=_MOST_OFFERS)
         self._offer_tries = 0
@@ -74,12 +75,8 @@ class Updater:
         self._seen = ""
         self._stopped = False
         self._held_until = -math.inf
-        self._unread = False  # the active slot could not be read, and something else stands in
-        self._read_at = -math.inf
         self.wake = threading.Event()
-        self.changed: Callable[[], None] = lambda: None
         self.beat: Callable[[], None] = lambda: None  # a sign of life, at each part of a download
-        self.record = DeviceRecord()
         self._actions: Mapping[S, Callable[[Update], Result]] = {
             S.OFFERED: self._offered,
             S.ADMIT: self._admit,
@@ -113,7 +110,7 @@ class Updater:
             StoreError: D01 or D06.
         """
         record = accept(self.record, assignment)
-        self._save(replace(record, sequences=self.record.sequences))
+        self._kept.save(replace(record, sequences=self.record.sequences))
 
     def hold(self, seconds: float) -> float:
         """Leave the board in peace for a while, as during a payment: nothing is fetched or probed.
@@ -137,6 +134,15 @@ class Updater:
         """Whether the board is to be left in peace now."""
         return self._reach.clock.monotonic() < self._held_until
 
+    def on_change(self, changed: Callable[[], None]) -> None:
+        """Have it told when the record has changed."""
+        self._kept.changed = changed
+
+    @property
+    def record(self) -> DeviceRecord:
+        """What the device remembers of itself and of the update it is in."""
+        return self._kept.record
+
     def stop(self) -> None:
         """Interrupt a download at its next chunk."""
         self._stopped = True
@@ -148,83 +154,11 @@ class Updater:
         Raises:
             StoreError: D06, the record cannot be read.
         """
-        self.record = self._remember()
-        self._serve_first()
-
-    def _remember(self) -> DeviceRecord:
-        document = self._pair.load()
-        for path in self._pair.damaged:
-            self._tell(Fact("D02", f"{path.name} was set aside", "error"))
-        if document is not None:
-            try:
-                return DeviceRecord.from_dict(document)
-            except WherryError as error:  # whole, but not of our making
-                self._tell(Fact("D02", f"the record has another form: {error}", "error"))
-        elif not self._pair.damaged:
-            return DeviceRecord()
-        return self._reach.shelf.salvage(self._config.family)
-
-    def _serve_first(self) -> None:
-        resumed = resume(self.record)
-        if resumed != self.record:  # a start is counted before the model can end it
-            self._save_if_possible(resumed)
-        self.record = resumed
-        former, now = self.record.runtime, self._board.runtime_id
-        upgraded = former != now
-        if upgraded and former:
-            self._tell(Fact("agent.runtime", f"{former} -> {now}; golden vectors are run again"))
-        choice = self._reach.shelf.choose(self.record, probed=upgraded)
-        self._serve(choice)
-        record = replace(choice.record, runtime=self._board.runtime_id)
-        if record != self.record:
-            self._save_if_possible(record)
-        self.record = record
-
-    def _serve(self, choice: Choice) -> None:
-        for digest, error in choice.failures:
-            self._tell(Fact.of(error, bundle=digest))
-        if choice.failures and not (choice.served and choice.served.model):
-            self._tell(Fact.of(UpdateError("U08")))
-        self._reach.scorer.swap(choice.served)
-        self._note_unread(unread=choice.unread)
-
-    def _note_unread(self, *, unread: bool) -> None:
-        self._unread = unread
-        self._read_at = self._reach.clock.monotonic() + _UNREAD_LOOKS_SECONDS
-
-    def _read_again(self) -> None:
-        """Serve with the active slot, if what stood in the way of reading it has passed."""
-        if not self._unread or self._reach.clock.monotonic() < self._read_at:
-            return
-        choice = self._reach.shelf.choose(self.record, probed=False)
-        if choice.unread:  # told at the start
-            self._note_unread(unread=True)
-            return
-        self._serve(choice)
-        if choice.record != self.record:
-            self._save_if_possible(choice.record)
-        self.changed()
+        self._incumbent.start()
 
     def check_active(self) -> None:
         """Probe what serves since the start; take it out of service if it fails."""
-        if not self.record.active:
-            return
-        digest = self.record.serving.digest
-        try:
-            self._reach.shelf.probe(digest)
-        except StoreError as error:  # the probe could not run: nobody's fault
-            self._tell(Fact.of(error, bundle=digest))
-        except WherryError as error:
-            self._tell(Fact.of(error, bundle=digest))
-            self._save_if_possible(self._fall_back())
-
-    def _fall_back(self) -> DeviceRecord:
-        """Serve with what is left; the record in which the active slot is bad."""
-        choice = self._reach.shelf.choose(without_active(self.record), probed=True)
-        self._serve(choice)
-        if not choice.failures and not choice.record.active:
-            self._tell(Fact.of(UpdateError("U08")))
-        return choice.record
+        self._incumbent.check_active()
 
     def run_once(self) -> float:
         """Take one step; returns how many seconds to wait for the next, unless woken."""
@@ -232,9 +166,9 @@ class Updater:
             return 1.0 + retry_delay(self._offer_tries, random.random())  # noqa: S311 - jitter
         if self._offers:
             return 0.0
-        self._read_again()
+        self._incumbent.read_again()
         if self.record.state == S.IDLE or self.record.update is None:
-            return _UNREAD_LOOKS_SECONDS if self._unread else _IDLE_SECONDS
+            return UNREAD_LOOKS_SECONDS if self._incumbent.unread else _IDLE_SECONDS
         return self._take_step(self.record.update)
 
     def _take_step(self, update: Update) -> float:
@@ -243,7 +177,7 @@ class Updater:
         self._add_up()
         following = step(self.record, result)
         # a look that changed nothing costs no write: the medium wears out
-        if following != self.record and not self._save_if_possible(following):
+        if following != self.record and not self._kept.save_if_possible(following):
             return 1.0 + retry_delay(4, random.random())  # noqa: S311 - jitter, no secret
         self._tell_step(before, result)
         if result.event == E.WAIT:
@@ -259,7 +193,7 @@ class Updater:
         count, seconds = self._intake.spent.take()
         if count and self.record.update:
             update = self.record.update
-            self.record = self.record.with_update(
+            self._kept.record = self.record.with_update(
                 fetched=update.fetched + count, fetch_seconds=update.fetch_seconds + seconds
             )
 
@@ -274,17 +208,17 @@ class Updater:
             try:
                 self.judge(payload)
             except (LinkError, StoreError) as error:
-                self._tell(Fact.of(error), key=f"offer:{mark[:16]}:{error.code}")
+                self._kept.tell(Fact.of(error), key=f"offer:{mark[:16]}:{error.code}")
                 self._offer_tries += 1
                 if self._offer_tries <= RETRY_BUDGET:
                     return False
                 # dropped so that it blocks no other, but not seen: it is judged if it is repeated
             except WherryError as error:
-                self._tell(Fact.of(error), key=f"refused:{mark[:16]}")
+                self._kept.tell(Fact.of(error), key=f"refused:{mark[:16]}")
                 self._seen = mark
             else:
                 self._seen = mark
-            self.changed()
+            self._kept.changed()
         self._offer_tries = 0
         with self._lock:
             if self._offers and self._offers[0] is payload:
@@ -305,33 +239,13 @@ class Updater:
         assignment = self._reach.trust.assignment(unwrap_assignment(payload))
         new = is_new(assignment, self.record, self._config.device)
         if new:
-            self._save(accept(self.record, assignment))
+            self._kept.save(accept(self.record, assignment))
         return new
-
-    # --- the record ---------------------------------------------------------------------
-
-    def _save(self, record: DeviceRecord) -> None:
-        self._pair.save(record.to_dict())
-        self.record = record
-
-    def _save_if_possible(self, record: DeviceRecord) -> bool:
-        try:
-            self._save(record)
-        except StoreError as error:
-            self._tell(Fact.of(error), key=f"disk:{int(self._reach.clock.now() // 3600)}")
-            return False
-        self.changed()
-        return True
-
-    # --- telling ------------------------------------------------------------------------
-
-    def _tell(self, fact: Fact, key: str | None = None) -> None:
-        self._reach.spool.tell(fact, key=key)
 
     def _tell_step(self, before: S, result: Result) -> None:
         told = step_fact(before, result, self.record)
         if told:
-            self._tell(*told)
+            self._kept.tell(*told)
 
     # --- actions ------------------------------------------------------------------------
 
@@ -380,7 +294,7 @@ class Updater:
         )
         if why:
             fact = Fact("update.waits", why, "info", order.rollout, order.digest)
-            self._tell(fact, key=f"waits:{order.rollout}:{order.sequence}:{why}")
+            self._kept.tell(fact, key=f"waits:{order.rollout}:{order.sequence}:{why}")
         return why
 
     def _verify(self, update: Update) -> Result:
@@ -394,7 +308,7 @@ class Updater:
         manifest = Manifest.from_bytes(self._reach.blobs.read(layer.digest))
         size = sum(blob.size for blob in listed.blobs)
         slot = slot_for(order.digest, manifest, size, SlotTrust.UNPROVEN)
-        self._save(stage(self.record, slot))
+        self._kept.save(stage(self.record, slot))
         return _DONE
 
     def _probe(self, update: Update) -> Result:
@@ -406,11 +320,11 @@ class Updater:
         if self.record.active != update.slot:
             return Result(E.FAIL, "U06", "it was taken out of service at a start")
         self._reach.scorer.swap(self._reach.shelf.load(update.assignment.digest))
-        self._note_unread(unread=False)
+        self._incumbent.note_unread(unread=False)
         return _DONE
 
     def _soak(self, update: Update) -> Result:
-        if self._unread:
+        if self._incumbent.unread:
             return Result(E.WAIT)
         progress = self._reach.scorer.progress
         # rows and seconds count from the last swap in this process: wall clocks jump
@@ -419,8 +333,8 @@ class Updater:
         if found.code != UNDECIDED:
             return found
         if not update.undecided:
-            self._tell(*undecided_fact(update, found))
-            self._save_if_possible(self.record.with_update(undecided=True))
+            self._kept.tell(*undecided_fact(update, found))
+            self._kept.save_if_possible(self.record.with_update(undecided=True))
         return Result(E.WAIT)
 
     def _clean(self, _: Update) -> Result:
@@ -429,8 +343,8 @@ class Updater:
 
     def _revert(self, _: Update) -> Result:
         choice = self._reach.shelf.choose(self.record, probed=False)
-        self._serve(choice)
-        self._save(choice.record)
+        self._incumbent.serve(choice)
+        self._kept.save(choice.record)
         return _DONE
 
     def _verify_revert(self, _: Update) -> Result:
@@ -441,7 +355,7 @@ class Updater:
         except StoreError:  # the probe could not run: nobody's fault
             raise
         except WherryError:
-            self._save(self._fall_back())
+            self._kept.save(self._incumbent.fall_back())
             raise
         return _DONE
 
