@@ -238,14 +238,21 @@ class Device:
             row[0, 0] = amount
             self.scorer.answer(row, served, started=self.clock.monotonic(), at=None)
 
+    def until_shadowed(self) -> None:
+        """Wait until the shadow, if there is one, has scored what it was offered."""
+        shadow = self.scorer.shadow
+        while shadow and shadow.waiting:
+            time.sleep(0.005)
+
     def settle(self, *, steps: int = 200, amount: float = 50.0) -> None:
         """Go on, with traffic, until the device is idle."""
         for _ in range(steps):
             wait = self.step()
             if self.state == "idle" and wait > 0:
                 return
-            if self.state == "soak":
+            if self.state in ("shadow", "soak"):
                 self.pay(10, amount)
+                self.until_shadowed()
             self.clock.pass_by(1)
         raise AssertionError(f"it never came to rest: {self.updater.record}")
 

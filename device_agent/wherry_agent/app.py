@@ -356,7 +356,12 @@ class Agent:
         with contextlib.suppress(StoreError):  # a report without this figure is still one
             held["waiting"] = self._outbox.waiting
         features = sorted(self._config.features)
-        also = {"features": features} if features else {}
+        also: dict[str, object] = {"features": features} if features else {}
+        shadow = self._core.scorer.shadow
+        if shadow:
+            done = shadow.progress
+            tried = {"rows": done.rows, "failed": done.failed, "differing": done.differing}
+            also["shadow"] = {"bundle": shadow.digest, "off": done.off} | tried
         return {"outbox": held, "system": system()} | also
 
 

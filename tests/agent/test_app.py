@@ -342,7 +342,7 @@ def test_the_port_is_taken(tmp_path: Path) -> None:
         pytest.param({"device": "shop-2"}, "T03", id="another device"),
         pytest.param({"family": "loans"}, "T06", id="another family"),
         pytest.param({"expires": 1.79e9}, "T05", id="expired"),
-        pytest.param({"mode": "shadow"}, "U12", id="an unknown mode"),
+        pytest.param({"mode": "turbo"}, "U12", id="an unknown mode"),
     ],
 )
 def test_orders_that_are_refused_reach_upstream(

@@ -25,6 +25,7 @@ from support_device import Device, HandClock, Power, PowerCut
 from wherry_agent.store import StatePair
 from wherry_agent.update.updater import BOOT_BUDGET, RETRY_BUDGET
 from wherry_contract.manifest import Soak
+from wherry_contract.shadow import ShadowPlan
 from wherry_contract.states import SlotTrust
 
 OLD = make_bundle("1.0.0")
@@ -91,7 +92,7 @@ REFUSED = [
     ("another runtime", {"wants": ">=99"}, {}, "refused", "M06"),
     ("another board", {"architectures": ("vax",)}, {}, "refused", "M07"),
     ("an expired order", {"version": "4"}, {"expires": 1.7e9}, "refused", "T05"),
-    ("a mode from the future", {"version": "5"}, {"mode": "shadow"}, "refused", "U12"),
+    ("a mode from the future", {"version": "5"}, {"mode": "turbo"}, "refused", "U12"),
 ]
 
 
@@ -370,10 +371,22 @@ def test_one_odd_row_among_many_ends_no_soak(device: Device, depot: Depot) -> No
 # --- restarts and pulled plugs --------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("flaw", "outcome"), [("", "committed"), ("golden", "refused"), ("nan", "reverted")])  # fmt: skip
+AHEAD = {"mode": "shadow", "shadow": ShadowPlan(5, 0, "switch")}
+
+
+@pytest.mark.parametrize(
+    ("flaw", "how", "outcome"),
+    [
+        pytest.param("", {}, "committed", id="good"),
+        pytest.param("golden", {}, "refused", id="disagrees"),
+        pytest.param("nan", {}, "reverted", id="fails rows"),
+        pytest.param("", AHEAD, "committed", id="good, as a shadow first"),
+        pytest.param("nan", AHEAD, "refused", id="fails rows as a shadow"),
+    ],
+)
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_a_pulled_plug_at_any_write(
-    tmp_path: Path, depot: Depot, flaw: Any, outcome: str, *, after: bool
+    tmp_path: Path, depot: Depot, flaw: Any, how: dict[str, Any], outcome: str, *, after: bool
 ) -> None:
     """The process dies at the nth durable write, for each n; the next start converges."""
     made = make_bundle("8.0.0", bias=-2.1, flaw=flaw)
@@ -385,13 +398,13 @@ def test_a_pulled_plug_at_any_write(
     while True:
         folder = tmp_path / f"cut-{cuts}"
         shutil.copytree(tmp_path / "first", folder)
-        if not _run_until_cut(folder, depot, made, Power(cuts + 1, after=after)):
+        if not _run_until_cut(folder, depot, made, how, Power(cuts + 1, after=after)):
             break
         cuts += 1
         with Device(folder, depot=depot.url) as device:
             device.updater.start()
             assert device.serves in (OLD.digest, made.digest)
-            device.updater.offer(signed_order(order_for(made.digest, 2)))
+            device.updater.offer(signed_order(order_for(made.digest, 2, **how)))
             device.settle(amount=5000.0)
             assert device.serves == wanted
             assert device.updater.record.serving.digest == wanted
@@ -401,11 +414,13 @@ def test_a_pulled_plug_at_any_write(
     assert cuts >= 15
 
 
-def _run_until_cut(folder: Path, depot: Depot, made: Made, power: Power) -> bool:
+def _run_until_cut(
+    folder: Path, depot: Depot, made: Made, how: dict[str, Any], power: Power
+) -> bool:
     device = Device(folder, depot=depot.url, power=power)
     try:
         device.updater.start()
-        device.updater.offer(signed_order(order_for(made.digest, 2)))
+        device.updater.offer(signed_order(order_for(made.digest, 2, **how)))
         device.settle(amount=5000.0)
     except PowerCut:
         return True

@@ -13,6 +13,7 @@ from support_agent import order_for
 from wherry_agent.update.record import DeviceRecord, Slot, Update
 from wherry_agent.update.updater import (
     BOOT_BUDGET,
+    MODES,
     RETRY_BUDGET,
     RETRY_CEILING_SECONDS,
     TABLE,
@@ -36,12 +37,13 @@ from wherry_contract.states import UpdateState as S
 OLD, NEW, OTHER = (f"sha256:{letter * 64}" for letter in "abc")
 ORDER = order_for(NEW, 7, keyid="k")
 EARLY = [S.OFFERED, S.ADMIT, S.FETCH, S.VERIFY, S.STAGE, S.PROBE]
+TRIED = [*EARLY, S.SHADOW]
 SWITCHED = [S.SWITCH, S.SOAK]
 
 
 def record_in(state: S, **changes: object) -> DeviceRecord:
     """A device with a good old bundle in slot a, in a state that it can really be in."""
-    staged = state in (S.PROBE, S.SWITCH, S.SOAK, S.COMMIT, S.REVERT, S.VERIFY_REVERT)
+    staged = state in (S.PROBE, S.SHADOW, S.SWITCH, S.SOAK, S.COMMIT, S.REVERT, S.VERIFY_REVERT)
     live = state in (S.SWITCH, S.SOAK, S.COMMIT)
     unwound = {
         S.DISCARD: ("refused", "P01"),
@@ -74,11 +76,16 @@ def usable(record: DeviceRecord) -> bool:
 
 ROWS = [
     # before the switch: done goes on, failure and a newer order unwind
-    *[(state, E.FAIL, S.DISCARD) for state in EARLY],
-    *[(state, E.NEWER, S.DISCARD) for state in EARLY],
+    *[(state, E.FAIL, S.DISCARD) for state in TRIED],
+    *[(state, E.NEWER, S.DISCARD) for state in TRIED],
     *[(state, E.RETRY, state) for state in EARLY[1:]],
     *zip(EARLY, [E.DONE] * 6, [*EARLY[1:], S.SWITCH], strict=True),
     (S.OFFERED, E.WAIT, S.OFFERED),
+    # a shadow is between the probe and the switch, if the order wants one
+    (S.PROBE, E.SHADOW, S.SHADOW),
+    (S.SHADOW, E.DONE, S.SWITCH),
+    (S.SHADOW, E.WAIT, S.SHADOW),
+    (S.SHADOW, E.RETRY, S.SHADOW),
     (S.PROBE, E.WAIT, S.PROBE),
     (S.ADMIT, E.WAIT, S.ADMIT),
     (S.FETCH, E.WAIT, S.FETCH),
@@ -254,7 +261,7 @@ def test_the_free_slot_never_serves(active: str, free: str) -> None:
 # --- budgets --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("state", [S.ADMIT, S.FETCH, S.VERIFY, S.STAGE, S.PROBE, S.SWITCH, S.SOAK])
+@pytest.mark.parametrize("state", [*TRIED[1:], *SWITCHED])
 def test_retries_end(state: S) -> None:
     record = record_in(state)
     for _ in range(RETRY_BUDGET):
@@ -291,7 +298,7 @@ def test_what_unwinds_is_tried_for_ever(state: S) -> None:
     assert record.state == state
 
 
-@pytest.mark.parametrize("state", [*EARLY, *SWITCHED])
+@pytest.mark.parametrize("state", [*TRIED, *SWITCHED])
 @pytest.mark.parametrize("event", [E.DONE, E.FAIL, E.NEWER])
 def test_circles_end(state: S, event: E) -> None:
     record = record_in(state).with_update(transitions=TRANSITION_BUDGET)
@@ -316,7 +323,7 @@ def test_a_restart_resumes(state: S) -> None:
     record = record_in(state)
     after = resume(record)
     assert after.state == state
-    boots = 1 if state in SWITCHED else 0
+    boots = 1 if state in (S.SHADOW, *SWITCHED) else 0
     assert (after.update.boots if after.update else 0) == boots
 
 
@@ -329,6 +336,19 @@ def test_too_many_starts_during_a_soak_take_the_model_back(state: S) -> None:
     record = resume(record)
     assert record.update is not None
     assert (record.state, record.active, record.update.code) == (S.REVERT, "a", "U05")
+
+
+def test_too_many_starts_during_a_shadow_end_it_and_count_for_no_soak() -> None:
+    record = record_in(S.SHADOW)
+    for _ in range(BOOT_BUDGET):
+        record = resume(record)
+    switched = step(record, Result(E.DONE)).update
+    assert switched
+    assert switched.boots == 0
+    record = resume(record)
+    assert record.update is not None
+    assert (record.state, record.active, record.update.code) == (S.DISCARD, "a", "U05")
+    assert record.update.outcome == "refused"
 
 
 @pytest.mark.parametrize("state", [state for state in S if state not in (S.IDLE, S.REPORT)])
@@ -391,7 +411,6 @@ def test_orders_that_are_not_ours(changes: dict[str, object], code: str) -> None
 OFFERS: list[tuple[str, dict[str, object], str]] = [
     ("another family", {"family": "churn"}, "T06"),
     ("expired", {"expires": 99.0}, "T05"),
-    ("a mode that is not there yet", {"mode": "shadow"}, "U12"),
     ("a mode that nobody knows", {"mode": "turbo"}, "U12"),
     ("a mode without a name", {"mode": ""}, "U12"),
     ("failed here before", {"rollout": "r0"}, "U09"),
@@ -401,7 +420,8 @@ OFFERS: list[tuple[str, dict[str, object], str]] = [
 @pytest.mark.parametrize(("changes", "code"), [r[1:] for r in OFFERS], ids=[r[0] for r in OFFERS])
 def test_offers_that_are_refused(changes: dict[str, object], code: str) -> None:
     record = DeviceRecord(denied=(("r0", NEW),))
-    judge_offer(ORDER, record, family="fraud", now=100.0)
+    for mode in MODES:
+        judge_offer(replace(ORDER, mode=mode), record, family="fraud", now=100.0)
     with pytest.raises(WherryError) as caught:
         judge_offer(replace(ORDER, **changes), record, family="fraud", now=100.0)  # type: ignore[arg-type]
     assert caught.value.code == code
@@ -434,7 +454,7 @@ def test_a_newer_order_waits_for_the_present_one(state: S) -> None:
     assert record.update.assignment == newer
 
 
-@pytest.mark.parametrize("state", [*EARLY, *SWITCHED])
+@pytest.mark.parametrize("state", [*TRIED, *SWITCHED])
 def test_the_same_order_signed_again_changes_nothing_under_way(state: S) -> None:
     again = replace(ORDER, sequence=8, expires=5e9)
     record = accept(record_in(state), again)
@@ -442,6 +462,15 @@ def test_the_same_order_signed_again_changes_nothing_under_way(state: S) -> None
     assert record.pending is None
     assert record.update is not None
     assert record.update.assignment == again
+
+
+def test_a_live_order_for_a_shadow_goes_on_with_it() -> None:
+    shadow = replace(ORDER, mode="shadow")
+    record = record_in(S.SHADOW).with_update(assignment=shadow)
+    live = replace(ORDER, sequence=8)
+    record = accept(record, live)
+    assert record.update is not None
+    assert (record.state, record.pending, record.update.assignment) == (S.SHADOW, None, live)
 
 
 def test_an_idle_device_begins_at_once() -> None:
@@ -524,7 +553,7 @@ def _staged(record: DeviceRecord) -> DeviceRecord:
 
 
 @settings(max_examples=examples(200), deadline=None)
-@given(st.lists(st.sampled_from([E.DONE, E.FAIL, E.RETRY, E.NEWER]), max_size=30))
+@given(st.lists(st.sampled_from([E.DONE, E.FAIL, E.RETRY, E.NEWER, E.SHADOW]), max_size=30))
 def test_every_update_ends(events: list[E]) -> None:
     """After any beginning, an action that always fails or always works leads to IDLE."""
     for last in (E.DONE, E.FAIL):

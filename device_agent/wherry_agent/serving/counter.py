@@ -31,6 +31,7 @@ from wherry_contract.histograms import (
 from wherry_contract.manifest import Manifest
 from wherry_contract.messages import Place
 from wherry_contract.profile import ReferenceProfile
+from wherry_contract.shadow import ShadowCounts
 from wherry_contract.slots import FeatureCounts
 from wherry_contract.window import Window
 
@@ -70,6 +71,7 @@ class Tally:
     pairs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     probing: Mapping[str, int] = field(default_factory=dict)
     profile: ReferenceProfile | None = None
+    shadow: ShadowCounts | None = None
 
     def window(self, place: Place) -> Window:
         """The message."""
@@ -187,8 +189,16 @@ class Counter:
             for decided in decisions:
                 self._classes += class_counts(decided, self._names)
 
-    def close(self, reason: str) -> Tally:
-        """End the window and begin the next."""
+    def close(self, reason: str, shadow: ShadowCounts | None = None, at: float = 0.0) -> Tally:
+        """End the window and begin the next.
+
+        Args:
+            reason: why.
+            shadow: what was counted beside it.
+            at: Unix seconds, for a window that has nothing else.
+        """
+        if self.empty:
+            self._first = self._last = at
         self.flush()
         names = (feature.name for feature in self._profile.features)
         pairs = (pair.name for pair in self._profile.pairs)
@@ -214,6 +224,7 @@ class Counter:
             pairs=dict(zip(pairs, self._slots.split_pairs(self._counts), strict=True)),
             probing=self._probing,
             profile=self._profile,
+            shadow=shadow,
         )
         self._begin()
         return tally

@@ -25,6 +25,7 @@ from .counter import Counter, Tally, threshold_bin
 from .inference import Answers, Model, rule_answer
 from .probing import SIGNS, Probing
 from .senses import Senses
+from .shadow import Shadow
 from .stand_in import NoStrays, StandIn, Strays
 
 _LOOK_SECONDS: Final = 60.0
@@ -105,6 +106,7 @@ class Scorer:
         self._served: Served | None = None
         self._counter: Counter | None = None
         self._progress = Progress()
+        self._shadow: Shadow | None = None
 
     @property
     def served(self) -> Served | None:
@@ -115,6 +117,28 @@ class Scorer:
     def progress(self) -> Progress:
         """How many rows were scored since the last swap, and how many failed."""
         return self._progress
+
+    @property
+    def shadow(self) -> Shadow | None:
+        """What scores beside it, unused."""
+        return self._shadow
+
+    def memory_mib(self) -> float | None:
+        """The agent's memory now, in MiB; nothing where it cannot be told."""
+        return self._senses.memory_mib() if self._senses else None
+
+    def compare(self, shadow: Shadow | None) -> None:
+        """Let a shadow score beside what answers from the next row on; the window is cut.
+
+        Args:
+            shadow: started by the caller; nothing ends the one that there is.
+        """
+        former = self._shadow
+        if former:
+            former.stop()
+        with self._lock:
+            self._close("switch")
+            self._shadow = shadow
 
     @property
     def away(self) -> str:
@@ -180,6 +204,8 @@ class Scorer:
                 self._count(self._counter, raw, answers, moment, latency)
                 if not away:  # what the model was not asked is not to its credit, nor its fault
                     self._advance(len(raw), failure)
+                if self._shadow and not away:
+                    self._shadow.offer(raw, answers, served.digest, served.manifest)
             else:  # it was swapped while it answered: its rows get a window of their own
                 late = Counter(served.digest, served.manifest, served.profile)
                 late.add(raw, answers, moment, latency)
@@ -284,12 +310,17 @@ class Scorer:
 
     def stop(self) -> None:
         """Close the last window."""
+        if self._shadow:
+            self._shadow.stop()
         with self._lock:
             self._close("stop")
 
     def _close(self, reason: str) -> None:
-        if self._counter and not self._counter.empty:
-            self._emit(self._counter.close(reason))
+        if self._counter is None:
+            return
+        shadow = self._shadow.take(self._served.digest) if self._shadow and self._served else None
+        if shadow or not self._counter.empty:
+            self._emit(self._counter.close(reason, shadow, self._clock.now()))
 
 
 def _asked(served: Served, raw: RawMatrix) -> Answers | str:

@@ -62,6 +62,8 @@ class Update:
         fetched: bytes that came over the network for it.
         fetch_seconds: that they took.
         undecided: whether an undecided soak was reported.
+        shadow_rows: that its shadow had scored when that was last noted.
+        shadow_seconds: that it had scored for.
         outcome: how it ended, an `Outcome`, or "".
         code: why, if it did not end well.
         detail: the same in words.
@@ -75,6 +77,8 @@ class Update:
     fetched: int = 0
     fetch_seconds: float = 0.0
     undecided: bool = False
+    shadow_rows: int = 0
+    shadow_seconds: float = 0.0
     outcome: str = ""
     code: str = ""
     detail: str = ""
@@ -91,6 +95,8 @@ class Update:
             fetched=fields.integer("fetched", 0),
             fetch_seconds=fields.number("fetch_seconds", 0.0),
             undecided=fields.flag("undecided", default=False),
+            shadow_rows=fields.integer("shadow_rows", 0),
+            shadow_seconds=fields.number("shadow_seconds", 0.0),
             outcome=fields.text("outcome", ""),
             code=fields.text("code", ""),
             detail=fields.text("detail", ""),
@@ -107,6 +113,8 @@ class Update:
             "fetched": self.fetched,
             "fetch_seconds": self.fetch_seconds,
             "undecided": self.undecided,
+            "shadow_rows": self.shadow_rows,
+            "shadow_seconds": self.shadow_seconds,
             "outcome": self.outcome,
             "code": self.code,
             "detail": self.detail,

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wherry_agent.config import Limits
-from wherry_agent.serving.inference import load_model
+from wherry_agent.serving.inference import Model, load_model
 from wherry_agent.serving.probe import probe
+from wherry_agent.serving.runtime import open_session
 from wherry_agent.serving.scoring import Served
 from wherry_agent.store import BlobStore
 from wherry_contract.bundle import MANIFEST_FILE, PROFILE_FILE, Parts, load_parts
@@ -63,6 +64,17 @@ class Shelf:
         """
         parts = self.parts(digest)
         return Served.by_model(load_model(digest, parts))
+
+    def load_shadow(self, digest: str) -> Model:
+        """Load a bundle that only scores beside another, by one thread: a core is all it gets.
+
+        Raises:
+            WherryError: it is damaged, contradicts itself or cannot be loaded.
+        """
+        parts = self.parts(digest)
+        needs = replace(parts.manifest.runtime, threads=1)
+        session = open_session(parts.model, needs, parts.manifest.output)
+        return Model(digest, parts, session)
 
     def rule(self, digest: str) -> Served:
         """A bundle's rule alone: what answers when its model cannot.

@@ -34,6 +34,7 @@ from .kept_record import KeptRecord
 from .pace import bar
 from .reach import Reach
 from .record import DeviceRecord, Update
+from .shadowing import Shadowing
 from .shelf import slot_for
 from .soak import UNDECIDED, judge_soak
 from .telling import report_fact, step_fact, undecided_fact
@@ -56,6 +57,7 @@ _SOAK_LOOKS_SECONDS: Final = 1.0
 _IDLE_SECONDS: Final = 3600.0
 _BARRED_LOOKS_SECONDS: Final = 5.0
 _BARRED: Final = frozenset({S.OFFERED, S.ADMIT, S.FETCH, S.PROBE})  # until the switch it may wait
+_LOOKED_AT: Final = frozenset({S.SHADOW, S.SOAK})
 _MOST_OFFERS: Final = 8
 
 
@@ -69,6 +71,7 @@ class Updater:
         self._kept = KeptRecord(pair, reach)
         self._incumbent = Incumbent(config, board, reach, self._kept)
         self._intake = Intake(config, board, reach)
+        self._shadowing = Shadowing(config.limits, reach)
         self._offers: deque[bytes] = deque(maxlen=_MOST_OFFERS)
         self._offer_tries = 0
         self._lock = threading.Lock()
@@ -84,6 +87,7 @@ class Updater:
             S.VERIFY: self._verify,
             S.STAGE: self._stage,
             S.PROBE: self._probe,
+            S.SHADOW: self._shadow,
             S.SWITCH: self._switch,
             S.SOAK: self._soak,
             S.COMMIT: self._clean,
@@ -179,9 +183,11 @@ class Updater:
         # a look that changed nothing costs no write: the medium wears out
         if following != self.record and not self._kept.save_if_possible(following):
             return 1.0 + retry_delay(4, random.random())  # noqa: S311 - jitter, no secret
+        if before == S.SHADOW != following.state:
+            self._shadowing.end()
         self._tell_step(before, result)
         if result.event == E.WAIT:
-            return _SOAK_LOOKS_SECONDS if before == S.SOAK else _BARRED_LOOKS_SECONDS
+            return _SOAK_LOOKS_SECONDS if before in _LOOKED_AT else _BARRED_LOOKS_SECONDS
         if result.event == E.RETRY and following.update:
             chance = random.random()  # noqa: S311 - jitter, no secret
             delay = retry_delay(following.update.retries, chance)
@@ -314,7 +320,18 @@ class Updater:
     def _probe(self, update: Update) -> Result:
         found = self._reach.shelf.probe(update.assignment.digest)
         detail = f"p95 {found['p95_us']:.0f} us a row, {found['peak_mib']:.0f} MiB"
-        return Result(E.DONE, "", detail)
+        event = E.SHADOW if update.assignment.mode == "shadow" else E.DONE
+        return Result(event, "", detail)
+
+    def _shadow(self, update: Update) -> Result:
+        found = self._shadowing.look(update)
+        # between the probe and the switch the window may have closed, or a payment begun
+        if found.event == E.DONE and self._barred(update.assignment):
+            return Result(E.WAIT)
+        noted = self._shadowing.to_be_noted(update)
+        if noted:
+            self._kept.save_if_possible(self.record.with_update(**noted))
+        return found
 
     def _switch(self, update: Update) -> Result:
         if self.record.active != update.slot:

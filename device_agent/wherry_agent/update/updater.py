@@ -1,7 +1,7 @@
 """The update state machine as a table, and the pure steps through it.
 
-    IDLE -> OFFERED -> ADMIT -> FETCH -> VERIFY -> STAGE -> PROBE -> SWITCH -> SOAK -> COMMIT
-         -> REPORT -> IDLE
+    IDLE -> OFFERED -> ADMIT -> FETCH -> VERIFY -> STAGE -> PROBE -> [SHADOW] -> SWITCH
+         -> SOAK -> COMMIT -> REPORT -> IDLE
     before SWITCH, any failure:             DISCARD -> REPORT
     SOAK: crash loop, gate, newer order:    REVERT -> VERIFY_REVERT -> REPORT
 
@@ -28,7 +28,8 @@ from .record import SLOTS, DeviceRecord, Slot, Update
 
 RETRY_BUDGET: Final = 10
 TRANSITION_BUDGET: Final = 30
-BOOT_BUDGET: Final = 3  # starts of the agent during one soak
+BOOT_BUDGET: Final = 3  # starts of the agent during one shadow, or one soak
+MODES: Final = ("live", "shadow")
 RETRY_CEILING_SECONDS: Final = 15 * 60
 _DENIED_KEPT: Final = 32
 _MOST_AHEAD: Final = 1_000_000  # orders of one key that a device has not seen
@@ -44,6 +45,7 @@ class E(StrEnum):
     RETRY = "retry"  # it may work later
     WAIT = "wait"  # nothing to decide yet, or interrupted
     NEWER = "newer"  # a newer order waits
+    SHADOW = "shadow"  # it worked, and live traffic is scored unused before anything else
 
 
 TABLE: Final[Mapping[tuple[S, E], S]] = MappingProxyType(
@@ -71,10 +73,16 @@ TABLE: Final[Mapping[tuple[S, E], S]] = MappingProxyType(
         (S.STAGE, E.RETRY): S.STAGE,
         (S.STAGE, E.NEWER): S.DISCARD,
         (S.PROBE, E.DONE): S.SWITCH,
+        (S.PROBE, E.SHADOW): S.SHADOW,
         (S.PROBE, E.FAIL): S.DISCARD,
         (S.PROBE, E.RETRY): S.PROBE,
         (S.PROBE, E.NEWER): S.DISCARD,
         (S.PROBE, E.WAIT): S.PROBE,
+        (S.SHADOW, E.DONE): S.SWITCH,
+        (S.SHADOW, E.FAIL): S.DISCARD,
+        (S.SHADOW, E.RETRY): S.SHADOW,
+        (S.SHADOW, E.NEWER): S.DISCARD,
+        (S.SHADOW, E.WAIT): S.SHADOW,
         (S.SWITCH, E.DONE): S.SOAK,
         (S.SWITCH, E.FAIL): S.REVERT,
         (S.SWITCH, E.RETRY): S.SWITCH,
@@ -157,7 +165,7 @@ def judge_offer(assignment: Assignment, record: DeviceRecord, *, family: str, no
         raise TrustError("T06", f"it is of {assignment.family}, pinned is {family}")
     if now > assignment.expires:
         raise TrustError("T05", "the order has expired")
-    if assignment.mode != "live":
+    if assignment.mode not in MODES:
         raise UpdateError("U12", f"mode {assignment.mode}")
     if (assignment.rollout, assignment.digest) in record.denied:
         raise UpdateError("U09", assignment.digest)
@@ -247,7 +255,7 @@ def _arrive(record: DeviceRecord, state: S) -> DeviceRecord:
     slot = record.update.slot
     if state == S.SWITCH:  # a bundle that was good once has to prove itself again
         unproven = replace(record.slots[slot], trust=SlotTrust.UNPROVEN)
-        return replace(record.with_slot(slot, unproven), active=slot)
+        return replace(record.with_slot(slot, unproven), active=slot).with_update(boots=0)
     if state == S.COMMIT:
         good = replace(record.slots[slot], trust=SlotTrust.GOOD)
         return record.with_slot(slot, good).with_update(outcome=str(Outcome.COMMITTED))
@@ -318,16 +326,16 @@ def free_slot(record: DeviceRecord) -> str:
 def resume(record: DeviceRecord) -> DeviceRecord:
     """What a restarted agent goes on with: the same state, or a roll back.
 
-    A saved state that nobody knows is rolled back; each start during a soak is counted,
-    and one too many ends it.
+    A saved state that nobody knows is rolled back; each start during a shadow or a soak is
+    counted, and one too many ends it.
     """
     if record.state not in set(S) or (record.update is None and record.state != S.IDLE):
         return _roll_back(record)
-    if record.state in (S.SWITCH, S.SOAK) and record.update:
+    if record.state in (S.SHADOW, S.SWITCH, S.SOAK) and record.update:
         boots = record.update.boots + 1
         record = record.with_update(boots=boots)
         if boots > BOOT_BUDGET:
-            return step(record, Result(E.FAIL, "U05", f"{boots} starts during the soak"))
+            return step(record, Result(E.FAIL, "U05", f"{boots} starts during the {record.state}"))
     return record
 
 
