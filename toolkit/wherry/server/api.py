@@ -202,6 +202,8 @@ class _Api:
             raise body.error("select", "strings by name")
         dry = body.flag("dry_run", default=False)
         policy, boards = _policy(body), read_boards(body)
+        if body.rest():
+            raise body.error(min(body.rest()), "a name that this server knows")
         if dry:
             plan = await run_in_threadpool(self._office.plan, digest, select, policy)
             waves = [list(wave) for wave in plan.waves]
@@ -262,7 +264,7 @@ class _Api:
 
 def _policy(body: Fields) -> Policy:
     plain = Policy()
-    policy = Policy(
+    return Policy(
         shares=body.texts("waves", list(plain.shares), limit=32),
         soak_rows=body.integer("soak_rows", plain.soak_rows, low=-1),
         soak_seconds=body.integer("soak_seconds", plain.soak_seconds, low=-1),
@@ -271,6 +273,3 @@ def _policy(body: Fields) -> Policy:
         hold_seconds=body.number("hold_seconds", plain.hold_seconds),
         to=body.text("to", plain.to, limit=2000),
     )
-    if body.rest():
-        raise body.error(min(body.rest()), "a name that this server knows")
-    return policy
