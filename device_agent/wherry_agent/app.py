@@ -128,6 +128,7 @@ class Agent:
             give_back()
             watchdog = Watchdog(self._notifier, self._pulse, self._overdue)
             self._notifier.ready()
+            self._notifier.status(f"serving on {self._server.address}")
             while not self._is_asked():
                 self._core.scorer.tick()
                 watchdog.feed(self._server.address)

@@ -119,6 +119,7 @@ class Watchdog:
         self._pulse = pulse
         self._overdue = overdue
         self._feed_at = -math.inf
+        self._well = True
 
     def feed(self, address: str) -> None:
         """Look, and tell, if it is time to; to be called about every second.
@@ -137,7 +138,11 @@ class Watchdog:
             wrong.append("the port does not answer")
         if not wrong:
             self._notifier.alive()
+            if not self._well:
+                self._notifier.status(f"serving on {address}")
+            self._well = True
             return
+        self._well = False
         self._notifier.status(f"to be restarted: {', '.join(wrong)}")
         _log.error("%s: the service manager is not told that this agent lives", ", ".join(wrong))
 

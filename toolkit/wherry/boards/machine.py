@@ -43,6 +43,8 @@ _INIT: Final = """#!/bin/busybox sh
 /bin/busybox mount -t devtmpfs dev /dev
 {insmod}
 /bin/busybox mount -t ext4 -o noatime /dev/vda /new
+"""
+_START: Final = """\
 /bin/busybox mount -t proc proc /new/proc
 /bin/busybox mount -t sysfs sys /new/sys
 /bin/busybox mount -t devtmpfs dev /new/dev
@@ -166,8 +168,7 @@ def prepare(where: Path, job: Job, place: Place, recipe: Recipe, progress: Progr
         SetupError: H14 or H15.
         OSError: no room or no right.
     """
-    programs = _programs()
-    parts = kernel(recipe, progress)
+    _programs()  # or nothing is begun
     tree = where / "tree"
     shutil.copytree(place.base / "root", tree, symlinks=True, copy_function=os.link)
     for name in ("proc", "sys", "dev", "tmp", "var/lib/wherry"):
@@ -177,18 +178,34 @@ def prepare(where: Path, job: Job, place: Place, recipe: Recipe, progress: Progr
     shutil.copytree(job.modules, inside / "runtime", copy_function=os.link)
     lay_out_agent(inside / "agent")
     _lay_out_job(inside / "job", job)
+    path = ":".join(f"/opt/wherry/{name}" for name in ("runtime", "agent", "site"))
+    start = _START.format(path=path, python=f"/usr/bin/python{place.version}")
+    return build(where, start, place, recipe, progress)
+
+
+def build(where: Path, start: str, place: Place, recipe: Recipe, progress: Progress) -> Machine:
+    """Make a machine of a tree of files.
+
+    Args:
+        where: the folder whose ``tree`` is what the machine's disk holds; it is used up.
+        start: lines of shell for busybox, when that disk is mounted on /new.
+        place: the board.
+        recipe: of the board.
+        progress: is told each step in words.
+
+    Raises:
+        SetupError: H14 or H15.
+        OSError: no room or no right.
+    """
+    programs, parts, tree = _programs(), kernel(recipe, progress), where / "tree"
     disk = where / "disk.img"
     mib = int(sum(p.lstat().st_size for p in tree.rglob("*")) / 2**20 * _SLACK) + 64
     progress(f"a disk of {mib} MiB")
     options = ["-q", "-t", "ext4", "-O", "^has_journal", "-d", str(tree), str(disk), f"{mib}M"]
     run_tool([programs["mke2fs"], *options])
     shutil.rmtree(tree)
-    path = ":".join(f"/opt/wherry/{name}" for name in ("runtime", "agent", "site"))
-    text = _INIT.format(
-        insmod="\n".join(f"/bin/busybox insmod /{name}.ko" for name in _DRIVERS),
-        path=path,
-        python=f"/usr/bin/python{place.version}",
-    )
+    drivers = "\n".join(f"/bin/busybox insmod /{name}.ko" for name in _DRIVERS)
+    text = _INIT.format(insmod=drivers) + start
     entries = [Entry(name) for name in ("bin", "dev", "new", "proc")]
     entries += [Entry("bin/busybox", (parts / "busybox").read_bytes(), executable=True)]
     entries += [Entry(f"{name}.ko", (parts / f"{name}.ko").read_bytes()) for name in _DRIVERS]
@@ -232,8 +249,8 @@ def _lay_out_job(folder: Path, job: Job) -> None:
     (folder / "job.json").write_text(json.dumps(document))
 
 
-def boot(machine: Machine, mib: int) -> Look:
-    """Boot with so much memory and wait for the report."""
+def boot(machine: Machine, mib: int, seconds: float = BOOT_SECONDS) -> Look:
+    """Boot with so much memory and wait for the report, for so many seconds."""
     command = [
         _programs()["qemu-system-aarch64"], "-M", "virt", "-cpu", machine.cpu, "-m", str(mib),
         "-smp", "1", "-nographic", "-no-reboot", "-kernel", str(machine.kernel),
@@ -248,11 +265,11 @@ def boot(machine: Machine, mib: int) -> Look:
             capture_output=True,
             text=True,
             errors="replace",
-            timeout=BOOT_SECONDS,
+            timeout=seconds,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return Look(mib, {}, f"no end in {BOOT_SECONDS:.0f} s")
+        return Look(mib, {}, f"no end in {seconds:.0f} s")
     return read_report(mib, done.stdout)
 
 
