@@ -4,9 +4,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 # Debian's names for what the tests run beside us
-TOOLS := mosquitto mosquitto_sub openssl skopeo docker-registry strace gcc softhsm2-util systemd-analyze sshd ssh prometheus promtool chromium
+TOOLS := mosquitto mosquitto_sub openssl skopeo docker-registry strace gcc softhsm2-util systemd-analyze sshd ssh prometheus promtool chromium initdb
 PACKAGES := mosquitto mosquitto-clients openssl skopeo docker-registry strace gcc libc6-dev softhsm2 \
-  systemd openssh-server openssh-client prometheus chromium
+  systemd openssh-server openssh-client prometheus chromium postgresql
 # boards are emulated by these; where they cannot be had their tests are skipped, but not in CI
 EMULATORS := qemu-aarch64 qemu-arm qemu-system-aarch64
 EMULATOR_PACKAGES := qemu-user qemu-system-arm
@@ -79,7 +79,7 @@ environment-%: $(VENV)/.frameworks
 # what is missing of a list of programs is installed from a list of packages
 define install
 missing=; for tool in $(1); do \
-  PATH="$$PATH:/usr/sbin" command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+  PATH="$$PATH:/usr/sbin:$$(echo /usr/lib/postgresql/*/bin)" command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
 if [ -n "$$missing" ]; then \
   echo "installing$$missing"; as=; [ "$$(id -u)" = 0 ] || as="sudo -n"; \
   { $$as apt-get update -qq && $$as env DEBIAN_FRONTEND=noninteractive \

@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -109,10 +110,16 @@ def state(device: str, **more: Any) -> State:
     return State(device=device, **(values | more))
 
 
+# where the store of a folder is: `either_store` of conftest lets a test run on PostgreSQL, too
+PLACE: ContextVar[Callable[[Path], Path | str]] = ContextVar(
+    "PLACE", default=lambda folder: folder / "fleet.sqlite"
+)
+
+
 @contextmanager
 def open_store(folder: Path, *devices: str) -> Iterator[Store]:
     """A store with these devices enrolled."""
-    store = Store(Database(folder / "fleet.sqlite"), Depot(folder / "depot", folder / "keys"))
+    store = Store(Database(PLACE.get()(folder)), Depot(folder / "depot", folder / "keys"))
     for name in devices:
         store.enrol(DeviceRow(name, FAMILY, {}, 1.0))
     try:

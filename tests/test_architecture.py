@@ -81,6 +81,7 @@ HOMES = {
     "skops": ("converters/",),
     "joblib": ("converters/",),
     "sqlalchemy": ("toolkit/wherry/server/",),
+    "alembic": ("toolkit/wherry/server/migrations/",),
     "starlette": ("toolkit/wherry/server/",),
     "uvicorn": ("toolkit/wherry/server/",),
     "prometheus_client": ("toolkit/wherry/server/",),

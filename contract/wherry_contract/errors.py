@@ -293,6 +293,11 @@ _ROWS: tuple[tuple[str, str, str], ...] = (
     ("D05", "telemetry was dropped because the outbox was full", "connect the device more often"),
     ("D06", "the disk cannot be read or written", "check the medium and the folder's owner"),
     ("D07", "a helper process could not do its work", "free some memory; it is tried again"),
+    (
+        "D08",
+        "the fleet's database cannot be reached",
+        "start it, or mend the way to it; devices keep what was not acknowledged",
+    ),
     # Conversion
     (
         "K01",

@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 from support_build import Built, build_trees, write_shop
+from support_fleet import PLACE
+from support_postgres import end_postgres, postgres
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def either_store(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Run the test on SQLite and on PostgreSQL: `open_store` opens there."""
+    if request.param == "sqlite":
+        yield
+        return
+    url = cache(lambda _folder: postgres().database())
+    token = PLACE.set(url)
+    yield
+    PLACE.reset(token)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_postgres_stays() -> Iterator[None]:
+    """End the PostgreSQL that tests shared."""
+    yield
+    end_postgres()
 
 
 @pytest.fixture(scope="session")

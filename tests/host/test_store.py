@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sqlite3
+import threading
 from pathlib import Path
 
 import pytest
@@ -17,12 +17,16 @@ from wherry.rows import (
     Incident,
     Order,
     RolloutRow,
+    StoredWindow,
 )
-from wherry.server.database import Database
+from wherry.server.census import Wanted
 from wherry.server.intake import INCIDENTS_KEPT, Batch
 from wherry.server.ledger import Change
+from wherry.server.store import Store
 from wherry_contract.errors import RolloutError, StoreError
 from wherry_contract.window import Window
+
+pytestmark = pytest.mark.usefixtures("either_store")
 
 
 def batch(*windows: Window, at: float = 100.0) -> Batch:
@@ -32,8 +36,8 @@ def batch(*windows: Window, at: float = 100.0) -> Batch:
 
 def test_a_message_is_counted_once(tmp_path: Path) -> None:
     with open_store(tmp_path, "a") as store:
-        assert store.add(batch(window("a", 1), window("a", 1))) == 1
-        assert store.add(batch(window("a", 1), window("a", 2))) == 1
+        assert store.add(batch(window("a", 1), window("a", 1))).twice == 1
+        assert store.add(batch(window("a", 1), window("a", 2))).twice == 1
         assert [item.window.place.seq for item in store.windows()] == [1, 2]
         assert store.counters() == {"windows": 2, "duplicates": 2}
 
@@ -103,7 +107,7 @@ def test_retention_takes_the_old_and_a_replay_does_not_bring_it_back(tmp_path: P
         store.add(batch(window("a", 1), window("a", 2), at=100.0))
         store.add(batch(window("a", 3), at=300.0))
         assert store.purge(200.0) == 2
-        assert store.add(batch(window("a", 1), window("a", 3), at=400.0)) == 2
+        assert store.add(batch(window("a", 1), window("a", 3), at=400.0)).twice == 2
         assert [item.window.place.seq for item in store.windows()] == [3]
         assert store.lost("a") == 0
 
@@ -152,22 +156,75 @@ def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
         assert not store.device("a").online
 
 
-def test_a_file_of_a_later_wherry_is_refused(tmp_path: Path) -> None:
-    with open_store(tmp_path):
+def test_tables_of_a_later_wherry_are_refused(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store, store._database.writing() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(StoreError, match="9999") as caught, open_store(tmp_path):
         pass
-    with sqlite3.connect(tmp_path / "fleet.sqlite") as connection:
-        connection.execute("UPDATE meta SET value = '2'")
-    connection.close()
-    with pytest.raises(StoreError) as caught:
-        Database(tmp_path / "fleet.sqlite")
     assert caught.value.code == "D06"
 
 
 def test_a_commit_is_on_the_medium(tmp_path: Path) -> None:
-    """WAL with synchronous FULL (2): what is acknowledged survives a pulled plug."""
+    """What is acknowledged survives a pulled plug; 2 is FULL."""
+    wanted = {"sqlite": {"synchronous": 2, "journal_mode": "wal"}}
+    wanted["postgresql"] = {"synchronous_commit": "on"}
     with open_store(tmp_path) as store, store._database.reading() as connection:
-        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
-        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        kind = connection.dialect.name
+        ask = "PRAGMA" if kind == "sqlite" else "SHOW"
+        for name, value in wanted[kind].items():
+            assert connection.exec_driver_sql(f"{ask} {name}").scalar() == value
+
+
+def test_what_a_device_says_cannot_harm_the_store(tmp_path: Path) -> None:
+    """PostgreSQL keeps no NUL in text; one device's must not stop the batch, nor a search."""
+    with open_store(tmp_path, "a", "b") as store:
+        bad = Incident(1.0, "a", "window", "G01", "with \0 and \ud800", 1)
+        far = window("b", 2**53 - 1)
+        store.add(
+            Batch(
+                7.0,
+                windows=[(far, far.to_bytes())],
+                events=[(event("a", 1, text="\0"), b"{}")],
+                states={"a": state("a", labels={"x\0": "\0"}, bundle_name="\0")},
+                incidents=[bad],
+            )
+        )
+        store.add(Batch(8.0, states={"b": state("b", labels={"site": "paris"})}))
+        assert store.incidents()[0].detail == "with \ufffd and ?"
+        assert [row.device for row in store.census.page(Wanted("site=paris"), 0, 9)[1]] == ["b"]
+        assert store.windows()[0].window.place.seq == 2**53 - 1
+        assert store.census.counts().devices == 2
+
+
+def test_devices_are_ordered_by_their_characters(tmp_path: Path) -> None:
+    """Not by the rules of a database's language, which put a-1 behind ab."""
+    names = ["a-1", "a1", "ab", "b"]
+    with open_store(tmp_path, *reversed(names)) as store:
+        assert [row.device for row in store.devices()] == names
+
+
+def test_who_reads_what_came_after_misses_nothing(tmp_path: Path) -> None:
+    """Though several write at once: numbers become visible in their order."""
+    with open_store(tmp_path, "a") as store, open_store(tmp_path) as other:
+        many = [
+            threading.Thread(target=_write, args=(one, spool))
+            for spool, one in enumerate((store, other, store, other))
+        ]
+        for thread in many:
+            thread.start()
+        found: list[StoredWindow] = []
+        last = 0
+        while any(thread.is_alive() for thread in many) or len(found) < 80:
+            last, new = store.windows_after(last)
+            found += new
+        for thread in many:
+            thread.join()
+        assert len({(w.window.place.spool, w.window.place.seq) for w in found}) == 80
+
+
+def _write(store: Store, spool: int) -> None:
+    for seq in range(1, 21):
+        store.add(batch(window("a", seq, spool=f"{spool:016x}")))
 
 
 # --- rollouts -------------------------------------------------------------------------------

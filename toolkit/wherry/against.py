@@ -16,13 +16,15 @@ def running_here(data: Path, family: str) -> list[str]:
     Raises:
         StoreError: D01 or D06.
     """
-    if not (data / "fleet.sqlite").is_file():
-        return []
     from .server.database import Database
     from .server.depot import Depot
+    from .server.place import place_of
     from .server.store import Store
 
-    store = Store(Database(data / "fleet.sqlite"), Depot(data / "depot", data / "keys"))
+    place = place_of(data)
+    if isinstance(place, Path) and not place.is_file():
+        return []
+    store = Store(Database(place), Depot(data / "depot", data / "keys"))
     try:
         return most_run(store.devices(), family)
     finally:

@@ -16,8 +16,8 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
-from wherry.server.database import Database
 from wherry.server.depot import Depot
+from wherry.server.place import open_database
 from wherry.server.store import Store
 from wherry_contract.bundle import Layout, Parts
 from wherry_contract.states import RolloutState
@@ -170,7 +170,7 @@ def _exchange(life: _Life, method: str, path: str, body: str = "") -> tuple[int,
 
 def _windows(board: Stand) -> list[Window]:
     depot = Depot(board.fleet / "depot", board.fleet / "keys")
-    store = Store(Database(board.fleet / "fleet.sqlite"), depot)
+    store = Store(open_database(board.fleet), depot)
     try:
         return [item.window for item in store.windows()]
     finally:

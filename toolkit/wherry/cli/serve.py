@@ -62,6 +62,12 @@ _PORT: Final = click.IntRange(0, 65_535)
     help="Where devices that enrol fetch bundles: an OCI registry, or `none`; then as last time.",
 )
 @click.option(
+    "--store",
+    default="",
+    help="Where devices, windows and rollouts are kept: postgresql+psycopg://user@host/database, or"
+    " sqlite for a file in the data folder, as at first; then as last time.",
+)
+@click.option(
     "--metrics-devices",
     type=click.IntRange(0, 100_000),
     default=200,
@@ -85,6 +91,7 @@ def serve(
     pinned: bool,
     windows: str | None,
     registry: str,
+    store: str,
     metrics_devices: int,
 ) -> None:
     """Run the fleet's server: broker, depot, ingest.
@@ -119,5 +126,6 @@ def serve(
         windows or "",
         metrics_devices,
         registry,
+        store,
     )
     run(choice, on_ready)

@@ -25,7 +25,6 @@ from wherry_contract.messages import Presence
 from .api import make_app
 from .asker import Asker
 from .choice import Choice, Ready
-from .database import Database
 from .depot import Depot
 from .driver import Driver, Radio
 from .ending import SIGNALS, Ending, Interrupted, locked, restore, serve_http
@@ -36,6 +35,7 @@ from .link import LOG, Link
 from .notary import Notary
 from .office import Office, Site
 from .orders import AssignmentSigner, ListedSigner
+from .place import keep_place, open_patiently
 from .premises import Premises
 from .registrar import Registrar
 from .round_trip import self_test
@@ -209,7 +209,8 @@ class _Server:
 
     def _open_store(self, repository: Repository | None) -> Store:
         self._keys.mkdir(exist_ok=True)
-        self._database = Database(self._data / "fleet.sqlite")
+        keep_place(self._data, self._choice.store)
+        self._database = open_patiently(self._data)
         store = Store(self._database, Depot(self._data / "depot", self._keys, repository))
         self._stack.callback(store.close)
         return store

@@ -1,6 +1,6 @@
 """The fleet counted and paged: what a page of 50 devices costs does not depend on how many there are.
 
-Counts are made by SQLite, of the reported states as they are stored, which are JSON.
+Counts are made by the database, of columns that the ingest keeps as devices report.
 """
 
 from __future__ import annotations
@@ -83,17 +83,17 @@ class Census:
 
     def counts(self) -> Counts:
         """The fleet in numbers."""
-        names = [_said(name) for name in ("bundle", "bundle_name", "bundle_version")]
+        names = [db.device.c.bundle, db.device.c.bundle_name, db.device.c.bundle_version]
         query = sa.select(
             *names,
             sa.func.count(),
             _number_of(db.device.c.online),
-            _number_of(_said("fallback") == 1),
+            _number_of(db.device.c.by_rule),
             _number_of(db.device.c.seen_at == 0.0),
         ).group_by(*names)
         with self._database.reading() as connection:
             rows = [tuple(row) for row in connection.execute(query)]
-        runs = [Runs(b or "", n or "", v or "", *map(int, more[:3])) for b, n, v, *more in rows]
+        runs = [Runs(b, n, v, *map(int, more[:3])) for b, n, v, *more in rows]
         return Counts(
             devices=sum(item.devices for item in runs),
             online=sum(item.online for item in runs),
@@ -139,18 +139,12 @@ def _number_of(what: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
     return sa.func.sum(sa.case((what, 1), else_=0))
 
 
-def _said(name: str) -> sa.ColumnElement[Any]:
-    """What the reported state says under a name."""
-    return sa.func.json_extract(sa.cast(db.device.c.state, sa.Text), f"$.{name}")
-
-
 def _conditions(wanted: Wanted) -> Iterator[sa.ColumnElement[bool]]:
     table = db.device.c
     for word in wanted.find.split():
         name, equals, value = word.partition("=")
         if equals:
-            path = '$."' + name.replace('"', "") + '"'
-            yield sa.func.json_extract(sa.cast(table.labels, sa.Text), path) == value
+            yield table.labels[name.replace('"', "")].as_string() == value
         else:
             yield table.id.contains(word.lower(), autoescape=True)
     links = {"online": table.online, "never": table.seen_at == 0.0}
@@ -158,9 +152,9 @@ def _conditions(wanted: Wanted) -> Iterator[sa.ColumnElement[bool]]:
     if wanted.link:
         yield links[wanted.link]
     if wanted.bundle:
-        yield _said("bundle") == wanted.bundle
+        yield table.bundle == wanted.bundle
     if wanted.by_rule:
-        yield _said("fallback") == 1
+        yield table.by_rule
 
 
 def device_row(row: sa.Row[Any]) -> DeviceRow:

@@ -28,6 +28,8 @@ class Choice:
         metrics_devices: a larger fleet has no metrics of single devices.
         registry: where devices that enrol fetch bundles, as ``https://host/namespace``;
             ``none`` for the depot, "" for that of last time.
+        store: URL of a PostgreSQL database, ``sqlite`` for a file in the data folder, "" for
+            that of last time.
     """
 
     data: Path
@@ -42,6 +44,7 @@ class Choice:
     windows: str = ""
     metrics_devices: int = MOST_DEVICES
     registry: str = ""
+    store: str = ""
 
 
 @dataclass(frozen=True)

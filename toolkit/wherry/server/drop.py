@@ -35,9 +35,9 @@ from wherry_contract.fleet_keys import TARGET
 from wherry_contract.messages import wrap_assignment
 from wherry_contract.oci import OciManifest, blob_path
 
-from .database import Database
 from .depot import Depot
 from .orders import ListedSigner
+from .place import open_database
 from .registry import Registry
 from .store import Store
 
@@ -105,7 +105,7 @@ def export(
     if listed is None:
         raise TrustError("T12", opened.digest[:19], cure="release it with `wherry publish` first")
     family = listed[0]
-    database = Database(data / "fleet.sqlite")
+    database = open_database(data)
     store = Store(database, Depot(repository.depot, keys, repository))
     try:
         wanted = _devices(store, Registry(database), family, devices, select or {})

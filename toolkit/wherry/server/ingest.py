@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from wherry.rows import DeviceRow, Incident
@@ -21,7 +21,7 @@ from wherry_contract.messages import LIMIT_BYTES, Ack, Event, Presence, State, r
 from wherry_contract.topics import UP, Topic, parse_topic
 from wherry_contract.window import Window
 
-from .intake import Batch, Spot, spot
+from .intake import Batch
 from .known import KnownProfiles
 from .store import Store
 
@@ -101,8 +101,7 @@ class Ingest:
         try:
             known = self._store.enrolled(_names(found))
             batch = _batch(found, known, now)
-            batch = _without(batch, self._store.clashes(batch))
-            self._store.add(batch)
+            batch = self._store.add(batch).batch
         except StoreError:
             # windows and events come again by themselves; reports only with the next heartbeat
             self._again = _latest_reports(arrivals)
@@ -210,25 +209,6 @@ def _batch(found: _Sorted, known: Mapping[str, DeviceRow], now: float) -> Batch:
             if device in known
             for seq in codes
         ],
-    )
-
-
-def _without(batch: Batch, spots: Collection[Spot]) -> Batch:
-    """A batch without what stands where something else does: not stored, not acknowledged.
-
-    Were it acknowledged, the device would forget a message that nobody has counted.
-    """
-    if not spots:
-        return batch
-    incidents = [
-        Incident(batch.received_at, device, "", "G07", f"another message is at {spool}/{seq}", 0)
-        for device, spool, seq in sorted(spots)
-    ]
-    return replace(
-        batch,
-        windows=[item for item in batch.windows if spot(item[0].place) not in spots],
-        events=[item for item in batch.events if spot(item[0].place) not in spots],
-        incidents=[*batch.incidents, *incidents],
     )
 
 

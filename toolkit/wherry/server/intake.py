@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert
 
 from wherry.rows import Incident
 from wherry_contract.messages import Event, Place, State
@@ -16,6 +15,7 @@ from wherry_contract.window import Window
 
 from . import database as db
 from .database import in_parts
+from .engines import insert, larger, storable
 from .questions import note_answers
 
 INCIDENTS_KEPT: Final = 1000
@@ -59,42 +59,27 @@ def spot(place: Place) -> Spot:
     return place.device, place.spool, place.seq
 
 
-def clashes(connection: sa.Connection, batch: Batch) -> set[Spot]:
-    """Places at which a batch has another message than was stored, or than it has itself.
+@dataclass(frozen=True)
+class Taken:
+    """What became of a batch.
+
+    Attributes:
+        batch: the part of it that is stored now; it alone may be acknowledged.
+        twice: how many of its messages had been stored before; they changed nothing.
+    """
+
+    batch: Batch
+    twice: int
+
+
+def take(connection: sa.Connection, batch: Batch) -> Taken:
+    """Write a batch, but for messages at places where another one stands.
 
     A device sends again byte for byte, so a second message at a place is another one: of a
-    second agent with the same id, or of one whose state folder was set back.
+    second agent with the same id, or of one whose state folder was set back. Were it
+    acknowledged, the device would forget a message that nobody has counted.
     """
-    found: set[Spot] = set()
-    said: dict[Spot, bytes] = {}
-    payloads = [payload for _, payload in (*batch.windows, *batch.events)]
-    for place, payload in zip(batch.places, payloads, strict=True):
-        if said.setdefault(spot(place), payload) != payload:
-            found.add(spot(place))
-    spots = _seen(connection, said)
-    for part, table in itertools.product(in_parts(spots), (db.window, db.event)):
-        columns = (table.c.device, table.c.spool, table.c.seq)
-        asked = sa.tuple_(*columns).in_(part)
-        for row in connection.execute(sa.select(*columns, table.c.payload).where(asked)):
-            where = (row.device, row.spool, row.seq)
-            if said[where] != row.payload:
-                found.add(where)
-    return found
-
-
-def _seen(connection: sa.Connection, spots: Collection[Spot]) -> list[Spot]:
-    """Those that do not lie beyond everything that their outbox has sent; mostly none."""
-    names = {device for device, _, _ in spots}
-    newest: dict[tuple[str, str], int] = {}
-    for part in in_parts(names):
-        columns = (db.spool.c.device, db.spool.c.spool, db.spool.c.newest)
-        rows = connection.execute(sa.select(*columns).where(db.spool.c.device.in_(part)))
-        newest |= {(row.device, row.spool): row.newest for row in rows}
-    return [where for where in spots if where[2] <= newest.get(where[:2], 0)]
-
-
-def take(connection: sa.Connection, batch: Batch) -> int:
-    """Write a batch; returns how many of its messages had been stored before."""
+    batch = _without(batch, _clashes(connection, batch))
     floors = _note_spools(connection, batch)
     windows = [
         _window_row(window, payload, batch.received_at)
@@ -127,8 +112,53 @@ def take(connection: sa.Connection, batch: Batch) -> int:
         ("incidents", len(batch.incidents)),
     ):
         _count(connection, name, more)
+    return Taken(batch, twice)
 
-    return twice
+
+def _clashes(connection: sa.Connection, batch: Batch) -> set[Spot]:
+    """Places at which a batch has another message than was stored, or than it has itself."""
+    found: set[Spot] = set()
+    said: dict[Spot, bytes] = {}
+    payloads = [payload for _, payload in (*batch.windows, *batch.events)]
+    for place, payload in zip(batch.places, payloads, strict=True):
+        if said.setdefault(spot(place), payload) != payload:
+            found.add(spot(place))
+    spots = _seen(connection, said)
+    for part, table in itertools.product(in_parts(spots), (db.window, db.event)):
+        columns = (table.c.device, table.c.spool, table.c.seq)
+        asked = sa.tuple_(*columns).in_(part)
+        for row in connection.execute(sa.select(*columns, table.c.payload).where(asked)):
+            where = (row.device, row.spool, row.seq)
+            if said[where] != row.payload:
+                found.add(where)
+    return found
+
+
+def _seen(connection: sa.Connection, spots: Collection[Spot]) -> list[Spot]:
+    """Those that do not lie beyond everything that their outbox has sent; mostly none."""
+    names = {device for device, _, _ in spots}
+    newest: dict[tuple[str, str], int] = {}
+    for part in in_parts(names):
+        columns = (db.spool.c.device, db.spool.c.spool, db.spool.c.newest)
+        rows = connection.execute(sa.select(*columns).where(db.spool.c.device.in_(part)))
+        newest |= {(row.device, row.spool): row.newest for row in rows}
+    return [where for where in spots if where[2] <= newest.get(where[:2], 0)]
+
+
+def _without(batch: Batch, spots: Collection[Spot]) -> Batch:
+    """A batch without what stands where something else does."""
+    if not spots:
+        return batch
+    incidents = [
+        Incident(batch.received_at, device, "", "G07", f"another message is at {spool}/{seq}", 0)
+        for device, spool, seq in sorted(spots)
+    ]
+    return replace(
+        batch,
+        windows=[item for item in batch.windows if spot(item[0].place) not in spots],
+        events=[item for item in batch.events if spot(item[0].place) not in spots],
+        incidents=[*batch.incidents, *incidents],
+    )
 
 
 def _note_spools(connection: sa.Connection, batch: Batch) -> dict[tuple[str, str], int]:
@@ -139,12 +169,10 @@ def _note_spools(connection: sa.Connection, batch: Batch) -> dict[tuple[str, str
         seen[place.device, place.spool] = (max(oldest, place.oldest), max(newest, place.seq))
     if not seen:
         return {}
-    add = insert(db.spool)
+    add = insert(connection, db.spool)
     kept = add.on_conflict_do_update(
         index_elements=["device", "spool"],
-        set_={
-            name: sa.func.max(db.spool.c[name], add.excluded[name]) for name in ("oldest", "newest")
-        },
+        set_={name: larger(db.spool.c[name], add.excluded[name]) for name in ("oldest", "newest")},
     )
     connection.execute(
         kept,
@@ -173,10 +201,7 @@ def _note_devices(connection: sa.Connection, batch: Batch) -> None:
     if batch.states:
         connection.execute(
             sa.update(db.device).where(which),
-            [
-                {"name": name, "labels": dict(state.labels), "state": state.to_bytes()}
-                for name, state in batch.states.items()
-            ],
+            [{"name": name, **_state_row(state)} for name, state in batch.states.items()],
         )
     if batch.presence:
         connection.execute(
@@ -225,15 +250,28 @@ def _event_row(event: Event, payload: bytes, at: float) -> dict[str, Any]:
     }
 
 
+def _state_row(state: State) -> dict[str, Any]:
+    return {
+        "labels": {storable(name): storable(value) for name, value in state.labels.items()},
+        "state": state.to_bytes(),
+        "bundle": state.bundle,
+        "bundle_name": state.bundle_name,
+        "bundle_version": state.bundle_version,
+        "by_rule": state.fallback,
+    }
+
+
 def _insert_new(connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]]) -> int:
     if not rows:
         return 0
-    return connection.execute(insert(table).on_conflict_do_nothing(), rows).rowcount
+    statement = insert(connection, table).on_conflict_do_nothing()
+    counted = {"preserve_rowcount": True}
+    return connection.execute(statement, rows, execution_options=counted).rowcount
 
 
 def _count(connection: sa.Connection, name: str, more: int) -> None:
     if more:
-        add = insert(db.counter).values(name=name, value=more)
+        add = insert(connection, db.counter).values(name=name, value=more)
         connection.execute(
             add.on_conflict_do_update(
                 index_elements=["name"], set_={"value": db.counter.c.value + more}

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert
 
 from wherry.outcomes import FAILED
 from wherry.rows import Decision, Exposure, Order, RolloutRow
@@ -19,6 +18,7 @@ from wherry_contract.errors import RolloutError
 from wherry_contract.states import RolloutState
 
 from . import database as db
+from .engines import insert
 
 ENDED: Final = (str(RolloutState.DONE), str(RolloutState.REVERTED))
 
@@ -200,7 +200,7 @@ class Ledger:
     def _put_orders(self, connection: sa.Connection, orders: Iterable[Order]) -> None:
         rows = [dict(order.__dict__) for order in orders]
         if rows:
-            add = insert(db.assignment)
+            add = insert(connection, db.assignment)
             replaced = {name: add.excluded[name] for name in rows[0] if name != "device"}
             connection.execute(
                 add.on_conflict_do_update(index_elements=["device"], set_=replaced), rows

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert
 
 from wherry.identity.authority import Issued
 from wherry_contract.errors import IdentityError, RolloutError
 
 from . import database as db
+from .engines import insert
 
 _NUMBER: Final = "revocations"
 
@@ -154,7 +154,7 @@ class Registry:
                 sa.update(db.certificate).where(others).values(revoked_at=now)
             ).rowcount
             connection.execute(
-                insert(db.identity)
+                insert(connection, db.identity)
                 .values(**values)
                 .on_conflict_do_update(index_elements=["device"], set_=values)
             )
@@ -235,6 +235,6 @@ def _is_taken(connection: Any, name: str) -> bool:
 
 
 def _count(connection: Any) -> None:
-    row = insert(db.meta).values(name=_NUMBER, value="1")
+    row = insert(connection, db.meta).values(name=_NUMBER, value="1")
     more = {"value": sa.cast(sa.cast(db.meta.c.value, sa.Integer) + 1, sa.String)}
     connection.execute(row.on_conflict_do_update(index_elements=["name"], set_=more))

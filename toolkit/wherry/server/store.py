@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert
 
 from wherry.rows import BundleRow, DeviceRow, Incident, RolloutRow, StoredEvent, StoredWindow
 from wherry_contract.errors import RolloutError
@@ -22,8 +21,9 @@ from . import database as db
 from .audit import Trail
 from .census import Census, device_row
 from .depot import Depot
+from .engines import insert, larger
 from .groups import Groups
-from .intake import Batch, Spot, clashes, take
+from .intake import Batch, Taken, take
 from .labels import LabelStore
 from .ledger import Ledger
 from .questions import Questions
@@ -243,23 +243,14 @@ class Store:
                 for row in connection.execute(query.where(db.device.c.id.in_(part)))
             }
 
-    def clashes(self, batch: Batch) -> set[Spot]:
-        """Places at which another message is stored than the batch has there.
-
-        Raises:
-            StoreError: D01 or D06.
-        """
-        with self._database.reading() as connection:
-            return clashes(connection, batch)
-
-    def add(self, batch: Batch) -> int:
+    def add(self, batch: Batch) -> Taken:
         """Store a batch; when this returns it is on the medium.
 
         Returns:
-            How many of its messages had been stored before; they changed nothing.
+            What of it is stored now, and may be acknowledged.
 
         Raises:
-            StoreError: D01 or D06; nothing of the batch was stored.
+            StoreError: D01, D06 or D08; nothing of the batch was stored.
         """
         with self._database.writing() as connection:
             return take(connection, batch)
@@ -300,7 +291,9 @@ class Store:
     def add_bundle(self, row: BundleRow) -> None:
         """Note a bundle that the depot has taken; one that is known stays as it is."""
         with self._database.writing() as connection:
-            connection.execute(insert(db.bundle).values(**row.__dict__).on_conflict_do_nothing())
+            connection.execute(
+                insert(connection, db.bundle).values(**row.__dict__).on_conflict_do_nothing()
+            )
 
     def purge(self, before: float, *, after: float = 0.0) -> int:
         """Drop windows and events received before a moment; returns how many went.
@@ -349,7 +342,7 @@ def _purge(connection: sa.Connection, table: sa.Table, before: float, after: flo
             sa.update(db.spool)
             .where(which)
             .values(
-                floor=sa.func.max(db.spool.c.floor, sa.bindparam("last")),
+                floor=larger(db.spool.c.floor, sa.bindparam("last", type_=sa.BigInteger)),
                 purged=db.spool.c.purged + sa.bindparam("gone"),
             ),
             [{"d": d, "s": s, "last": last, "gone": gone} for d, s, last, gone in groups],
