@@ -6,26 +6,29 @@
 40,000 in which 11 features moved, in windows of 250, 1,000 and 10,000. Each peer runs in an
 environment of its own, made once under `.cache/benchmarks/venvs` (about 3 GB in all), called as
 its documentation says. A peer that is not installed, or fails, has a row that says so.
-`--alone` leaves the peers out, `--only NAME` takes one of them.
+`--alone` leaves the peers out, `--only NAME` takes one of them. With NannyML's own estimate of
+recall without labels (CBPE) Wherry's is compared in one process, on the same scores.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from common import ROOT, print_machine
 from common.drift_data import CATEGORIES, LEVELS, MOVED, NUMBERS, SIZES, make_table
+from common.estimate_data import make_scores
 from common.venvs import MEBI, InstallFailedError, environment, installed_sizes
 from drift_counting import make
 
@@ -57,6 +60,9 @@ HEADS: Final = (
 )  # fmt: skip
 CALLS: Final = (
     "tool", "n", "windows", "false a window", "windows with any", "found of 11", "false beside",
+)  # fmt: skip
+ESTIMATES: Final = (
+    "recall in the top tenth", "true", "tool", "bias", "rms error", "interval holds it", "ms a chunk",
 )  # fmt: skip
 BUNDLE: Final = "sha256:" + "b" * 64
 DAY: Final = 86_400.0
@@ -210,6 +216,36 @@ def run_peer(name: str, path: Path) -> dict[str, Any]:
     return dict(json.loads(done.stdout.strip().splitlines()[-1]))
 
 
+def estimates(path: Path) -> list[list[str]]:
+    """Recall without labels, by NannyML and by Wherry, in NannyML's environment."""
+    python = environment("drift-nannyml", PEERS["nannyml"]) / "bin" / "python"
+    script = ROOT / "benchmarks" / "common" / "estimate_worker.py"
+    sources = os.pathsep.join(str(ROOT / name) for name in ("contract", "toolkit"))
+    done = subprocess.run(
+        [str(python), str(script), str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": sources},
+    )
+    if done.returncode:
+        return [[(done.stderr.strip().splitlines() or ["it ended without a word"])[-1][:150]]]
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    return [
+        [
+            case,
+            f"{figures['true']:.3f}",
+            name,
+            f"{figures[name]['bias']:+.4f}",
+            f"{figures[name]['rms']:.4f}",
+            f"{figures[name]['held']:.0%}",
+            f"{figures[name]['ms']:.1f}",
+        ]
+        for case, figures in found["cases"].items()
+        for name in ("wherry", "nannyml")
+    ]
+
+
 def peer_costs(name: str, found: Mapping[str, Any]) -> list[str]:
     """Its row of costs."""
     if "error" in found:
@@ -309,14 +345,20 @@ def main() -> None:
         make_table(path)
         with np.load(path) as found:
             ours = Ours({name: found[name] for name in found.files})
-        chosen: Iterable[str] = [wanted.only] if wanted.only else [] if wanted.alone else PEERS
+        chosen: Sequence[str] = [wanted.only] if wanted.only else [] if wanted.alone else [*PEERS]
         costs, calls = [our_costs(ours)], list(our_calls(ours))
         for name in chosen:
             print(f"  {name} ...", file=sys.stderr)
             done = run_peer(name, path)
             costs.append(peer_costs(name, done))
             calls += peer_calls(name, done)
-    for lines in (table(HEADS, costs), table(CALLS, calls)):
+        guesses: list[list[str]] = []
+        if "nannyml" in chosen:
+            scores = Path(folder) / "scores.npz"
+            make_scores(scores)
+            guesses = estimates(scores)
+    tables = [table(HEADS, costs), table(CALLS, calls)]
+    for lines in [*tables, table(ESTIMATES, guesses)] if guesses else tables:
         print("\n".join(["", *lines]))
     print("\n" + "\n".join(fleet(ours, wanted.devices)))
     if wanted.year:

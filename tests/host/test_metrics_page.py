@@ -12,14 +12,16 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from support import ROOT, wait_for
 from support_fleet import FAMILY, open_store, state, wherry, window
+from support_labels import BUNDLE, History, World
 from support_monitor import Fleet, rows
 from support_town import Town, running_town
 from support_watch import fetch, promtool, running_prometheus
 
-from wherry.monitor import FleetView, Policy, judge
+from wherry.monitor import FleetView, Forecast, Outlook, Policy, judge
 from wherry.rows import BundleRow, DeviceRow, Exposure, RolloutRow
 from wherry.server.intake import Batch
 from wherry.server.metrics import Facts, families
@@ -98,6 +100,35 @@ def test_drift_is_told_feature_by_feature() -> None:
     found = list(families(facts(2, view=view), 10))
     keys = [(s.name, *sorted(s.labels.items())) for family in found for s in family.samples]
     assert len(keys) == len(set(keys))
+
+
+def test_how_well_the_models_do_with_ends_of_intervals_and_what_is_assumed() -> None:
+    rng = np.random.default_rng(8)
+    history = History.begin(rng)
+    for labelled in (1.0, 1.0, 0.0):
+        history.add(rng, World(slope=0.4), 8000, labelled=labelled)
+    spans = history.judged()
+    at = Forecast("AMOUNT", "", Outlook.DUE, 0.1, 0.05, 9, "k t^2", 1.0, 2.0, 3.0)
+    text = text_of(facts(2, view=replace(NOTHING, performance=spans, forecasts=(at,))), 10)
+    found = {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in series(text)}
+
+    def told(source: str, bound: str = "value") -> float:
+        labels = f'among="top_tenth",bound="{bound}",bundle="{BUNDLE[7:19]}",source="{source}"'
+        return found[f"wherry_model_recall{{{labels}}}"]
+
+    estimated, labelled = spans[-1].estimated, spans[-2].realised
+    assert estimated
+    assert labelled
+    assert told("scores") == estimated.recall_decile.value
+    assert told("labels") == labelled.recall_decile.value
+    assert told("scores", "low") < told("scores") < told("scores", "high")
+    assert found[f'wherry_model_concept_drift{{bundle="{BUNDLE[7:19]}"}}'] == 2.0
+    assert sum(name.startswith("wherry_drift_forecast") for name in found) == 3
+    assert b"blind to concept drift" in text
+    assert promtool("check", "metrics", stdin=text) == ""
+    every = tuple(replace(item, bundle=f"sha256:{n:064x}") for item in spans for n in range(500))
+    many = series(text_of(facts(2, view=replace(NOTHING, performance=every)), 10))
+    assert len([line for line in many if line.startswith("wherry_model_")]) < 500
 
 
 def test_sums_of_traffic_only_grow_and_stay_few(tmp_path: Path) -> None:
@@ -182,7 +213,9 @@ def test_a_real_prometheus_scrapes_it_and_runs_rules_and_dashboard(
         known = set(prometheus.ask("label/__name__/values"))
         used = set(re.findall(r"\bwherry_\w+", (tmp_path / "dashboard.json").read_text()))
         used |= set(re.findall(r"\bwherry_\w+", (tmp_path / "alerts.yml").read_text()))
-        absent = {"wherry_rollout_devices", "wherry_row_errors_total"}  # while there are none
+        # while there are none, and for a model that was built without labels
+        absent = {"wherry_rollout_devices", "wherry_row_errors_total"}
+        absent |= {"wherry_model_recall", "wherry_model_precision"}
         assert used - known <= absent
     assert promtool("check", "metrics", stdin=page(town, "metrics.token")) == ""
 

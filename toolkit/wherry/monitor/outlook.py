@@ -33,15 +33,17 @@ def with_outlook(
         references: by bundle.
         labels: by bundle and day; of these very devices.
         kept: from look to look, for these devices.
-        since: seconds before the end of the newest bucket; earlier spans are left out.
+        since: seconds before the end of the newest bucket; earlier spans are left out, but for
+            what stands.
         brief: of each model only the latest span, and the latest with labels.
     """
     sums = kept.read(sheet)
     early = view.newest - since if since else -1.0
     done = perform(answers_of(sums, references, view.policy), labels, references)
-    shown = tuple(item for item in done if item.closed > early)
+    stands = latest(done)
+    shown = tuple(item for item in done if item in stands or item.closed > early)
     return replace(
         view,
-        performance=latest(shown) if brief else shown,
+        performance=stands if brief else shown,
         forecasts=forecasts(sums, subjects_of(references, sheet), view.policy),
     )

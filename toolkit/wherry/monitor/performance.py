@@ -279,10 +279,14 @@ def _estimated(
 
 
 def latest(found: Sequence[Performance]) -> tuple[Performance, ...]:
-    """Of each model its latest estimate, and the latest that labels were held against."""
+    """Of each model its latest estimate, and the latest that labels were held against.
+
+    The estimate stands while newer rows gather; where there is none, what there is.
+    """
     kept: dict[tuple[str, bool], Performance] = {}
     for item in found:
-        kept[item.bundle, False] = item
+        if item.estimated or not kept.get((item.bundle, False), item).estimated:
+            kept[item.bundle, False] = item
         if item.realised:
             kept[item.bundle, True] = item
     chosen = dict.fromkeys(id(item) for item in kept.values())

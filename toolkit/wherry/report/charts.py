@@ -10,7 +10,17 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from wherry.monitor import JUDGED, Cell, Decision, FleetView, Health, Policy, ScorePair, totals
+from wherry.monitor import (
+    JUDGED,
+    Cell,
+    Decision,
+    FleetView,
+    Health,
+    Performance,
+    Policy,
+    ScorePair,
+    totals,
+)
 from wherry.monitor.view import DAY
 from wherry.monitor.words import place
 from wherry_contract.histograms import SCORE_BINS
@@ -251,6 +261,61 @@ def scores(pair: ScorePair, ink: str) -> Spec:
             },
         ],
         data={"values": held[:SCORE_BINS]},
+    )
+
+
+# --- how well the models do -------------------------------------------------------------
+
+
+def recall(spans: Sequence[Performance]) -> Spec:
+    """Recall in the top tenth over time, as scores let expect and as labels show.
+
+    Args:
+        spans: of one model, by time, each with an estimate.
+    """
+    guesses: list[Spec] = []
+    facts: list[Spec] = []
+    for item in spans:
+        for found, since, kept in (
+            (item.estimated, item.opened, guesses),
+            (item.realised, item.since, facts),
+        ):
+            if found:
+                figure = found.recall_decile
+                kept.append(
+                    {"t": _middle(since, item.closed), "share": figure.value}
+                    | {"low": figure.low, "high": figure.high}
+                )
+    x: Spec = {"field": "t", "type": "temporal", "scale": {"type": "utc"}}
+    x |= {"axis": {"format": "%d %b", "title": None, "grid": False, "tickCount": 5}}
+    y: Spec = {"field": "share", "type": "quantitative"}
+    y |= {"scale": {"domain": [0, 1]}, "axis": {"format": "%", "title": "recall", "tickCount": 5}}
+    ends = {"x": x, "y": y | {"field": "low"}, "y2": {"field": "high"}}
+    line, dot = {"x": x, "y": y}, {"type": "point", "filled": True, "opacity": 1}
+    return _chart(
+        110,
+        [
+            {
+                "data": {"values": guesses},
+                "mark": {"type": "rule", "stroke": _FLEET, "strokeWidth": 6, "opacity": 0.25},
+                "encoding": ends,
+            },
+            {
+                "data": {"values": guesses},
+                "mark": {"type": "line", "stroke": _FLEET, "strokeWidth": 1.5},
+                "encoding": line,
+            },
+            {
+                "data": {"values": facts},
+                "mark": {"type": "rule", "stroke": "var(--d2)", "strokeWidth": 1},
+                "encoding": ends,
+            },
+            {
+                "data": {"values": facts},
+                "mark": dot | {"size": 30, "fill": "var(--d2)"},
+                "encoding": line,
+            },
+        ],
     )
 
 

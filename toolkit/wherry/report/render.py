@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from wherry.monitor import FLAGGED, Kind, performance_words, words
+from wherry.monitor import FLAGGED, Kind, Performance, performance_words, words
 from wherry.monitor.performance import ASSUMPTION, DECLINED
 
 from . import charts, facts
@@ -65,6 +65,7 @@ def _page(data: ReportData) -> dict[str, Any]:
         "drift": list(_drift(data)),
         "scores": list(_scores(data)),
         "performance": performance_words.lines(view.performance[-_MOST_SPANS:]),
+        "quality": list(_quality(data)),
         "assumption": ASSUMPTION,
         "declined": DECLINED,
         "forecasts": performance_words.forecast_lines(view.forecasts)[:_MOST_FORECASTS],
@@ -116,6 +117,19 @@ def _scores(data: ReportData) -> Iterator[Picture]:
         note = f"{model}, {words.span(pair.opened, pair.closed)}, {pair.rows:,} rows"
         ink = inks.get(pair.device, "var(--fleet)")
         yield draw(charts.scores(pair, ink), words.place(pair.device), note)
+
+
+def _quality(data: ReportData) -> Iterator[Picture]:
+    names = {item.digest: f"{item.name} {item.version}" for item in data.bundles}
+    spans: dict[str, list[Performance]] = {}
+    for item in data.view.performance[-_MOST_SPANS:]:
+        if item.estimated:
+            spans.setdefault(item.bundle, []).append(item)
+    for bundle, mine in spans.items():
+        title = f"Recall in the top tenth, {names.get(bundle, bundle[:19])}"
+        yield draw(
+            charts.recall(mine), title, "line and bars: from scores, 95 %; dots: from labels"
+        )
 
 
 def _health(data: ReportData) -> Iterator[Picture]:

@@ -12,7 +12,6 @@ from typing import Final, TypeVar
 
 from prometheus_client.core import (
     CounterMetricFamily,
-    GaugeMetricFamily,
     HistogramMetricFamily,
     Metric,
 )
@@ -24,6 +23,7 @@ from wherry.rows import DeviceRow, RolloutRow
 from wherry_contract.histograms import LATENCY_EDGES_US
 from wherry_contract.states import Outcome, RolloutState, UpdateState
 
+from .metrics_quality import gauge, quality, short
 from .traffic import OTHER, Sums, Told
 
 MOST_FAMILIES: Final = 20
@@ -81,25 +81,17 @@ def families(facts: Facts, most_devices: int) -> Iterator[Metric]:
         facts: of one moment.
         most_devices: a larger fleet has no series for single devices.
     """
-    yield _gauge("build_info", "The server's version.", ["version"], [((__version__,), 1)])
+    yield gauge("build_info", "The server's version.", ["version"], [((__version__,), 1)])
     parts = [((name,), int(good)) for name, good in facts.parts.items()]
-    yield _gauge("part_up", "Whether a part of the server goes on.", ["part"], parts)
+    yield gauge("part_up", "Whether a part of the server goes on.", ["part"], parts)
     yield from _fleet(facts.devices)
     yield from _rollouts(facts)
     for name, (metric, text) in _STORED.items():
         yield CounterMetricFamily(metric, text, value=facts.counters.get(name, 0))
     yield from _traffic(facts.told)
     yield from _drift(facts.view)
+    yield from quality(facts.view)
     yield from _single(facts, most_devices)
-
-
-def _gauge(
-    name: str, text: str, labels: Sequence[str], rows: Iterable[tuple[Sequence[str], float]]
-) -> Metric:
-    found = GaugeMetricFamily(f"wherry_{name}", text, labels=labels)
-    for values, value in rows:
-        found.add_metric(values, value)
-    return found
 
 
 def _counter(
@@ -127,21 +119,21 @@ def _fleet(devices: Sequence[DeviceRow]) -> Iterator[Metric]:
         for word in ("online", "offline"):
             presence[family, word] += row.online == (word == "online")
     text = "Enrolled devices, by whether the broker holds their connection."
-    yield _gauge("devices", text, ["family", "presence"], presence.items())
+    yield gauge("devices", text, ["family", "presence"], presence.items())
     states = [row.state for row in devices if row.state]
     phases = Counter(state.phase for state in states)
     rows = [((str(phase),), phases.get(phase, 0)) for phase in UpdateState]
-    yield _gauge("devices_in_phase", "Devices by the phase of their update.", ["phase"], rows)
+    yield gauge("devices_in_phase", "Devices by the phase of their update.", ["phase"], rows)
     models = Counter((s.bundle_name, s.bundle_version) for s in states if s.bundle)
     shown = _most(models, MOST_MODELS, (OTHER, ""))
-    yield _gauge("devices_serving", "Devices by the model they serve.", ["model", "version"], shown)
+    yield gauge("devices_serving", "Devices by the model they serve.", ["model", "version"], shown)
     by_rule = sum(state.fallback for state in states)
-    yield _gauge("devices_on_fallback", "Devices whose rule answers.", [], [((), by_rule)])
+    yield gauge("devices_on_fallback", "Devices whose rule answers.", [], [((), by_rule)])
 
 
 def _rollouts(facts: Facts) -> Iterator[Metric]:
     rows = [((str(state),), facts.rollouts.get(state, 0)) for state in RolloutState]
-    yield _gauge("rollouts", "Rollouts by state.", ["state"], rows)
+    yield gauge("rollouts", "Rollouts by state.", ["state"], rows)
     parts = [
         (
             (rollout.id, outcome),
@@ -151,7 +143,7 @@ def _rollouts(facts: Facts) -> Iterator[Metric]:
         for outcome in (*map(str, Outcome), "silent", "open")
     ]
     text = "Devices of rollouts that have not ended, by outcome."
-    yield _gauge("rollout_devices", text, ["rollout", "outcome"], parts)
+    yield gauge("rollout_devices", text, ["rollout", "outcome"], parts)
 
 
 def _traffic(told: Told) -> Iterator[Metric]:
@@ -186,31 +178,31 @@ def _drift(view: FleetView) -> Iterator[Metric]:
     text = (
         "How a comparison of all devices stands: 0 stable, 1 watch, 2 warn, 3 act, -1 not judged."
     )
-    yield _gauge("drift_level", text, labels, levels)
+    yield gauge("drift_level", text, labels, levels)
     known = [(key, cell.kind, cell.evidence) for key, cell in shown if cell.evidence]
     rows = [(key, item.corrected) for key, kind, item in known if kind not in _SHARES]
     text = "PSI against the reference, less its mean under no drift."
-    yield _gauge("drift_psi", text, labels, rows)
+    yield gauge("drift_psi", text, labels, rows)
     rows = [(key, item.value) for key, kind, item in known if kind in _SHARES]
-    yield _gauge("drift_share_change", "How far a share has moved, 0 to 1.", labels, rows)
+    yield gauge("drift_share_change", "How far a share has moved, 0 to 1.", labels, rows)
     worst: Counter[Decision] = Counter()
     for item in view.standing:
         if item.device:
             worst[next((d for d in (*_WORST, Decision.STABLE) if item.counts.get(d)), _NONE)] += 1
     counts = [((str(decision),), worst[decision]) for decision in (*_WORST, Decision.STABLE, _NONE)]
     text = "Devices by the gravest of their own comparisons."
-    yield _gauge("drift_devices", text, ["decision"], counts)
+    yield gauge("drift_devices", text, ["decision"], counts)
     text = "End of the newest payments that were judged."
-    yield _gauge("drift_newest_timestamp_seconds", text, [], [((), view.newest)])
+    yield gauge("drift_newest_timestamp_seconds", text, [], [((), view.newest)])
     left_out = sum(item.windows for item in view.refusals)
     text = "Windows that could not be judged, as of a bundle that is not in the depot."
-    yield _gauge("windows_left_out", text, [], [((), left_out)])
+    yield gauge("windows_left_out", text, [], [((), left_out)])
     cut = max(0, len(cells) - MOST_CELLS)
-    yield _gauge("drift_cells_left_out", "Comparisons without a series.", [], [((), cut)])
-    references = [((r.contract, str(r.version), _short(r.edges)), r.rows) for r in names.values()]
+    yield gauge("drift_cells_left_out", "Comparisons without a series.", [], [((), cut)])
+    references = [((r.contract, str(r.version), short(r.edges)), r.rows) for r in names.values()]
     text = "Rows of the references that are compared with."
     labels = ["contract", "contract_version", "edges"]
-    yield _gauge("drift_reference_rows", text, labels, sorted(set(references))[:MOST_MODELS])
+    yield gauge("drift_reference_rows", text, labels, sorted(set(references))[:MOST_MODELS])
 
 
 _WORST: Final = (Decision.ACT, Decision.WARN, Decision.WATCH)
@@ -218,11 +210,7 @@ _NONE: Final = Decision.WAITING
 
 
 def _labels(cell: Cell) -> tuple[str, str, str, str]:
-    return cell.subject, str(cell.kind), _short(cell.edges), _short(cell.bundle)
-
-
-def _short(digest: str) -> str:
-    return digest.removeprefix("sha256:")[:12]
+    return cell.subject, str(cell.kind), short(cell.edges), short(cell.bundle)
 
 
 def _single(facts: Facts, most: int) -> Iterator[Metric]:
@@ -230,25 +218,25 @@ def _single(facts: Facts, most: int) -> Iterator[Metric]:
     too_many = len(facts.devices) > most
     left_out = len(facts.devices) if too_many else 0
     text = "Devices without series of their own, because there are more than the limit."
-    yield _gauge("devices_left_out", text, [], [((), left_out)])
+    yield gauge("devices_left_out", text, [], [((), left_out)])
     devices = [] if too_many else facts.devices
     rows = [((row.device,), float(row.online)) for row in devices]
-    yield _gauge("device_online", "Whether the broker holds its connection.", ["device"], rows)
+    yield gauge("device_online", "Whether the broker holds its connection.", ["device"], rows)
     rows = [((row.device,), row.seen_at) for row in devices if row.seen_at]
     text = "When anything last came from it, by the server's clock."
-    yield _gauge("device_seen_timestamp_seconds", text, ["device"], rows)
+    yield gauge("device_seen_timestamp_seconds", text, ["device"], rows)
     rows = [((r.device,), float(r.state.fallback)) for r in devices if r.state]
-    yield _gauge("device_on_fallback", "Whether its rule answers.", ["device"], rows)
+    yield gauge("device_on_fallback", "Whether its rule answers.", ["device"], rows)
     rows = [((row.device,), facts.told.devices.get(row.device, 0)) for row in devices]
     text = "Rows it answered, in windows that arrived since the start."
     yield _counter("device_rows", text, ["device"], rows)
     rows = [((r.device,), facts.lost[r.device]) for r in devices if r.device in facts.lost]
     text = "Messages it dropped before they arrived."
-    yield _gauge("device_lost_messages", text, ["device"], rows)
+    yield gauge("device_lost_messages", text, ["device"], rows)
     few = {row.device for row in devices}
     rows = [
         ((item.device,), sum(item.counts.get(decision, 0) for decision in _WORST[:2]))
         for item in facts.view.standing
         if item.device in few
     ]
-    yield _gauge("device_drift_alerts", "Its comparisons that warn or act.", ["device"], rows)
+    yield gauge("device_drift_alerts", "Its comparisons that warn or act.", ["device"], rows)

@@ -8,7 +8,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from wherry.card import output_words
-from wherry.monitor import FleetView, words
+from wherry.monitor import FleetView, performance_words, words
+from wherry.monitor.performance import ASSUMPTION, DECLINED, latest
 from wherry.report import charts
 from wherry.report.drawing import Picture, plain
 from wherry.server.store import Store
@@ -62,6 +63,9 @@ class ModelPages:
             runs=runs[0] if runs else None,
             rollouts=rollouts,
             pictures=_scores(view, digest),
+            performance=_performance(view, digest),
+            assumption=ASSUMPTION,
+            declined=DECLINED,
             card=self._card(digest),
             provenance={name: _plain(value) for name, value in manifest.provenance.items()},
         )
@@ -99,3 +103,9 @@ def _scores(view: FleetView, digest: str) -> list[Picture]:
             note = f"{words.span(pair.opened, pair.closed)}, {pair.rows:,} rows: now (bars), reference (line)"
             found.append(picture(charts.scores(pair, "var(--d1)"), "Scores, all devices", note))
     return found
+
+
+def _performance(view: FleetView, digest: str) -> list[tuple[str, ...]]:
+    """Lines under `performance_words.HEADS` but the model's own name."""
+    mine = [item for item in view.performance if item.bundle == digest]
+    return [line[1:] for line in performance_words.lines(latest(mine))]
