@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pyarrow import parquet
+from scipy import stats
 from support_loans import DAY, EXTRACTS, MONTH, History, loans_by_month
 from support_monitor import alerts
 
 from wherry.monitor import ALERTS, FleetView, Policy, Tally, Watch, judge
-from wherry_contract.features import Feature, InputContract
+from wherry_contract.features import Feature, InputContract, RawMatrix
 
 CAR = ("car_value", "loan_length", "debt_to_income_ratio", "driver_tenure")
 
@@ -62,6 +63,48 @@ def test_all_car_loans(shared: Path) -> None:
     loans, size = _car(shared / "drift", "nannyml_synthetic_")
     assert size == 5000
     _check_car(loans)
+
+
+def test_what_alarms_has_moved_in_the_raw_rows_and_nothing_else(shared: Path) -> None:
+    """All seven columns: two beside the announced ones have moved as well, says an independent test."""
+    tables = [
+        parquet.read_table(shared / "drift" / f"nannyml_synthetic_car_loan_{part}.parquet")
+        for part in ("reference", "analysis")
+    ]
+    kinds = ("salary_range", "repaid_loan_on_prev_car")
+    names = (*CAR, "size_of_downpayment", *kinds)
+    words = [
+        [t[name].cast("string").to_numpy(zero_copy_only=False) for name in names] for t in tables
+    ]
+    levels = {name: tuple(sorted(set(words[0][names.index(name)]))) for name in names[4:]}
+    features = [Feature(name) for name in CAR]
+    features += [Feature(name, "category", categories=levels[name]) for name in levels]
+    raw = []
+    for table, texts in zip(tables, words, strict=True):
+        columns = [table[name].to_numpy().astype(float) for name in CAR]
+        columns += [np.searchsorted(levels[n], texts[names.index(n)]).astype(float) for n in levels]
+        raw.append(np.column_stack(columns))
+    scores = [table["y_pred_proba"].to_numpy() for table in tables]
+    loans = History(InputContract("loan", 1, tuple(features)), raw[0], scores[0])
+    for day in range(10):
+        part, start = slice(5000 * day, 5000 * (day + 1)), 1_532_304_000 + day * DAY
+        loans.send(start + 1000, start + 80_000, raw[1][part], scores[1][part])
+    found = {subject for _, subject, _ in alerts(judge(loans.references, loans.windows))}
+    moved = {
+        name for place, name in enumerate(names) if _moved(raw[0][:, place], raw[1][25_000:, place])
+    }
+    assert found - {"score"} == moved == {"car_value", "loan_length", *kinds}
+    still = [_moved(raw[0][:, place], raw[1][:25_000, place]) for place in range(len(names))]
+    assert not any(still)
+
+
+def _moved(before: RawMatrix, after: RawMatrix) -> bool:
+    """By tests of scipy's on the rows themselves, far beyond chance."""
+    values = np.unique(before)
+    if len(values) > 20:
+        return bool(stats.ks_2samp(before, after).pvalue < 1e-6)
+    counts = [[(rows == value).sum() for value in values] for rows in (before, after)]
+    return bool(stats.chi2_contingency(counts).pvalue < 1e-6)
 
 
 # --- loans to small businesses --------------------------------------------------------------

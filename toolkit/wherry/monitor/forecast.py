@@ -3,7 +3,9 @@
 A steady shift of the inputs makes the PSI grow with the square of time. So the bias-corrected PSI of
 whole weeks is fitted by k (t - s)^2 after a start s and by nothing before it, over all starts, by
 weighted least squares; the weight is that of a PSI under drift (Yurdakul and Naranjo 2020). The
-interval is the set of all dates whose start and k are not significantly worse than the best.
+interval is the set of all dates whose start and k are not significantly worse than the best. Where
+drift is not so steady, neighbouring weeks lie on the same side of the fit: then they say less than as
+many independent ones, and the interval is wider by it.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ _AFTER: Final = 3  # weeks that must lie behind the start of a drift
 _BEFORE: Final = 8  # weeks before the lowest that are looked at, too
 _SMOOTH: Final = 3
 _CHI2_95: Final = 3.84
+_MOST_ALIKE: Final = 0.9  # that neighbouring weeks are taken to be; a few weeks cannot tell
 _SURE: Final = (
     16.0  # that it grows at all: all starts were tried, so a chance of 1 in 1,000 is not enough
 )
@@ -135,6 +138,8 @@ class _Fit:
         weight = 1 / found.spread(self._k[best] * x[best])
         best = self._solve(x, y, weight)
         self._best, least = best, float(self._rss[best])
+        fit = self._k[best] * x[best]
+        self._alike = _alike((y - fit) / np.sqrt(found.spread(fit)))
         self._scale = max(
             1.0, least / max(1, len(t) - 2)
         )  # weeks differ more than chance makes them
@@ -163,7 +168,7 @@ class _Fit:
 
     def crossing(self, limit: float) -> tuple[float, float, float]:
         """The earliest, best and latest date; the latest is infinite if k may be nothing."""
-        cut = self._rss[self._best] + _CHI2_95 * self._scale
+        cut = self._rss[self._best] + _CHI2_95 * self._scale * self._alike
         among = self._rss <= cut
         half = np.sqrt(np.maximum(0.0, cut - self._rss[among]) / self._a[among])
         starts, k = self._starts[among], self._k[among]
@@ -175,6 +180,17 @@ class _Fit:
         best = self._starts[self._best] + math.sqrt(limit / self._k[self._best])
         ends = (float(early.min()), best, float(late.max()))
         return tuple(self._last + end * self._unit for end in ends)  # type: ignore[return-value] # three
+
+
+def _alike(left: Floats) -> float:
+    """How many neighbouring weeks say no more than one, from what a fit leaves of each.
+
+    For a series whose neighbours correlate by r, a mean of n is worth n (1 - r)/(1 + r).
+    """
+    whole = float((left**2).sum())
+    r = float((left[1:] * left[:-1]).sum()) / whole if whole else 0.0
+    r = min(_MOST_ALIKE, max(0.0, r))
+    return (1 + r) / (1 - r)
 
 
 def _step(t: Floats, y: Floats, weight: Floats) -> float:
