@@ -35,8 +35,10 @@ class AgentProcess:
     """A real `wherry-agent run` in a folder of its own."""
 
     def __init__(self, folder: Path, *, before: Sequence[str] = (), **settings: Any) -> None:
-        """Write its files; `before` are programs to run it under."""
-        self.config = write_agent_config(folder, **(QUICK | settings))
+        """Write its files, unless it has them (`fresh`); `before` are programs to run it under."""
+        self.config = folder / "agent.toml"
+        if settings.pop("fresh", True):
+            write_agent_config(folder, **(QUICK | settings))
         self.folder = folder
         self.state_dir = folder / "state"
         self._before = before

@@ -40,7 +40,7 @@ class Limits:
     probe_seconds: float = 30.0
     probe_mib: int = 256  # over what the runtime needs before the model
     shadow_cpu_percent: float = 25.0  # of one core; more for ten seconds ends a shadow
-    shadow_mib: int = 128  # that the agent may grow by for a shadow
+    shadow_mib: float = 128.0  # that the agent may grow by for a shadow
     reserve_mib: float = 8.0  # of disk that an update never uses
     fetch_bytes_per_second: int = _LARGEST  # the most; an order may ask for less
     fetch_least_bytes_per_second: float = 64.0  # a slower line is given up, and tried again

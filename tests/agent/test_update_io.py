@@ -530,10 +530,9 @@ def test_a_record_of_a_foreign_form_is_as_good_as_none(tmp_path: Path, depot: De
 def test_an_update_of_a_newer_agent_costs_no_slot(tmp_path: Path, depot: Depot) -> None:
     with Device(tmp_path, depot=depot.url) as device:
         install(device, OLD, 1)
-        document = device.updater.record.to_dict()
-        StatePair(device.config.state_dir).save(
-            document | {"state": "shadow", "update": {"from": "the future"}, "more": 1}
-        )
+        pair = StatePair(device.config.state_dir)
+        document = pair.load() or {}
+        pair.save(document | {"state": "of-tomorrow", "update": {"from": "the future"}, "more": 1})
     with Device(tmp_path, depot=depot.url) as device:
         device.updater.start()
         assert (device.state, device.serves) == ("idle", OLD.digest)

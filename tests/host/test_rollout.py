@@ -24,6 +24,7 @@ from wherry.server.rollout import (
 )
 from wherry.server.waves import Candidate, plan_waves, shares_of, wave_ends
 from wherry_contract.errors import RolloutError
+from wherry_contract.shadow import ShadowCounts
 from wherry_contract.states import RolloutState as R
 
 KEY = "k" * 64
@@ -381,6 +382,104 @@ def test_a_soak_that_says_undecided_holds_and_goes_on_when_it_has_decided() -> N
     held = rollout(part("a", "committed"), at=R.HOLD)
     verdict = judge(held, look(row("a"), undecided=frozenset({"a"})))
     assert TABLE[R.HOLD, verdict.event] == R.WAVE
+
+
+# --- a shadow wave before the canary --------------------------------------------------------
+
+COUNTS = ShadowCounts(NEW, 100, decisions=(88, 4, 2, 6), scores=(100, *(0,) * 63))
+
+
+def shadow_part(name: str, outcome: str = "", *, wave: int = 0) -> Exposure:
+    """A device that was given the order to be a shadow of what serves; others: see `part`."""
+    return Exposure(name, wave, sequence=0 if wave else 5, outcome=outcome)
+
+
+def shadows(*devices: Exposure, at: R = R.SHADOW, now: float = NOW) -> RolloutRow:
+    policy = Policy(shadow_rows=100, shadow_seconds=60, hold_seconds=NOW)
+    return replace(rollout(*devices, at=at, policy=policy.to_dict()), created_at=now - 60)
+
+
+TRIES = {"bundle": OLD, "phase": "shadow", "sequences": {KEY: 5}}
+SHADOWED = {"shadowed": frozenset({"a", "b"})}
+
+
+@pytest.mark.parametrize(
+    ("given_row", "rows", "said", "event", "figures"),
+    [
+        pytest.param(
+            shadows(shadow_part("a"), shadow_part("w", wave=1)),
+            [row("a", **TRIES)], {"shadows": {"a": COUNTS}}, E.WAITING,
+            {"open": 1, "shadowed": 0, "shadow_rows": 100, "differing": 6, "share": 0.06},
+            id="under way, and what is known so far is said",
+        ),
+        pytest.param(
+            shadows(shadow_part("a"), shadow_part("b")),
+            [row("a", **TRIES), row("b", **TRIES)], {"shadowed": frozenset({"a"})}, E.WAITING,
+            {"open": 1, "shadowed": 1}, id="one of two has scored enough",
+        ),
+        pytest.param(
+            shadows(shadow_part("a"), shadow_part("b"), shadow_part("w", wave=1)),
+            [row("a", **TRIES), row("b", **TRIES)], SHADOWED, E.SHADOWED, {"open": 0},
+            id="both have: the canary begins",
+        ),
+        pytest.param(
+            shadows(shadow_part("a"), shadow_part("b")),
+            [row("a", **TRIES), row("b", online=False)], {"shadowed": frozenset({"a"})},
+            E.SHADOWED, {"open": 0, "away": 1}, id="who is away is neutral",
+        ),
+        pytest.param(
+            shadows(shadow_part("a"), shadow_part("b")),
+            [row("a", online=False), row("b", online=False)], {}, E.WAITING, {"away": 2},
+            id="but somebody must have scored",
+        ),
+        pytest.param(
+            shadows(shadow_part("a"), shadow_part("b", "refused")),
+            [row("a", **TRIES), row("b", **TRIES)], SHADOWED, E.FAILED, {"failed": 1},
+            id="one was refused, as it failed live rows",
+        ),
+        pytest.param(
+            shadows(shadow_part("a"), shadow_part("b")),
+            [row("a", **TRIES), row("b", **TRIES)],
+            SHADOWED | {"shadows_off": {"b": "cpu: 80 % of a core"}}, E.UNDECIDED, {"shadowed": 2},
+            id="one was switched off: undecided",
+        ),
+        pytest.param(
+            shadows(shadow_part("a", "committed")), [row("a", **RUNS_NEW)], {}, E.SHADOWED, {},
+            id="it runs it already",
+        ),
+        pytest.param(
+            shadows(shadow_part("a"), now=-60.0), [row("a", **TRIES)], {}, E.UNDECIDED, {},
+            id="too little traffic for too long",
+        ),
+        pytest.param(
+            shadows(shadow_part("a"), at=R.HOLD), [row("a", **TRIES)], SHADOWED, E.SHADOWED, {},
+            id="what was held goes on to the canary",
+        ),
+        pytest.param(
+            shadows(shadow_part("a"), at=R.REVERTING), [row("a", **TRIES)], {}, E.RETURNING, {},
+            id="a shadow is called back too",
+        ),
+    ],
+)  # fmt: skip
+def test_what_follows_in_the_shadow(
+    given_row: RolloutRow,
+    rows: list[DeviceRow],
+    said: dict[str, Any],
+    event: E,
+    figures: dict[str, Any],
+) -> None:
+    verdict = judge(given_row, look(*rows, **said))
+    assert verdict.event == event, verdict
+    assert {name: verdict.figures[name] for name in figures} == figures
+    assert TABLE[R(given_row.state), verdict.event]
+
+
+def test_a_shadow_that_is_refused_is_heard_though_nothing_was_offered() -> None:
+    item = shadow_part("a")
+    heard = look(row("a", **TRIES), reports={"a": Report("refused", "U15", "3 rows")})
+    assert settle(item, NEW, heard, 900.0).outcome == "refused"
+    assert settle(replace(item, sequence=0), NEW, heard, 900.0).outcome == ""
+    assert way_back([item, replace(item, device="b", sequence=0)]) == [item]
 
 
 @given(

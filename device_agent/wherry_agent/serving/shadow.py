@@ -281,7 +281,7 @@ class Shadow:
             return
         grown, most = held - self._before, self._limits.shadow_mib
         if grown > most:
-            self._switch_off("memory", f"the agent has grown by {grown:.0f} MiB, {most} may be")
+            self._switch_off("memory", f"the agent has grown by {grown:.0f} MiB, {most:g} may be")
 
     def _switch_off(self, why: str, detail: str) -> None:
         if self._progress.off:

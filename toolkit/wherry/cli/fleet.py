@@ -16,7 +16,7 @@ from wherry_contract.errors import GateError, RolloutError
 from wherry_contract.states import RolloutState
 
 from .options import select_option, server_options
-from .output import Seconds, confirm, json_option, say, show, table, yes_option
+from .output import Seconds, ShadowWave, confirm, json_option, say, show, table, yes_option
 
 _POLL_SECONDS: Final = 0.5
 _SHOWN: Final = 8  # device ids in one line of a plan
@@ -44,6 +44,11 @@ _ENDED: Final = (RolloutState.DONE, RolloutState.REVERTED)
     show_default=True,
     help="Ends of the waves, as counts or shares of all; the first is the canary.",
 )
+@click.option(
+    "--shadow",
+    type=ShadowWave(),
+    help="First the canary scores so much of its traffic with both models, unused: 200tx,30m.",
+)
 @click.option("--soak", type=Seconds(), help="How long each device soaks; else the bundle says.")
 @click.option("--soak-rows", type=click.IntRange(0), help="Rows that it must score meanwhile.")
 @click.option(
@@ -64,6 +69,7 @@ def push(
     to: str,
     dry_run: bool,
     waves: str,
+    shadow: tuple[int, int] | None,
     soak: float | None,
     soak_rows: int | None,
     max_failures: int,
@@ -91,6 +97,8 @@ def push(
         "soak_rows": -1 if soak_rows is None else soak_rows,
         "max_failures": max_failures,
     }
+    if shadow:
+        order |= {"shadow_rows": shadow[0], "shadow_seconds": shadow[1]}
     if boards := recorded(home(), taken["digest"]):  # what it was verified on, for the report
         order["boards"] = dict(boards)
     plan = client.post("rollouts", order | {"dry_run": True})
@@ -114,6 +122,9 @@ def _plan_lines(plan: Mapping[str, Any]) -> list[str]:
         title = "canary" if place == 0 else f"wave {place}"
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         lines.append(f"  {title}: {len(names)}: {', '.join(names[:_SHOWN])}{more}")
+    if shadow := plan.get("shadow"):
+        wanted = f"{shadow['rows']} rows and {shadow['seconds']} s at least"
+        lines.append(f"  first the canary scores with both models, unused: {wanted}")
     soak = plan["soak"]
     lines.append(
         f"  each soaks on {soak['rows']} rows of its own traffic, {soak['seconds']} s at least"
@@ -164,7 +175,8 @@ def _progress(item: Mapping[str, Any]) -> str:
         return "still on it" if item.get("on_it") else "taken back"
     if item["outcome"]:
         return str(item["outcome"])
-    return str(item.get("phase") or "offered") if item["offered_at"] else "waiting"
+    ordered = item["offered_at"] or item["sequence"]  # the second alone is a shadow's
+    return str(item.get("phase") or "offered") if ordered else "waiting"
 
 
 def _check_done(found: Mapping[str, Any]) -> None:
@@ -233,6 +245,7 @@ def _newest(client: Client) -> str:
 def _status_lines(found: Mapping[str, Any]) -> Iterable[str]:
     yield f"{found['id']}: {found['name']} {found['version']}, {found['bundle']}"
     yield _progress_line(found)
+    yield from _shadow_lines(found.get("shadow"))
     yield ""
     rows = [
         (
@@ -254,6 +267,23 @@ def _status_lines(found: Mapping[str, Any]) -> Iterable[str]:
         yield f"{step['at']}  {step['before']} -> {step['after']}: {step['reason']}  [{figures}]"
 
 
+def _shadow_lines(shadow: Mapping[str, Any] | None) -> Iterable[str]:
+    if not shadow:
+        return
+    share, low, high = (100 * shadow[name] for name in ("share", "low", "high"))
+    yield (
+        f"shadow: {shadow['differing']} of {shadow['shadow_rows']} rows on"
+        f" {shadow['shadow_devices']} devices decided otherwise,"
+        f" {share:.2f} % ({low:.2f} to {high:.2f} %)"
+    )
+    flips = f"{shadow['only_shadow']} flagged by it alone, {shadow['only_live']} no more"
+    lost = f"{shadow['shadow_failed']} failed, {shadow['dropped']} not asked"
+    yield f"  {flips}; {lost}; PSI of scores {shadow['psi']:.3f}"
+    for item in shadow["devices"]:
+        if item["off"]:
+            yield f"  {item['device']}: switched off: {item['off']}"
+
+
 @rollout.command("abort", epilog="Example: wherry rollout abort r3-fraud-1-4-0 --why 'wrong file'")
 @click.argument("name")
 @click.option("--why", default="", help="The reason; it is kept with the decision.")
@@ -273,7 +303,7 @@ def rollout_abort(
 
 
 def _abort_lines(found: Mapping[str, Any]) -> Iterable[str]:
-    exposed = [item for item in found["devices"] if item["offered_at"]]
+    exposed = [item for item in found["devices"] if item["offered_at"] or item["sequence"]]
     reach = f"{len(exposed)} of {len(found['devices'])} devices have the order and go back"
     yield f"{found['id']} is {found['state']}; {reach} to what they ran before"
     first = sum(item["previous"] in {"", found["bundle"]} for item in exposed)

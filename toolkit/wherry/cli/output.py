@@ -121,6 +121,26 @@ def confirm(plan: Iterable[str], *, yes: bool) -> None:
         raise GateError("H09", "", cure="nothing was changed")
 
 
+class ShadowWave(click.ParamType[tuple[int, int]]):
+    """``200tx,30m``: rows and seconds; what is left out is 200 rows, or half an hour."""
+
+    name = "rows,duration"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        """Read the text."""
+        if isinstance(value, tuple):
+            return value
+        rows, seconds = 200, 1800.0
+        for part in str(value).split(","):
+            if match := re.fullmatch(r"(\d{1,9})tx", part.strip()):
+                rows = int(match[1])
+            else:
+                seconds = Seconds().convert(part.strip(), param, ctx)
+        return rows, round(seconds)
+
+
 class Seconds(click.ParamType[float]):
     """A duration like ``30s``, ``15m``, ``2h`` or ``7d``; its value is seconds."""
 

@@ -217,6 +217,11 @@ class _Api:
                 "waves": waves,
                 "soak": soak,
             }
+            if policy.shadow_rows >= 0:
+                document["shadow"] = {
+                    "seconds": policy.shadow_seconds,
+                    "rows": policy.shadow_rows,
+                }
             document |= {"strata": strata, "strata_left_out": len(plan.strata) - len(strata)}
             return JSONResponse({"schema": "wherry/rollout-plan/1"} | document)
         row = await run_in_threadpool(self._office.start, digest, select, policy)
@@ -237,6 +242,7 @@ class _Api:
             state = device.state if device else None
             item["phase"] = state.phase if state else ""
             item["on_it"] = bool(state and state.bundle == row.bundle)
+        document |= views.shadow_view(row, self._store)
         return JSONResponse({"schema": "wherry/rollout/1"} | document)
 
     async def abort(self, request: Request) -> Response:
@@ -272,4 +278,6 @@ def _policy(body: Fields) -> Policy:
         silent_seconds=body.number("silent_seconds", plain.silent_seconds),
         hold_seconds=body.number("hold_seconds", plain.hold_seconds),
         to=body.text("to", plain.to, limit=2000),
+        shadow_rows=body.integer("shadow_rows", plain.shadow_rows, low=-1),
+        shadow_seconds=body.integer("shadow_seconds", plain.shadow_seconds),
     )

@@ -16,9 +16,11 @@ from typing import Final
 
 from wherry.endure import Enduring
 from wherry.rows import Decision, DeviceRow, Exposure, Order, RolloutRow
+from wherry.shadows import add_to
 from wherry_contract.assignment import Assignment
 from wherry_contract.errors import WherryError
 from wherry_contract.messages import wrap_assignment
+from wherry_contract.shadow import ShadowCounts, ShadowPlan
 from wherry_contract.states import RolloutState as R
 from wherry_contract.when import to_seconds
 
@@ -26,6 +28,8 @@ from .asker import Asker
 from .ledger import Change
 from .orders import VALID_SECONDS, AssignmentSigner, named_key
 from .rollout import (
+    SHADOW_OFF,
+    SHADOWED,
     TABLE,
     UNDECIDED,
     E,
@@ -33,6 +37,7 @@ from .rollout import (
     Policy,
     Report,
     echoes,
+    in_shadow,
     judge,
     settle,
     way_back,
@@ -62,6 +67,10 @@ class _Heard:
     last: int = 0
     reports: dict[str, Report] = field(default_factory=dict)
     undecided: set[str] = field(default_factory=set)
+    shadowed: set[str] = field(default_factory=set)
+    off: dict[str, str] = field(default_factory=dict)
+    shadows: dict[str, ShadowCounts] = field(default_factory=dict)
+    last_window: int = 0
 
 
 class Driver:
@@ -190,6 +199,12 @@ class Driver:
                 heard.reports[stored.device] = Report(event.outcome, event.code, detail)
             elif event.code == UNDECIDED:
                 heard.undecided.add(stored.device)
+            elif event.code == SHADOWED:
+                heard.shadowed.add(stored.device)
+            elif event.code == SHADOW_OFF:
+                heard.off[stored.device] = event.text.removeprefix(event.code).strip()
+        if in_shadow(row):
+            self._hear_shadows(row, heard)
         since = self._radio.listening_since()
         return Look(
             now=now,
@@ -198,7 +213,20 @@ class Driver:
             devices=devices,
             reports=dict(heard.reports),
             undecided=frozenset(heard.undecided),
+            shadowed=frozenset(heard.shadowed),
+            shadows=dict(heard.shadows),
+            shadows_off=dict(heard.off),
         )
+
+    def _hear_shadows(self, row: RolloutRow, heard: _Heard) -> None:
+        """Add up what shadows have counted since the last look."""
+        names = [item.device for item in row.devices if item.wave == 0]
+        since = row.created_at if not heard.last_window else 0.0
+        heard.last_window, new = self._store.windows_of(names, heard.last_window, since)
+        for stored in new:
+            found = stored.window.shadow
+            if found and found.bundle == row.bundle:
+                add_to(heard.shadows, stored.device, found)
 
     # --- one rollout --------------------------------------------------------------------
 
@@ -246,7 +274,9 @@ class Driver:
 
     def _orders(self, row: RolloutRow, look: Look) -> tuple[list[Exposure], list[Order]]:
         """Who gets an order now, and what it says."""
-        if row.state in (R.CANARY, R.WAVE):
+        if row.state == R.SHADOW:
+            due = [item for item in row.devices if item.wave == 0 and not item.sequence]
+        elif row.state in (R.CANARY, R.WAVE):
             due = [item for item in row.devices if item.wave <= row.wave and not item.offered_at]
         elif row.state == R.REVERTING:
             due = way_back(row.devices)
@@ -258,7 +288,9 @@ class Driver:
         for item in due:
             device = look.devices.get(item.device)
             digest = row.bundle if row.state != R.REVERTING else self._back_to(row, item)
-            order = self._order(row, item.device, digest, known.get(item.device), device, look.now)
+            last = known.get(item.device)
+            shadow = row.state == R.SHADOW
+            order = self._order(row, item.device, digest, last, device, look.now, shadow=shadow)
             orders.append(order)
             new[item.device] = _ordered(item, row, order, device, look.now)
         return [new.get(item.device, item) for item in row.devices], orders
@@ -281,6 +313,8 @@ class Driver:
         last: Order | None,
         device: DeviceRow | None,
         now: float,
+        *,
+        shadow: bool = False,
     ) -> Order:
         keyid = self._signer.public.keyid
         seen = device.state.sequences.get(keyid, 0) if device and device.state else 0
@@ -299,6 +333,8 @@ class Driver:
             device_key=self._key_of(name),
             soak_rows=0 if back else policy.soak_rows,
             soak_seconds=0 if back else policy.soak_seconds,
+            mode="shadow" if shadow else "live",
+            shadow=ShadowPlan(policy.shadow_rows, policy.shadow_seconds) if shadow else None,
         )
         envelope = self._signer.sign(order)
         return Order(name, keyid, sequence, row.id, digest, now, envelope)
@@ -339,7 +375,10 @@ class Driver:
 
     def _sign_again(self, order: Order, device: DeviceRow, now: float) -> Order:
         row = self._store.ledger.rollout(order.rollout)
-        fresh = self._order(row, order.device, order.digest, order, device, now)
+        shadow = order.digest == row.bundle and any(
+            item.device == order.device and not item.offered_at for item in row.devices
+        )
+        fresh = self._order(row, order.device, order.digest, order, device, now, shadow=shadow)
         exposures = tuple(
             replace(item, sequence=fresh.sequence)
             for item in row.devices
@@ -355,5 +394,7 @@ def _ordered(
 ) -> Exposure:
     if row.state == R.REVERTING:
         return replace(item, reverted_at=now, sequence=order.sequence, previous=order.digest)
+    if row.state == R.SHADOW:
+        return replace(item, sequence=order.sequence)  # nobody is exposed to it
     previous = device.state.bundle if device and device.state else ""
     return replace(item, offered_at=now, sequence=order.sequence, previous=previous)

@@ -112,6 +112,13 @@ class Ledger:
                 found.setdefault(wave, {})[what] = count
         return found
 
+    def canary(self, name: str) -> list[str]:
+        """The devices of a rollout's first wave."""
+        part = db.exposure.c
+        query = sa.select(part.device).where((part.rollout == name) & (part.wave == 0))
+        with self._database.reading() as connection:
+            return [row.device for row in connection.execute(query.order_by(part.rank))]
+
     def late(self) -> list[RolloutRow]:
         """Rollouts that are done, and whose order is still the latest of a device unsettled."""
         waits = (

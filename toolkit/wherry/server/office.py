@@ -257,7 +257,7 @@ class Office:
             name=bundle.name,
             version=bundle.version,
             family=bundle.family,
-            state=str(RolloutState.CANARY),
+            state=str(RolloutState.CANARY if policy.shadow_rows < 0 else RolloutState.SHADOW),
             wave=0,
             waves=len(plan.waves),
             select=dict(select),

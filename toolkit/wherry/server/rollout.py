@@ -1,8 +1,9 @@
 """The rollout's planner: what follows from what devices report. Pure; who goes when: `waves`.
 
+    SHADOW -> CANARY                  the canary's devices have scored their traffic with both models
     CANARY -> WAVE ... -> DONE        a wave passes on committed and healthy
-    CANARY, WAVE -> HOLD              a soak is undecided; it goes on when that is settled
-    CANARY, WAVE, HOLD -> ABORTED -> REVERTING -> REVERTED
+    SHADOW, CANARY, WAVE -> HOLD      a soak is undecided; it goes on when that is settled
+    SHADOW, CANARY, WAVE, HOLD -> ABORTED -> REVERTING -> REVERTED
 
 `judge` turns what is known of the devices into one event with its figures; `TABLE` alone
 says what follows. Nothing here touches a clock, a disk or a network: `driver` carries the
@@ -12,24 +13,29 @@ decisions out.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Final
 
 from wherry.outcomes import FAILED, SILENT
 from wherry.rows import DeviceRow, Exposure, RolloutRow
+from wherry.shadows import sum_up
+from wherry_contract.shadow import ShadowCounts
 from wherry_contract.states import AFTER_SWITCH, Outcome, SlotTrust, UpdateState
 from wherry_contract.states import RolloutState as R
 
 _REPLACED: Final = "U02"  # a newer order came: says nothing about the bundle
 UNDECIDED: Final = "U10"  # the code of an event that says so
+SHADOWED: Final = "update.shadowed"  # of one that says that a shadow has scored what it was to
+SHADOW_OFF: Final = "U16"
 
 
 class E(StrEnum):
     """What a look at the devices may say."""
 
     WAITING = "waiting"  # nothing to decide yet
+    SHADOWED = "shadowed"  # every shadow has scored what it was to
     PASSED = "passed"  # the wave did well, and there is another one
     FINISHED = "finished"  # the last wave did well
     UNDECIDED = "undecided"  # a soak had too little traffic for too long
@@ -42,6 +48,11 @@ class E(StrEnum):
 _ENDING: Final = (R.ABORTED, R.REVERTING)
 TABLE: Final[Mapping[tuple[R, E], R]] = MappingProxyType(
     {
+        (R.SHADOW, E.WAITING): R.SHADOW,
+        (R.SHADOW, E.SHADOWED): R.CANARY,
+        (R.SHADOW, E.UNDECIDED): R.HOLD,
+        (R.SHADOW, E.FAILED): R.ABORTED,
+        (R.SHADOW, E.STOPPED): R.ABORTED,
         (R.CANARY, E.WAITING): R.CANARY,
         (R.CANARY, E.PASSED): R.WAVE,
         (R.CANARY, E.FINISHED): R.DONE,
@@ -57,6 +68,7 @@ TABLE: Final[Mapping[tuple[R, E], R]] = MappingProxyType(
         # an undecided wave never passes; it goes on when its devices have decided
         (R.HOLD, E.WAITING): R.HOLD,
         (R.HOLD, E.UNDECIDED): R.HOLD,
+        (R.HOLD, E.SHADOWED): R.CANARY,
         (R.HOLD, E.PASSED): R.WAVE,
         (R.HOLD, E.FINISHED): R.DONE,
         (R.HOLD, E.FAILED): R.ABORTED,
@@ -81,6 +93,9 @@ class Policy:
         silent_seconds: without a word for so long after its switch, a device has failed;
             before its switch its order is undecided.
         hold_seconds: an order that is not settled for so long is undecided.
+        shadow_rows: that each device of the canary scores with both models before the canary
+            begins; negative for no shadow wave.
+        shadow_seconds: for how long, at least.
         to: a selector that devices must meet besides the labels they were picked by.
     """
 
@@ -91,6 +106,8 @@ class Policy:
     silent_seconds: float = 900.0
     hold_seconds: float = 90_000.0
     to: str = ""
+    shadow_rows: int = -1
+    shadow_seconds: int = 0
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Policy:
@@ -126,6 +143,9 @@ class Look:
         devices: by id.
         reports: of this rollout's bundle, by device.
         undecided: devices whose soak ended undecided.
+        shadowed: devices whose shadow has scored what it was to.
+        shadows: what their shadows counted, by device.
+        shadows_off: why a shadow was switched off, by device.
     """
 
     now: float
@@ -134,6 +154,9 @@ class Look:
     devices: Mapping[str, DeviceRow]
     reports: Mapping[str, Report]
     undecided: frozenset[str] = frozenset()
+    shadowed: frozenset[str] = frozenset()
+    shadows: Mapping[str, ShadowCounts] = field(default_factory=dict)
+    shadows_off: Mapping[str, str] = field(default_factory=dict)
 
 
 def settle(item: Exposure, bundle: str, look: Look, silent_seconds: float) -> Exposure:
@@ -142,7 +165,8 @@ def settle(item: Exposure, bundle: str, look: Look, silent_seconds: float) -> Ex
     A report is believed when it says "failed". "Committed" must also be seen in the reported
     state: serving this bundle, proven, and not by the fallback rule.
     """
-    if item.outcome in (*FAILED, Outcome.COMMITTED, Outcome.WITHDRAWN) or not item.offered_at:
+    settled = item.outcome in (*FAILED, Outcome.COMMITTED, Outcome.WITHDRAWN)
+    if settled or not _is_ordered(item):
         return item
     row, report = look.devices.get(item.device), look.reports.get(item.device)
     found: Report | None = None
@@ -162,6 +186,17 @@ def settle(item: Exposure, bundle: str, look: Look, silent_seconds: float) -> Ex
         detail=found.detail[:500],
         settled_at=look.now,
     )
+
+
+def _is_ordered(item: Exposure) -> bool:
+    """Whether it has an order of this rollout: to go live, or to be the shadow of what serves."""
+    return bool(item.offered_at or item.sequence)
+
+
+def in_shadow(row: RolloutRow) -> bool:
+    """Whether a rollout is before its canary: nobody was told to go live."""
+    wanted = Policy.from_dict(row.policy).shadow_rows >= 0
+    return wanted and not any(item.offered_at for item in row.devices)
 
 
 def _healthy(row: DeviceRow, bundle: str) -> bool:
@@ -217,7 +252,39 @@ def judge(row: RolloutRow, look: Look) -> Verdict:
     if row.stopped:
         figures = _figures(row.devices, row.wave, look)
         return Verdict(E.STOPPED, figures, f"an operator said: {row.stopped}")
+    if in_shadow(row):
+        return _judge_shadow(row, Policy.from_dict(row.policy), look)
     return _judge_wave(row, Policy.from_dict(row.policy), look)
+
+
+def _judge_shadow(row: RolloutRow, policy: Policy, look: Look) -> Verdict:
+    """The shadow wave: the canary's devices, of which none may fail."""
+    mine = [item for item in row.devices if item.wave == 0]
+    figures = _figures(mine, 0, look) | {"allowed_failures": 0}
+    unsettled = [item for item in mine if not item.outcome]
+    names = {item.device for item in unsettled}
+    shadowed = names & look.shadowed
+    waited = [item for item in unsettled if not _is_neutral(item, look)]
+    figures["shadowed"] = len(shadowed)
+    figures["open"] = sum(item.device not in shadowed for item in waited)
+    figures |= sum_up(look.shadows).to_dict()
+    failed = [item for item in mine if item.outcome in FAILED]
+    if failed:
+        first = failed[0]
+        why = f"as a shadow {first.device} {first.outcome} {first.code} {first.detail}".strip()
+        return Verdict(E.FAILED, figures, f"{len(failed)} failed, none may: {why}"[:600])
+    off = sorted(names & look.shadows_off.keys())
+    if off:
+        reason = f"{len(off)} shadows are off: {off[0]}: {look.shadows_off[off[0]]}"
+        return Verdict(E.UNDECIDED, figures, reason[:600])
+    if figures["open"]:
+        if look.now - row.created_at > policy.hold_seconds:
+            return Verdict(E.UNDECIDED, figures, "shadows had too little traffic for too long")
+        return Verdict(E.WAITING, figures, "shadows are under way")
+    if not shadowed and not figures["committed"]:
+        return Verdict(E.WAITING, figures, "no shadow has scored what it was to")
+    share = f"{figures['differing']} of {figures['shadow_rows']} rows decided otherwise"
+    return Verdict(E.SHADOWED, figures, f"{len(shadowed)} shadows have scored, {share}")
 
 
 def _judge_wave(row: RolloutRow, policy: Policy, look: Look) -> Verdict:
@@ -278,7 +345,7 @@ def _is_late(item: Exposure, wave: int, policy: Policy, look: Look) -> bool:
 
 
 def _judge_return(row: RolloutRow, look: Look) -> Verdict:
-    exposed = [item for item in row.devices if item.offered_at]
+    exposed = [item for item in row.devices if _is_ordered(item)]
     ways = [_way(item, row, look) for item in exposed]
     back, kept, away = (ways.count(way) for way in ("back", "kept", "away"))
     figures = {
@@ -329,4 +396,4 @@ def _serves(item: Exposure, look: Look, bundle: str) -> bool:
 
 def way_back(exposures: Sequence[Exposure]) -> list[Exposure]:
     """Devices that were given the order, the last of them first."""
-    return [item for item in reversed(exposures) if item.offered_at and not item.reverted_at]
+    return [item for item in reversed(exposures) if _is_ordered(item) and not item.reverted_at]

@@ -92,6 +92,30 @@ class Store:
         ]
         return rows[-1].id if rows else last, found
 
+    def windows_of(
+        self, names: Iterable[str], last: int, since: float
+    ) -> tuple[int, list[StoredWindow]]:
+        """Windows of some devices that came after one of them, and the number of the last.
+
+        Args:
+            names: of the devices.
+            last: what the call before said; 0 for all.
+            since: received at or after, Unix seconds by the server's clock.
+        """
+        which = (db.window.c.id > last) & (db.window.c.received_at >= since)
+        query = sa.select(db.window).where(which).order_by(db.window.c.id)
+        with self._database.reading() as connection:
+            rows = [
+                row
+                for part in db.in_parts(names)
+                for row in connection.execute(query.where(db.window.c.device.in_(part)))
+            ]
+        found = [
+            StoredWindow(row.device, {}, row.received_at, Window.from_bytes(row.payload))
+            for row in rows
+        ]
+        return max((row.id for row in rows), default=last), found
+
     def newest_window(self) -> int:
         """The number of the window that came last; 0 without any."""
         with self._database.reading() as connection:

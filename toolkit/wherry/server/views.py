@@ -15,10 +15,14 @@ from wherry.rows import (
     RolloutRow,
     StoredEvent,
 )
+from wherry.shadows import add_to, sum_up
 from wherry_contract.messages import State
+from wherry_contract.shadow import ShadowCounts
 from wherry_contract.when import to_text
 
 from .registry import Claim, Identity
+from .rollout import Policy
+from .store import Store
 
 
 def moment(seconds: float) -> str | None:
@@ -149,6 +153,32 @@ def rollout_view(row: RolloutRow) -> dict[str, Any]:
         "devices": [_exposure_view(item) for item in row.devices],
         "decisions": [_decision_view(item) for item in row.decisions],
     }
+
+
+def shadow_view(row: RolloutRow, store: Store) -> dict[str, Any]:
+    """What the shadows of a rollout have counted, together and by device; nothing without any."""
+    by_device = shadows_of(row, store)
+    if not by_device:
+        return {}
+    together = sum_up(by_device).to_dict()
+    devices = [
+        {"device": name, "rows": counts.rows, "differing": counts.differing, "off": counts.off}
+        for name, counts in sorted(by_device.items())
+    ]
+    return {"shadow": together | {"devices": devices}}
+
+
+def shadows_of(row: RolloutRow, store: Store) -> dict[str, ShadowCounts]:
+    """The counts of a rollout's shadows by device, from what is stored."""
+    found: dict[str, ShadowCounts] = {}
+    if Policy.from_dict(row.policy).shadow_rows < 0:
+        return found
+    names = store.ledger.canary(row.id)
+    for stored in store.windows_of(names, 0, row.created_at)[1]:
+        counts = stored.window.shadow
+        if counts and counts.bundle == row.bundle:
+            add_to(found, stored.device, counts)
+    return found
 
 
 def _exposure_view(item: Exposure) -> dict[str, Any]:

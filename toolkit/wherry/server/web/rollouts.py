@@ -16,6 +16,8 @@ from wherry.rows import Decision, RolloutRow
 from wherry.server.ledger import ENDED
 from wherry.server.monitor_api import rollout_line
 from wherry.server.store import Store
+from wherry.server.views import shadows_of
+from wherry.shadows import sum_up
 
 from .sessions import Session
 from .shell import Shell, picture
@@ -92,6 +94,7 @@ class RolloutPages:
         ledger = self._store.ledger
         row = ledger.story(request.path_params["name"], _DEVICES)
         waves = ledger.waves(row.id)
+        shadows = shadows_of(row, self._store)
         return self._shell.page(
             "rollout.html.j2",
             request,
@@ -103,6 +106,8 @@ class RolloutPages:
             outcomes=OUTCOMES,
             steps=[(step, gates(step.figures)) for step in _steps(row)],
             drawn_devices=_picture(row),
+            shadow=sum_up(shadows),
+            shadows=sorted(shadows.items()),
         )
 
 
