@@ -22,7 +22,8 @@ from common import EXAMPLE, example_parts, example_rows, print_machine, print_ra
 from wherry_agent.clock import SystemClock
 from wherry_agent.config import AgentConfig, Limits
 from wherry_agent.serving.inference import load_model
-from wherry_agent.serving.scoring import Scorer, Served
+from wherry_agent.serving.scoring import Scorer
+from wherry_agent.serving.served import Served
 from wherry_agent.serving.service import Call, Service
 from wherry_contract.bundle import Parts
 

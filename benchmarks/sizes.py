@@ -33,7 +33,8 @@ from wherry_agent.clock import SystemClock
 from wherry_agent.config import Limits
 from wherry_agent.serving.counter import Tally
 from wherry_agent.serving.inference import load_model
-from wherry_agent.serving.scoring import Scorer, Served
+from wherry_agent.serving.scoring import Scorer
+from wherry_agent.serving.served import Served
 from wherry_contract.bundle import Bundle, open_bundle
 from wherry_contract.messages import Place
 

@@ -28,7 +28,8 @@ from wherry_agent.config import Limits
 from wherry_agent.serving.counter import Tally, threshold_bin
 from wherry_agent.serving.inference import load_model
 from wherry_agent.serving.probing import SIGNS, Probing
-from wherry_agent.serving.scoring import Scorer, Served
+from wherry_agent.serving.scoring import Scorer
+from wherry_agent.serving.served import Served
 
 SEEDS = (1,)
 

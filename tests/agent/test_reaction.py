@@ -18,7 +18,8 @@ from wherry_agent.serving.counter import Tally
 from wherry_agent.serving.inference import Answers, load_model
 from wherry_agent.serving.oip import write_answer
 from wherry_agent.serving.oip_request import Asked
-from wherry_agent.serving.scoring import Scorer, Served
+from wherry_agent.serving.scoring import Scorer
+from wherry_agent.serving.served import Served
 from wherry_agent.serving.stand_in import NoStrays, StandIn
 from wherry_agent.store import BlobStore, StatePair
 from wherry_agent.update.record import DeviceRecord

@@ -20,8 +20,9 @@ from support_device import HandClock
 from wherry_agent.config import Limits
 from wherry_agent.serving.counter import Tally
 from wherry_agent.serving.inference import load_model, rule_answer
-from wherry_agent.serving.scoring import Scorer, Served
+from wherry_agent.serving.scoring import Scorer
 from wherry_agent.serving.senses import Senses
+from wherry_agent.serving.served import Served
 from wherry_contract.errors import ServingError
 from wherry_contract.features import RawMatrix
 from wherry_contract.histograms import (

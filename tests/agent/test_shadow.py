@@ -25,7 +25,8 @@ from support_device import Device, HandClock
 from wherry_agent.config import Limits
 from wherry_agent.serving.counter import Tally
 from wherry_agent.serving.inference import Answers, Model, load_model
-from wherry_agent.serving.scoring import Scorer, Served
+from wherry_agent.serving.scoring import Scorer
+from wherry_agent.serving.served import Served
 from wherry_agent.serving.shadow import QUEUE_ROWS, Shadow, ShadowProgress, translation
 from wherry_agent.update.shadowing import SHADOWED, Total, is_to_be_noted, judge_shadow
 from wherry_agent.update.updater import E

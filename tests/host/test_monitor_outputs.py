@@ -25,7 +25,8 @@ from wherry.rows import StoredWindow
 from wherry_agent.config import Limits
 from wherry_agent.serving.counter import Counter, Tally
 from wherry_agent.serving.inference import load_model
-from wherry_agent.serving.scoring import Scorer, Served
+from wherry_agent.serving.scoring import Scorer
+from wherry_agent.serving.served import Served
 from wherry_contract.bundle import Parts
 from wherry_contract.decision import class_counts, decide
 from wherry_contract.errors import MessageError

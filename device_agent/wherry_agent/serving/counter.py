@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from wherry_agent.clock import Clock, SystemClock
 from wherry_contract.decision import class_counts
 from wherry_contract.features import RawMatrix
 from wherry_contract.histograms import (
@@ -37,8 +38,16 @@ from wherry_contract.window import Window
 
 from .inference import Answers
 
-BLOCK_ROWS: Final = 128  # what a flush counts at most
+BLOCK_ROWS: Final = 256  # what a flush counts at most
 _RULE: Final = SCORE_BINS  # the bin of rows that the rule answered; it is not sent
+# what one row is kept as, by whether it was flagged and its bin: nothing is made while one waits
+_ONES: Final = tuple(
+    tuple(
+        (np.array([flag]).tobytes(), np.array([place], np.intp).tobytes())
+        for place in range(SCORE_BINS)
+    )
+    for flag in (False, True)
+)
 
 
 @dataclass(frozen=True)
@@ -79,6 +88,9 @@ class Tally:
         return Window(place=place, **known)
 
 
+# raw rows, flags, bins, decisions, when it was (or nothing, and monotonic time), latency in us
+_Held = tuple[Any, Any, Any, NDArray[np.int64] | None, float | None, float, float]
+
 Look = Callable[
     [RawMatrix, NDArray[np.uint8], NDArray[np.intp], NDArray[np.bool_]], Mapping[str, int]
 ]
@@ -94,8 +106,11 @@ class Counter:
         manifest: Manifest,
         profile: ReferenceProfile,
         look: Look | None = None,
+        clock: Clock | None = None,
     ) -> None:
-        """Take the model's bundle, and who else looks at each block that is counted."""
+        """Take the model's bundle, who else looks at each block that is counted, and the time."""
+        self._clock = clock or SystemClock()
+        self._width = len(manifest.input.features)
         self._look_at = look
         self._bundle = bundle
         self._profile = profile
@@ -106,7 +121,7 @@ class Counter:
 
     def _begin(self) -> None:
         self.rows = self._filled = self._flagged = self._near = 0
-        self._held: list[tuple[RawMatrix, Answers, float, float]] = []
+        self._held: list[_Held] = []
         self._counts = self._slots.zeros()
         # twice the bins, and one for the rule: of rows that passed, and of those that were flagged
         self._scores = np.zeros(2 * (SCORE_BINS + 1), np.int64)
@@ -141,9 +156,37 @@ class Counter:
         rows = len(raw)
         if self._filled + rows > BLOCK_ROWS:
             self.flush()
-        self._held.append((raw, answers, at, latency_us))
+        bins = _bins(answers) if answers.fallback else answers.bins
+        told = np.asarray(bins, np.intp)
+        self._held.append((raw, answers.flagged, told, answers.decisions, at, 0.0, latency_us))
         self._filled += rows
         self.rows += rows
+
+    def add_one(  # noqa: PLR0917 - keywords would cost every payment some tenths of a microsecond
+        self,
+        raw: bytes,
+        score_bin: int,
+        flagged: bool,  # noqa: FBT001 - likewise
+        at: float | None,
+        done: float,
+        latency_us: float,
+    ) -> None:
+        """Count one row that a model of one score answered.
+
+        Args:
+            raw: its float64 values.
+            score_bin: 0 to 63.
+            flagged: whether the score reaches the threshold.
+            at: when it happened, Unix seconds; nothing for `done`.
+            done: monotonic seconds when it was answered.
+            latency_us: from request to answer.
+        """
+        if self._filled >= BLOCK_ROWS:
+            self.flush()
+        flag, place = _ONES[flagged][score_bin]
+        self._held.append((raw, flag, place, None, at, done, latency_us))
+        self._filled += 1
+        self.rows += 1
 
     def refuse(self, code: str, rows: int, at: float) -> None:
         """Count rows that could not be answered; they stretch no window that has others."""
@@ -162,20 +205,34 @@ class Counter:
         """Count what is buffered: at most a block, or one large request."""
         if not self._held:
             return
-        raws, held, moments, latencies = zip(*self._held, strict=True)
+        raws, flags, bins, decisions, moments, done, latencies = zip(*self._held, strict=True)
+        moments = self._dated(moments, done)
         known = self.rows > self._filled
         self._first = min(self._first, *moments) if known else min(moments)
         self._last = max(self._last, *moments) if known else max(moments)
         self._held.clear()
         self._filled = 0
         np.add.at(self._latency, latency_bins(latencies), 1)
-        self._count(_joined(raws, np.float64).reshape(-1, raws[0].shape[1]), held)
+        raw = _joined(raws, np.float64).reshape(-1, self._width)
+        self._count(raw, _joined(flags, np.bool_), _joined(bins, np.intp))
+        if self._names:
+            for decided in decisions:
+                if decided is not None:
+                    self._classes += class_counts(decided, self._names)
 
-    def _count(self, raw: RawMatrix, held: Sequence[Answers]) -> None:
+    def _dated(
+        self, moments: tuple[float | None, ...], done: tuple[float, ...]
+    ) -> tuple[float, ...]:
+        """Unix seconds of each; the clock is asked once, and not while a payment waits."""
+        if None not in moments:
+            return moments  # type: ignore[return-value]  # just looked
+        shift = self._clock.now() - self._clock.monotonic()
+        pairs = zip(moments, done, strict=True)
+        return tuple(shift + then if at is None else at for at, then in pairs)
+
+    def _count(self, raw: RawMatrix, flagged: NDArray[np.bool_], bins: NDArray[np.intp]) -> None:
         places = np.empty(raw.shape, np.uint8) if self._look_at else None
         self._slots.add(self._counts, raw, places)
-        flagged = _joined([item.flagged for item in held], np.bool_)
-        bins = _joined([_bins(item) if item.fallback else item.bins for item in held], np.intp)
         self._flagged += int(np.count_nonzero(flagged))
         near = (bins >= self._nearest - NEAR_BINS) & (bins <= self._nearest) & ~flagged
         self._near += int(np.count_nonzero(near))
@@ -184,10 +241,6 @@ class Counter:
         if self._look_at and places is not None:
             for name, count in self._look_at(raw, places, bins, flagged).items():
                 self._probing[name] = self._probing.get(name, 0) + count
-        if self._names:
-            decisions = [item.decisions for item in held if item.decisions is not None]
-            for decided in decisions:
-                self._classes += class_counts(decided, self._names)
 
     def close(self, reason: str, shadow: ShadowCounts | None = None, at: float = 0.0) -> Tally:
         """End the window and begin the next.

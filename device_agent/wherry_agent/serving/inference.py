@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wherry_contract.bundle import Parts
 from wherry_contract.decision import decide, winning
+from wherry_contract.encoder import Tensor
 from wherry_contract.features import RawMatrix
 from wherry_contract.histograms import score_bins
 from wherry_contract.manifest import Manifest, Output
@@ -42,6 +45,54 @@ class Answers:
     classes: Scores | None = None
     decisions: NDArray[np.int64] | None = None
 
+    @property
+    def source(self) -> str:
+        """Who answered: ``model``, ``previous`` or ``rule``."""
+        if not self.fallback:
+            return "model"
+        return "previous" if self.previous else "rule"
+
+    def first(self, manifest: Manifest, bundle: str) -> Answer:
+        """What the first row is told by this bundle."""
+        label: str | None = None
+        if self.decisions is not None:
+            place = int(self.decisions[0])
+            label = manifest.output.classes[place] if place >= 0 else ""
+        return Answer(
+            float(self.scores[0]),
+            bool(self.flagged[0]),
+            int(self.bins[0]),
+            self.source,
+            self.previous or bundle,
+            label,
+            () if self.classes is None else tuple(self.classes[0].tolist()),
+            self.failure,
+        )
+
+
+class Answer(NamedTuple):
+    """What one row is told; a tuple, since making one is a part of every payment's wait.
+
+    Attributes:
+        score: the model's; of classes the highest; 1 or 0 where the rule answered.
+        flagged: whether it reaches the threshold.
+        score_bin: its bin of 64.
+        source: ``model``, ``previous`` for the previous bundle's, or ``rule``.
+        bundle: digest of the bundle that answered.
+        label: the decided class, "" for none; nothing for a model of one score.
+        scores: of every class, in the order of the manifest.
+        failure: why the model did not answer, in words.
+    """
+
+    score: float
+    flagged: bool
+    score_bin: int
+    source: str
+    bundle: str
+    label: str | None = None
+    scores: tuple[float, ...] = ()
+    failure: str = ""
+
 
 class Model:
     """A bundle that is loaded and can score."""
@@ -59,6 +110,10 @@ class Model:
             raw: float64, shape (rows, features).
         """
         return self._session.score(self.manifest.encoder.encode(raw))
+
+    def bind(self, tensor: Tensor) -> Callable[[], float] | None:
+        """A shorter way to one row's score, if there is one; see `Session.bind`."""
+        return self._session.bind(tensor)
 
     def answer(self, raw: RawMatrix) -> Answers | str:
         """Answers, or what went wrong in words: a runtime error, or a score that is none."""

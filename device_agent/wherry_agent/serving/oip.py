@@ -125,13 +125,12 @@ def write_answer(
         else:
             output["data"] = found[item.name].tolist()
         outputs.append(output)
-    source = ("previous" if answers.previous else "rule") if answers.fallback else "model"
     head = _json(
         {
             "model_name": manifest.name,
             "model_version": manifest.version,
             "id": request_id,
-            "parameters": {"bundle": answers.previous or bundle, "source": source},
+            "parameters": {"bundle": answers.previous or bundle, "source": answers.source},
             "outputs": outputs,
         }
     )

@@ -6,8 +6,9 @@ One `Scorer` holds what serves: a model with its bundle's rule behind it, or the
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from math import isfinite
 from typing import Final
 
 import numpy as np
@@ -15,58 +16,22 @@ from numpy.typing import NDArray
 
 from wherry_agent.clock import Clock
 from wherry_agent.config import Limits
-from wherry_contract.errors import ServingError
-from wherry_contract.features import RawMatrix
-from wherry_contract.manifest import Manifest
-from wherry_contract.profile import ReferenceProfile
+from wherry_contract.errors import InputError, ServingError
+from wherry_contract.features import RawMatrix, RawValue
 from wherry_contract.reaction import PREVIOUS, InputWatch, Verdict
 
 from .counter import Counter, Tally, threshold_bin
-from .inference import Answers, Model, rule_answer
+from .inference import Answer, Answers, rule_answer
 from .probing import SIGNS, Probing
+from .row_path import Row, RowPath
 from .senses import Senses
+from .served import Progress, Served
 from .shadow import Shadow
 from .stand_in import NoStrays, StandIn, Strays
 
 _LOOK_SECONDS: Final = 60.0
+_new: Final = tuple.__new__
 _PLAUSIBLE: Final = (946_684_800.0, 4_102_444_800.0)  # 2000 to 2100, which the wire can say
-
-
-@dataclass(frozen=True)
-class Served:
-    """What serves now.
-
-    Attributes:
-        digest: of the bundle.
-        model: nothing if only its rule may answer.
-    """
-
-    digest: str
-    manifest: Manifest
-    profile: ReferenceProfile
-    model: Model | None
-
-    @classmethod
-    def by_model(cls, model: Model) -> Served:
-        """A model, with its bundle's rule behind it."""
-        return cls(model.digest, model.manifest, model.profile, model)
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How a soak is getting on, since the last swap.
-
-    Attributes:
-        since: monotonic seconds of that swap.
-        rows: scored, or tried.
-        failures: rows that the model did not score.
-        failure: the last reason, in words.
-    """
-
-    since: float = 0.0
-    rows: int = 0
-    failures: int = 0
-    failure: str = ""
 
 
 class Scorer:
@@ -81,6 +46,7 @@ class Scorer:
         senses: Senses | None = None,
         alarm: Callable[[str], None] = lambda _: None,
         strays: Strays | None = None,
+        also: frozenset[str] = frozenset(),
     ) -> None:
         """Take what it works with.
 
@@ -91,6 +57,7 @@ class Scorer:
             senses: looks at the board.
             alarm: told when somebody seems to feel for the threshold, and by which sign.
             strays: remembers whether inputs are trusted, and finds who answers if not.
+            also: names that a row may carry besides the contract's.
         """
         self._senses = senses
         self._alarm = alarm
@@ -107,6 +74,10 @@ class Scorer:
         self._counter: Counter | None = None
         self._progress = Progress()
         self._shadow: Shadow | None = None
+        self._also = also
+        self._paths: list[RowPath] = []  # the short way, while no row is on it
+        self._one_by_one = 0  # rows of the short way that `_progress` does not have yet
+        self._monotonic = clock.monotonic
 
     @property
     def served(self) -> Served | None:
@@ -116,7 +87,9 @@ class Scorer:
     @property
     def progress(self) -> Progress:
         """How many rows were scored since the last swap, and how many failed."""
-        return self._progress
+        with self._lock:
+            self._advance(0, "")
+            return self._progress
 
     @property
     def shadow(self) -> Shadow | None:
@@ -152,7 +125,9 @@ class Scorer:
             self._close("switch")
             self._watch, self._stand_in, self._unsettled = None, None, True
             self._counter = self._counter_of(served) if served else None
+            self._paths = _paths_of(served, self._also)
             self._served = served
+            self._one_by_one = 0
             self._progress = Progress(self._clock.monotonic())
 
     def _counter_of(self, served: Served) -> Counter:
@@ -175,7 +150,108 @@ class Scorer:
                 self._unsettled = True
             return found
 
-        return Counter(served.digest, served.manifest, served.profile, look)
+        return Counter(served.digest, served.manifest, served.profile, look, self._clock)
+
+    def answer_one(
+        self,
+        row: Row,
+        served: Served | None = None,
+        started: float | None = None,
+        at: float | None = None,
+    ) -> Answer:
+        """Score one row and count it: `answer`, by the short way where there is one.
+
+        Args:
+            row: named values, or numbers in the contract's order with NaN for missing.
+            served: what is asked, what serves now if it is not said; if it was swapped
+                meanwhile, it still answers.
+            started: as for `answer`; now if it is not said.
+            at: likewise.
+
+        Raises:
+            InputError: C01 to C06; it is counted.
+            ServingError: S05, neither a model nor a rule can answer.
+        """
+        began = self._monotonic() if started is None else started
+        served = served or self._served
+        if served is None:
+            raise ServingError("S05")
+        paths, watch = self._paths, self._watch
+        others = self._shadow is not None or (watch is not None and watch.away)
+        if others or served is not self._served:
+            return self._one_of_many(row, served, began, at)
+        try:
+            path = paths.pop()  # under the interpreter's lock: no other thread gets the same one
+        except IndexError:  # there is none, or its memory is another row's now
+            return self._one_of_many(row, served, began, at)
+        try:
+            path.read(row)
+            score = path.score()
+            raw = path.copy()
+        except InputError as error:
+            self.refuse(error.code, 1)
+            raise
+        finally:
+            paths.append(path)
+        if not isfinite(score) or path.model is not served.model:
+            return self._one_of_many(row, served, began, at)
+        flagged, place = score >= path.threshold, bisect_right(path.edges, score)
+        if at is not None and not _PLAUSIBLE[0] <= at < _PLAUSIBLE[1]:
+            at = None
+        with self._lock:
+            counter, done = self._counter, self._monotonic()
+            latency = (done - began) * 1e6
+            if served is self._served and counter is not None:
+                self._one_by_one += 1
+                if not counter.rows and counter.empty:
+                    counter.since = done
+                counter.add_one(raw, place, flagged, at, done, latency)
+                if counter.rows >= self._limits.window_rows:
+                    self._close("rows")
+            else:  # it was swapped while it answered: its row gets a window of its own
+                late = Counter(served.digest, served.manifest, served.profile, None, self._clock)
+                late.add_one(raw, place, flagged, at, done, latency)
+                self._emit(late.close("switch"))
+        # as `Answer(...)` makes it, for half of what that costs
+        return _new(Answer, (score, flagged, place, "model", served.digest, None, (), ""))
+
+    def answer_rows(
+        self,
+        rows: Sequence[Mapping[str, RawValue]] | RawMatrix,
+        served: Served,
+        *,
+        started: float,
+        at: float | None = None,
+    ) -> Answers:
+        """Check rows, score and count them.
+
+        Args:
+            rows: named values, or float64, shape (rows, features), with NaN for missing.
+            served: as for `answer`.
+            started: likewise.
+            at: likewise.
+
+        Raises:
+            InputError: C01 to C06; they are counted.
+            ServingError: S05.
+        """
+        contract = served.manifest.input
+        try:
+            if isinstance(rows, np.ndarray):
+                raw = contract.check_matrix(np.array(rows, np.float64))
+            else:
+                raw = contract.matrix(rows, also=self._also)
+        except InputError as error:
+            self.refuse(error.code, len(rows))
+            raise
+        if not len(raw):
+            raise InputError("C06", "there are no rows")
+        return self.answer(raw, served, started=started, at=at)
+
+    def _one_of_many(self, row: Row, served: Served, started: float, at: float | None) -> Answer:
+        rows = [row] if isinstance(row, Mapping) else np.array([row], np.float64)
+        answers = self.answer_rows(rows, served, started=started, at=at)
+        return answers.first(served.manifest, served.digest)
 
     def answer(
         self, raw: RawMatrix, served: Served, *, started: float, at: float | None
@@ -233,9 +309,12 @@ class Scorer:
             self._close("rows")
 
     def _advance(self, rows: int, failure: str) -> None:
-        done = self._progress
+        done, alone = self._progress, self._one_by_one
+        self._one_by_one = 0
         failures = done.failures + (rows if failure else 0)
-        self._progress = Progress(done.since, done.rows + rows, failures, failure or done.failure)
+        self._progress = Progress(
+            done.since, done.rows + alone + rows, failures, failure or done.failure
+        )
 
     def _fail(self, raw: RawMatrix, served: Served, failure: str) -> None:
         """Count rows that the model should have answered, for the model that failed them."""
@@ -321,6 +400,12 @@ class Scorer:
         shadow = self._shadow.take(self._served.digest) if self._shadow and self._served else None
         if shadow or not self._counter.empty:
             self._emit(self._counter.close(reason, shadow, self._clock.now()))
+
+
+def _paths_of(served: Served | None, also: frozenset[str]) -> list[RowPath]:
+    if served is None or served.model is None or served.manifest.output.classes:
+        return []
+    return [RowPath(served.model, also)]
 
 
 def _asked(served: Served, raw: RawMatrix) -> Answers | str:

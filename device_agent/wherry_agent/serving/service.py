@@ -14,7 +14,8 @@ from wherry_contract.errors import InputError, ServingError, WherryError
 
 from . import oip
 from .oip_request import read_infer
-from .scoring import Scorer, Served
+from .scoring import Scorer
+from .served import Served
 
 _HOLD_LIMIT_BYTES: Final = 1024
 _MOST_SECONDS: Final = 86_400

@@ -10,7 +10,7 @@ from wherry_agent.config import Limits
 from wherry_agent.serving.inference import Model, load_model
 from wherry_agent.serving.probe import probe
 from wherry_agent.serving.runtime import open_session
-from wherry_agent.serving.scoring import Served
+from wherry_agent.serving.served import Served
 from wherry_agent.store import BlobStore
 from wherry_contract.bundle import MANIFEST_FILE, PROFILE_FILE, Parts, load_parts
 from wherry_contract.errors import BundleError, StoreError, WherryError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from wherry_agent.serving.scoring import Progress, Served
+from wherry_agent.serving.served import Progress, Served
 from wherry_contract.assignment import Assignment
 from wherry_contract.manifest import Manifest, Soak
 

@@ -10,7 +10,8 @@ import numpy as np
 from wherry_agent.config import Limits
 from wherry_agent.serving.counter import Tally
 from wherry_agent.serving.inference import load_model
-from wherry_agent.serving.scoring import Scorer, Served
+from wherry_agent.serving.scoring import Scorer
+from wherry_agent.serving.served import Served
 from wherry_contract.bundle import Parts
 from wherry_contract.errors import ServingError
 from wherry_contract.histograms import LATENCY_BINS
