@@ -62,7 +62,7 @@ class Command:
 
 
 def _key(name: str) -> str:
-    return f"key generate {name} --dir {{data}}/keys"
+    return f"key generate {name} --data {{data}}"
 
 
 _TWO = "publish {data}/two.wherry --data {data}"

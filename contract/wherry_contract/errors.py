@@ -396,17 +396,19 @@ class WherryError(Exception):
         code: a key of `CODES`.
         detail: what exactly was seen; never a secret, never a raw input value.
         cure: replaces the code's own cure where more is known.
+        title: replaces the code's own title where the same refusal has a plainer name, as for
+            a name that was mistyped; the code stays what scripts and fleets look for.
     """
 
     exit_code: ClassVar[int] = 3
 
-    def __init__(self, code: str, detail: str = "", *, cure: str = "") -> None:
+    def __init__(self, code: str, detail: str = "", *, cure: str = "", title: str = "") -> None:
         entry = CODES[code]
         self.code = code
-        self.title = entry.title
+        self.title = title or entry.title
         self.detail = detail
         self.cure = cure or entry.cure
-        super().__init__(f"{code}: {entry.title}" + (f": {detail}" if detail else ""))
+        super().__init__(f"{code}: {self.title}" + (f": {detail}" if detail else ""))
 
     def render(self) -> str:
         """The error as the command line and the log show it, with its cure."""

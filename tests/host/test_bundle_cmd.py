@@ -64,7 +64,7 @@ def test_verify_trusts_a_key(built: Built, capsys: Capture, probe: list[str]) ->
 def test_verify_trusts_the_folder_or_a_devices_file(
     built: Built, tmp_path: Path, capsys: Capture
 ) -> None:
-    assert wherry(capsys, "bundle", "verify", built.bundle, "--dir", built.keys).code == 0
+    assert wherry(capsys, "bundle", "verify", built.bundle, "--data", built.keys.parent).code == 0
     root = trusting([read_public(built.keys / "release.pub.json")], "till")
     (tmp_path / "trust.json").write_bytes(root.to_bytes())
     done = wherry(
@@ -80,7 +80,7 @@ def test_verify_says_no(built: Built, tmp_path: Path, capsys: Capture) -> None:
     rows = [
         (["--key", tmp_path / "other.pub.json"], "T02"),
         (["--trust", tmp_path / "trust.json"], "T06"),
-        (["--dir", tmp_path / "none"], "T10"),
+        (["--data", tmp_path / "none"], "T10"),
     ]
     for arguments, code in rows:
         done = wherry(capsys, "bundle", "verify", built.bundle, *arguments)
@@ -90,12 +90,12 @@ def test_verify_says_no(built: Built, tmp_path: Path, capsys: Capture) -> None:
 def test_verify_of_an_unsigned_bundle(built: Built, tmp_path: Path, capsys: Capture) -> None:
     out = tmp_path / "unsigned.wherry"
     assert wherry(capsys, "pack", built.parts, "--out", out).code == 0
-    done = wherry(capsys, "bundle", "verify", out, "--dir", built.keys)
+    done = wherry(capsys, "bundle", "verify", out, "--data", built.keys.parent)
     assert (done.code, "nobody signed it" in done.err) == (1, True)
     key = built.keys / "release.key"
     signed = wherry(capsys, "sign", out, "--key", key, "--counter", 1)
     assert (signed.code, signed.out.strip()) == (0, built.result.digest)
-    assert wherry(capsys, "bundle", "verify", out, "--dir", built.keys).code == 0
+    assert wherry(capsys, "bundle", "verify", out, "--data", built.keys.parent).code == 0
     assert wherry(capsys, "sign", out, "--key", key).code == 1
 
 

@@ -146,7 +146,7 @@ def test_orders_of_server_and_stick_are_signed_by_different_keys(data: Path) -> 
     listed = [key.keyid for key in repository.fleet_keys().assignment_keys]
     assert sorted(listed) == sorted([server.public.keyid, stick.public.keyid])
     # an exchanged key is used without a restart
-    assert run(["key", "generate", "assignment-2", "--dir", str(data / "keys")]) == 0
+    assert run(["key", "generate", "assignment-2", "--data", str(data)]) == 0
     words = ["--old", "assignment", "--new", "assignment-2", "--data", str(data)]
     assert run(["key", "rotate", "assignment", *words, *KEYS[4:]]) == 0
     assert server.public.keyid not in listed

@@ -204,5 +204,5 @@ def test_the_commands(
     listed = json.loads(wherry(capsys, "key", "list", "--json").out)
     assert listed["schema"] == "wherry/key-list/1"
     assert listed["keys"] == [{"name": "release", "keyid": keyid, "state": "encrypted"}]
-    nobody = wherry(capsys, "key", "list", "--dir", tmp_path / "none")
+    nobody = wherry(capsys, "key", "list", "--data", tmp_path / "none")
     assert (nobody.code, "no keys" in nobody.out) == (0, True)

@@ -94,8 +94,7 @@ def test_two_people_release_one_after_the_other(
 def test_a_data_folder_that_is_not_there_is_not_made(
     lab: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    keys = ("--key", "models-1", "--dir", str(lab / "keys"))
-    wherry("sign", MODELS, *keys, "--data", str(lab / "none"), ok=3)
+    wherry("sign", MODELS, "--key", "models-1", "--data", str(lab / "none"), ok=3)
     assert "there is no such folder" in capsys.readouterr().err
     assert not (lab / "none").exists()
 
@@ -116,7 +115,7 @@ def test_withdrawing_a_floor_a_renewal_and_forgetting(lab: Path, made: Made) -> 
 def test_keys_are_exchanged_and_revoked_by_name(
     lab: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    wherry("key", "generate", "root-4", "--dir", str(lab / "keys"))
+    wherry("key", "generate", "root-4", "--data", str(lab))
     words = ("key", "rotate", "root", "--old", "root-1", "--new", "root-4", "--key", "root-4")
     wherry(*words, ok=1)
     assert "root 2: 2 more must sign" in capsys.readouterr().out
@@ -128,9 +127,35 @@ def test_keys_are_exchanged_and_revoked_by_name(
     assert "T10" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        ("sign models/frad --key models-1", "T06", "no such document waits"),
+        ("sign modls/fraud --key models-1", "H02", "no such bundle, and no such role"),
+        ("publish --renew rot", "T06", "known: root, targets, snapshot"),
+        ("publish --floor 3 --family frad", "T06", "there is no such role here"),
+        ("key rotate roott --old root-1 --new root-2", "T06", "there is no such role here"),
+        ("key rotate root --old root-1 --new root-9", "H02", "put root-9.pub.json into"),
+        ("key rotate root --old models-1 --new models-2", "T02", "the keys of root are root-1"),
+        ("key revoke nobody", "T02", "this key has no part in any role"),
+        ("key revoke online", "T10", "`wherry key rotate snapshot --old"),
+        ("key generate ../x", "T10", "is no key's name"),
+        ("publish --forget", "", "there was nothing to forget"),
+    ],
+)
+def test_a_mistyped_name_is_called_that(
+    lab: Path, capsys: pytest.CaptureFixture[str], words: str, code: str, told: str
+) -> None:
+    run(words.split())
+    said = capsys.readouterr().err
+    assert code in said
+    assert told in said
+    assert not Repository(lab).staged()
+
+
 @pytest.mark.parametrize("role", ["assignment", "time"])
 def test_an_online_key_is_exchanged_by_the_offline_keys(lab: Path, role: str) -> None:
-    wherry("key", "generate", f"{role}-2", "--dir", str(lab / "keys"))
+    wherry("key", "generate", f"{role}-2", "--data", str(lab))
     signers = ("--key", "targets-1", "--key", "targets-2")
     wherry("key", "rotate", role, "--old", role, "--new", f"{role}-2", *signers)
     listed = getattr(Repository(lab).fleet_keys(), f"{role}_keys")
@@ -141,27 +166,35 @@ def test_an_online_key_is_exchanged_by_the_offline_keys(lab: Path, role: str) ->
 
 
 def test_a_real_ceremony_with_keys_of_people_who_are_elsewhere(
-    tmp_path: Path, made: Made, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    made: Made,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Nobody's private key comes near the server; papers and signatures travel as files."""
-    server, people = tmp_path / "server", tmp_path / "people"
-    monkeypatch.setenv("WHERRY_HOME", str(server))
+    server, home, papers = tmp_path / "server", tmp_path / "home", tmp_path / "papers"
+    people = home / "keys"
+    monkeypatch.setenv("WHERRY_HOME", str(home))
     names = ("root-1", "root-2", "root-3", "targets-1", "targets-2", "models-1", "models-2")
     for name in names:
         generate(people / f"{name}.key", passphrase="of " + name)
-    shutil.copytree(people, server / "keys", ignore=shutil.ignore_patterns("*.key"))
+    shutil.copytree(people, papers, ignore=shutil.ignore_patterns("*.key"))
     files = [
         word
         for name in names
-        for word in (f"--{name.partition('-')[0]}", str(server / "keys" / f"{name}.pub.json"))
+        for word in (f"--{name.partition('-')[0]}", str(papers / f"{name}.pub.json"))
     ]
-    wherry("publish", "--init", "--family", FAMILY, *files, ok=1)
+    wherry("publish", "--data", str(server), "--init", "--family", FAMILY, *files, ok=1)
+    assert "root 1: 2 more must sign" in (said := capsys.readouterr().out)
+    assert all(name in said for name in names)  # by name, though nobody's key is here
+    with pytest.raises(SetupError, match="wait for signatures"):  # as `wherry serve` would
+        hold_ceremony(Repository(server), server / "keys")
     for name in ("root-1", "root-3", "targets-1", "targets-2", "models-1", "models-2"):
         role = {"models": MODELS}.get(name.partition("-")[0], name.partition("-")[0])
         monkeypatch.setenv("WHERRY_KEY_PASSPHRASE", "of " + name)
-        wherry("sign", role, "--key", name, "--dir", str(people))
+        wherry("sign", role, "--key", name, "--data", str(server))
     monkeypatch.delenv("WHERRY_KEY_PASSPHRASE")
-    wherry("publish")
+    wherry("publish", "--data", str(server))
     assert sorted(path.stem for path in (server / "keys").glob("*.key")) == [
         "assignment",
         "drop",
@@ -241,7 +274,7 @@ def test_a_key_that_never_leaves_its_token_signs_a_root(
         "1234",
     )
     _make_key("fleet", "mine")
-    wherry("key", "generate", "root-4", "--signer", "pkcs11:fleet/mine", "--dir", str(lab / "keys"))
+    wherry("key", "generate", "root-4", "--signer", "pkcs11:fleet/mine", "--data", str(lab))
     words = ("--old", "root-1", "--new", "root-4", "--key", "root-4", "--key", "root-2")
     wherry("key", "rotate", "root", *words, "--key", "root-3")
     repository = Repository(lab)

@@ -13,18 +13,13 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 from urllib.parse import quote, urlencode, urlsplit
 
+from wherry.folder import home
 from wherry_contract.errors import CODES, LinkError, RolloutError, SetupError, coded_error
 
 _SECONDS: Final = 60.0
 _STARTING_SECONDS: Final = 20.0  # for a server whose folder is in use
 _LOOKING_SECONDS: Final = 2.0  # for one that was called a moment ago, as by `wherry serve &`
 _ANSWER_LIMIT_BYTES: Final = 256 * 2**20
-_DEFAULT_HOME: Final = ".wherry"
-
-
-def home() -> Path:
-    """The data folder: $WHERRY_HOME, or `.wherry` here."""
-    return Path(os.environ.get("WHERRY_HOME") or _DEFAULT_HOME)
 
 
 class Client:

@@ -21,17 +21,14 @@ from wherry_contract.signature import ENVELOPE_LIMIT_BYTES, PublicKey
 from wherry_contract.wire import SLUG, TRUST, Fields, canonical, parse_json
 
 from .files import write_durably
+from .folder import key_folder
 
 if TYPE_CHECKING:
     from securesystemslib.signer import CryptoSigner, Signer
 
+NAME: Final = "name"  # of a key in a list of keys; says nothing about whose it is
 PASSPHRASE: Final = "WHERRY_KEY_PASSPHRASE"  # noqa: S105 - the variable's name, no secret
 _LIMIT_BYTES: Final = 4096
-
-
-def key_folder() -> Path:
-    """Where keys lie: ``$WHERRY_HOME/keys``, or ``.wherry/keys`` here."""
-    return Path(os.environ.get("WHERRY_HOME") or ".wherry") / "keys"
 
 
 def key_path(key: str, folder: Path | None = None) -> Path:
@@ -72,6 +69,18 @@ def generate(path: Path, *, passphrase: str = "") -> PublicKey:
     public = _public(signer)
     write_durably(public_path(path), canonical(public.to_dict()) + b"\n")
     return public
+
+
+def new_key_path(name: str, folder: Path) -> Path:
+    """The file of a key that is to be made: a name, so that every other command finds it.
+
+    Raises:
+        TrustError: T10, it is no name.
+    """
+    if not re.fullmatch(SLUG, name):
+        cure = "names have lower-case letters, digits and -; another folder is named with --data"
+        raise TrustError("T10", f"{name[:64]!r} is no key's name", cure=cure)
+    return folder / f"{name}.key"
 
 
 def public_path(path: Path) -> Path:
@@ -146,7 +155,7 @@ def _elsewhere(path: Path) -> str:
     """Where a key may be that is not here; a public half says that the key exists somewhere."""
     if public_path(path).exists():
         return "this key is kept elsewhere: who holds it signs with `wherry sign`"
-    return "give the path of the key, or --dir its folder; a new one: `wherry key generate`"
+    return "give the path of the key, or --data its folder; a new one: `wherry key generate`"
 
 
 def load_named(keys: Sequence[str], folder: Path | None = None) -> list[CryptoSigner]:
@@ -208,6 +217,18 @@ def signed_payload(envelope: bytes) -> tuple[bytes, tuple[str, ...]]:
     """
     signed = _read_envelope(envelope)
     return signed.payload, tuple(sorted(signed.signatures))
+
+
+def read_named(path: Path) -> PublicKey:
+    """Read a ``.pub.json``, and let the key go by the file's name.
+
+    Raises:
+        SetupError: H02.
+        TrustError: T09.
+    """
+    key = read_public(path)
+    name = path.name.removesuffix(".pub.json")
+    return PublicKey(key.keyid, key.public, {**key.extra, NAME: name})
 
 
 def read_public(path: Path) -> PublicKey:

@@ -191,7 +191,7 @@ def load_board(name: str, folder: Path) -> Board:
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
         detail = f"there is no board {name[:64]!r}; {hint}"
         cure = f"or put a file of your own into {own_folder()}, or name one that ends in .toml"
-        raise SetupError("H01", detail, cure=cure)
+        raise SetupError("H01", detail, cure=cure, title="there is no such board")
     shipped, own = FOLDER / f"{name}.toml", own_folder() / f"{name}.toml"
     if shipped.exists() and own.exists():  # which of them is meant would be a guess
         raise SetupError("H01", f"{own}: a board of that name comes with Wherry", cure="rename it")

@@ -5,8 +5,8 @@ Stage, sign with the keys that are at hand, and publish once enough people have 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from wherry_contract.errors import SetupError, TrustError
 from wherry_contract.signature import PublicKey
 
 from .files import write_durably
-from .keys import generate, list_keys, public_path, read_public
+from .keys import NAME, generate, list_keys, public_path, read_named, read_public
 from .repository.ceremony import Ceremony
 from .repository.changes import FLEET_ROLES
 from .repository.lab import names_of, online_signers, sign_all
@@ -103,7 +103,7 @@ class Releases:
             SetupError: H02, H03.
             TrustError: T10, too few keys.
         """
-        public = {role: tuple(map(read_public, files)) for role, files in people.items()}
+        public = {role: tuple(map(read_named, files)) for role, files in people.items()}
         made = {name: self._online(name) for name in ("online", "assignment", "time", "drop")}
         models = dict.fromkeys(families, public["models"])
         ceremony = Ceremony(public[ROOT], public[TARGETS], models, **made, thresholds=thresholds)
@@ -150,10 +150,13 @@ class Releases:
             self._add(family)
 
     def _add(self, family: str) -> None:
-        found = [item.public for item in list_keys(self.keys) if item.name.startswith("models")]
+        known = self._known()
+        found = [key for name, key in known.items() if name.startswith("models")]
         if len(found) < 2:
             detail = f"nobody may release {family}, and {self.keys} has no two keys models-*"
-            raise TrustError("T06", detail, cure="put the public files of its keys there")
+            cure = "look for a typing error, or put the public files of its keys there"
+            title = "nobody may release this family"
+            raise TrustError("T06", detail, cure=cure, title=title)
         self.repository.stage_family(family, found)
 
     def exchange(self, role: str, old: str, new: str) -> None:
@@ -168,17 +171,35 @@ class Releases:
             TrustError: T02, T06, T10.
             SetupError: H02, there is no such public file.
         """
-        known = {item.name: item.public for item in list_keys(self.keys)}
-        gone = known[old].keyid if old in known else old
+        known = self._known()
+        listed = {name: keyid for keyid, name in self.repository.key_names().items()}
+        gone = known[old].keyid if old in known else listed.get(old, old)
         comes = None
         if new:
-            comes = known.get(new) or read_public(self.keys / f"{new}.pub.json")
+            comes = known.get(new) or self._missing(new)
         with self.repository.locked():
             roles = [role] if role else self._roles_of(gone)
             if not roles:
-                raise TrustError("T02", f"key {old[:64]} has no part in anything")
+                title = "this key has no part in any role"
+                cure = f"look for a typing error; the keys here: {self._words()}"
+                raise TrustError("T02", repr(old[:64]), cure=cure, title=title)
             for item in roles:
                 self.repository.stage_exchange(item, gone, comes)
+
+    def _known(self) -> dict[str, PublicKey]:
+        """The keys here by name; each goes by it in what is signed."""
+        return {
+            item.name: replace(item.public, extra={**item.public.extra, NAME: item.name})
+            for item in list_keys(self.keys)
+        }
+
+    def _missing(self, name: str) -> PublicKey:
+        title = "there is no such key here"
+        cure = f"put {name[:64]}.pub.json into {self.keys}"
+        raise SetupError("H02", f"{name[:64]!r}; here: {self._words()}", cure=cure, title=title)
+
+    def _words(self) -> str:
+        return ", ".join(self._known()) or "none"
 
     def _roles_of(self, keyid: str) -> list[str]:
         state = self.repository.state
@@ -192,7 +213,7 @@ class Releases:
         uses = {name: getattr(listed, f"{name}_keys") for name in FLEET_ROLES}
         return found + [name for name, keys in uses.items() if keyid in {k.keyid for k in keys}]
 
-    def sign(self, role: str, signers: Iterable[Signer]) -> Outcome:
+    def sign(self, role: str, open_keys: Callable[[], Iterable[Signer]]) -> Outcome:
         """Add signatures to one staged document; publishes nothing.
 
         Raises:
@@ -204,7 +225,9 @@ class Releases:
             cure = "say the folder that `wherry publish` staged in, or the stick with its copy"
             raise SetupError("H02", f"{folder}: there is no such folder", cure=cure)
         with self.repository.locked():
-            for signer in signers:
+            if self.repository.staged_document(role) is None:  # before a key is asked for
+                raise self.repository.not_staged(role)
+            for signer in open_keys():
                 self.repository.sign(role, signer)
             return self._outcome(())
 
@@ -219,8 +242,9 @@ class Releases:
             staged = self.repository.staged()
             for signer in signers:
                 if staged and not any(self._may(role, signer) for role in staged):
-                    keyid = signer.public_key.keyid[:12]
-                    raise TrustError("T02", f"key {keyid} has no part in {', '.join(staged)}")
+                    keyid = signer.public_key.keyid
+                    others = {key for role in staged for key in self._holders(role)}
+                    raise self.repository.no_part(keyid, " or ".join(staged), others)
             for role in staged:
                 sign_all(self.repository, role, signers)
             if any(item.missing for item in self.repository.status()):
@@ -228,9 +252,12 @@ class Releases:
             return self._outcome(self.repository.finish(online_signers(self.keys)))
 
     def _may(self, role: str, signer: Signer) -> bool:
+        return signer.public_key.keyid in self._holders(role)
+
+    def _holders(self, role: str) -> tuple[str, ...]:
         found = self.repository.waiting(role, self.repository.must(role))
-        return signer.public_key.keyid in (*found.may, *found.signed)
+        return (*found.may, *found.signed)
 
     def _outcome(self, published: tuple[str, ...]) -> Outcome:
         waiting = tuple(item for item in self.repository.status() if item.missing)
-        return Outcome(published, waiting, names_of(self.keys))
+        return Outcome(published, waiting, self.repository.key_names() | names_of(self.keys))

@@ -22,7 +22,8 @@ from wherry_contract.signature import PublicKey
 from wherry_contract.wire import SLUG, canonical, sha256_digest
 
 from .files import write_durably
-from .keys import key_folder, load_named, public_path, read_public
+from .folder import key_folder
+from .keys import load_named, new_key_path, public_path, read_public
 
 if TYPE_CHECKING:
     from securesystemslib.signer import Signer
@@ -36,11 +37,32 @@ _URI: Final = re.compile(r"[a-z][a-z0-9]+:.+")
 def open_signers(keys: Iterable[str], folder: Path | None = None) -> list[Signer]:
     """Open keys by name, path or URI.
 
+    Args:
+        keys: which.
+        folder: of keys; a name that it does not hold is looked for among one's own,
+            so that a person signs what came on a stick with a key that stays at home.
+
     Raises:
         TrustError: T10, one cannot be opened.
         SetupError: H02 there is none, H06 something is not installed.
     """
-    return [_open(key, folder or key_folder()) for key in keys]
+    return [_open(key, _holder(key, folder)) for key in keys]
+
+
+def _holder(key: str, folder: Path | None) -> Path:
+    own = key_folder()
+    held = folder is None or _is_held(key, folder) or not _is_held(key, own)
+    return folder if folder and held else own
+
+
+def _is_held(key: str, folder: Path) -> bool:
+    """Whether a folder has the key itself, or says where it lies."""
+    public = folder / f"{key}.pub.json"
+    if not re.fullmatch(SLUG, key):
+        return False
+    return (folder / f"{key}.key").exists() or (
+        public.exists() and "signer" in read_public(public).extra
+    )
 
 
 def _open(key: str, folder: Path) -> Signer:
@@ -59,7 +81,7 @@ def adopt(uri: str, name: str, folder: Path) -> PublicKey:
         SetupError: H03, the name is taken; H06.
         TrustError: T10.
     """
-    path = public_path(folder / f"{name}.key")
+    path = public_path(new_key_path(name, folder))
     if path.exists():
         raise SetupError("H03", f"{path} is there already", cure="choose another name")
     key = _from_uri(uri, None).public_key

@@ -56,7 +56,7 @@ def build(
     """
     from wherry.build import build as make
     from wherry.build import quantized_dict, steps_of
-    from wherry.client import home
+    from wherry.folder import home
     from wherry.gate import BudgetExceededError
     from wherry.keys import load_named
     from wherry.project import load_project

@@ -10,19 +10,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .options import data_option
 from .output import json_option, say, show, table
-from .release import data_option, sign_option
+from .release import sign_option
 
 if TYPE_CHECKING:
     from wherry_contract.signature import TrustRoot
 
 _file = click.Path(dir_okay=False, path_type=Path)
-_folder_option = click.option(
-    "--dir",
-    "folder",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of keys; default $WHERRY_HOME/keys, or .wherry/keys here.",
-)
 
 
 @click.group
@@ -51,7 +46,7 @@ def inspect(path: Path, *, as_json: bool) -> None:
 @click.option("--trust", type=_file, help="Whom to trust: a device's trust.json.")
 @click.option("--key", "keys", type=_file, multiple=True, help="Whom to trust: a .pub.json file.")
 @click.option("--probe", is_flag=True, help="Score the golden vectors with the runtime here, too.")
-@_folder_option
+@data_option
 @json_option
 def verify(
     path: Path,
@@ -59,7 +54,7 @@ def verify(
     trust: Path | None,
     keys: tuple[Path, ...],
     probe: bool,
-    folder: Path | None,
+    data: Path | None,
     as_json: bool,
 ) -> None:
     """Check a bundle, and that somebody trusted signed it.
@@ -76,7 +71,7 @@ def verify(
     if trust and keys:
         raise click.UsageError("--trust and --key exclude each other")
     view = look(path)
-    root = _trusted(trust, keys, folder, view.parts.manifest.family)
+    root = _trusted(trust, keys, data, view.parts.manifest.family)
     statement = check_signatures(view, root)
     largest = None
     if probe:
@@ -97,18 +92,19 @@ def verify(
 
 
 def _trusted(
-    trust: Path | None, keys: tuple[Path, ...], folder: Path | None, family: str
+    trust: Path | None, keys: tuple[Path, ...], data: Path | None, family: str
 ) -> TrustRoot:
     from wherry.bundle_view import read_trust, trusting
-    from wherry.keys import key_folder, list_keys, read_public
+    from wherry.folder import key_folder
+    from wherry.keys import list_keys, read_public
     from wherry_contract.errors import TrustError
 
     if trust:
         return read_trust(trust)
-    folder = folder or key_folder()
+    folder = key_folder(data)
     public = [read_public(key) for key in keys] or [key.public for key in list_keys(folder)]
     if not public:
-        raise TrustError("T10", f"none in {folder}", cure="say --key, --trust or --dir")
+        raise TrustError("T10", f"none in {folder}", cure="say --key, --trust or --data")
     return trusting(public, family)
 
 
@@ -149,14 +145,12 @@ def _cut(text: str, most: int = 60) -> str:
     type=click.IntRange(1),
     help="Release counter; grows with every release. Needed for the first signature.",
 )
-@_folder_option
 @data_option
 def sign(
     what: str,
     *,
     keys: tuple[str, ...],
     counter: int | None,
-    folder: Path | None,
     data: Path | None,
 ) -> None:
     """Sign a bundle, or what waits to be published.
@@ -168,19 +162,24 @@ def sign(
 
     Example: wherry sign models/fraud --key models-2
     """
-    from wherry.client import home
+    from wherry.folder import home, key_folder
     from wherry.pack import sign_bundle
     from wherry.release import Releases
     from wherry.signers import open_signers
+    from wherry_contract.errors import SetupError
 
     path = Path(what)
     if not path.is_file() and re.fullmatch(r"root|targets|models/[a-z0-9-]+", what):
-        releases = Releases(data or home(), folder)
-        outcome = releases.sign(what, open_signers(keys, releases.keys))
+        releases = Releases(data or home())
+        outcome = releases.sign(what, lambda: open_signers(keys, releases.keys))
         for line in outcome.lines() if outcome.waiting else ["enough: `wherry publish` ends it"]:
             click.echo(line)
         return
-    signers = open_signers(keys, folder)
+    if not path.is_file():
+        cure = "say the path of a bundle, or a role: root, targets, models/FAMILY"
+        title = "there is no such bundle, and no such role"
+        raise SetupError("H02", repr(what[:200]), cure=cure, title=title)
+    signers = open_signers(keys, key_folder(data))
     statement = sign_bundle(path, signers, counter=counter)
     for signer in signers:
         say(f"signed by {signer.public_key.keyid[:12]} as release {statement.counter}")
@@ -195,8 +194,8 @@ def key() -> None:
 @key.command("generate")
 @click.argument("name")
 @click.option("--signer", default="", help="The key lies there: env:VARIABLE, pkcs11:TOKEN/LABEL.")
-@_folder_option
-def generate(name: str, *, signer: str, folder: Path | None) -> None:
+@data_option
+def generate(name: str, *, signer: str, data: Path | None) -> None:
     """Make a signing key.
 
     Writes NAME.key, which only its owner can read, and NAME.pub.json, which fleets are told
@@ -205,16 +204,16 @@ def generate(name: str, *, signer: str, folder: Path | None) -> None:
 
     Example: wherry key generate release
     """
-    from wherry.keys import PASSPHRASE, key_path, public_path
+    from wherry.folder import key_folder
+    from wherry.keys import PASSPHRASE, new_key_path, public_path
     from wherry.keys import generate as make
 
+    path = new_key_path(name, key_folder(data))
     if signer:
-        from wherry.keys import key_folder
         from wherry.signers import adopt
 
-        click.echo(adopt(signer, name, folder or key_folder()).keyid)
+        click.echo(adopt(signer, name, path.parent).keyid)
         return
-    path = key_path(name, folder)
     passphrase = os.environ.get(PASSPHRASE, "")
     public = make(path, passphrase=passphrase)
     say(f"private key: {path}" + ("" if passphrase else f" (not encrypted; see ${PASSPHRASE})"))
@@ -223,16 +222,17 @@ def generate(name: str, *, signer: str, folder: Path | None) -> None:
 
 
 @key.command("list")
-@_folder_option
+@data_option
 @json_option
-def list_(*, folder: Path | None, as_json: bool) -> None:
+def list_(*, data: Path | None, as_json: bool) -> None:
     """List signing keys.
 
     Example: wherry key list
     """
-    from wherry.keys import key_folder, list_keys
+    from wherry.folder import key_folder
+    from wherry.keys import list_keys
 
-    folder = folder or key_folder()
+    folder = key_folder(data)
     found = list_keys(folder)
     answer = {"folder": str(folder), "keys": [item.to_dict() for item in found]}
     rows = [[item.name, item.state, item.public.keyid] for item in found]
@@ -278,7 +278,7 @@ def revoke(name: str, *, keys: tuple[str, ...], data: Path | None, as_json: bool
 def _exchange(
     role: str, old: str, new: str, keys: tuple[str, ...], data: Path | None, *, as_json: bool
 ) -> int:
-    from wherry.client import home
+    from wherry.folder import home
     from wherry.release import Releases
     from wherry.signers import open_signers
 

@@ -9,7 +9,8 @@ from typing import Any, Final
 
 import click
 
-from wherry.client import Client, find_client, home, segment
+from wherry.client import Client, find_client, segment
+from wherry.folder import home
 from wherry.outcomes import FAILED
 from wherry.verified import recorded
 from wherry_contract.errors import GateError, RolloutError

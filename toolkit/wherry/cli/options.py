@@ -20,6 +20,13 @@ def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return url(token(command))
 
 
+data_option = click.option(
+    "--data",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="The data folder, keys included; by default $WHERRY_HOME or ./.wherry.",
+)
+
+
 class Pair(click.ParamType[tuple[str, str]]):
     """``name=value``."""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import select_option, server_options
+from .options import data_option, select_option, server_options
 from .output import json_option, say, show
 
 if TYPE_CHECKING:
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 
 _file = click.Path(exists=True, dir_okay=False, path_type=Path)
 _folder = click.Path(file_okay=False, path_type=Path)
-data_option = click.option(
-    "--data", type=_folder, help="The data folder; by default $WHERRY_HOME or ./.wherry."
-)
 sign_option = click.option(
     "--key", "keys", multiple=True, help="Sign with this key: a name, a file or a URI."
 )
@@ -82,7 +79,7 @@ def publish(
     theirs with `wherry sign ROLE --key KEY`, and `wherry publish` ends it. Nothing that
     devices see changes before that.
     """
-    from wherry.client import home
+    from wherry.folder import home
     from wherry.release import Releases
     from wherry.signers import open_signers
     from wherry.to_registry import RegistryTarget, copy_bundle, copy_deltas
@@ -91,7 +88,8 @@ def publish(
     releases = Releases(data or home())
     signers = open_signers(keys, releases.keys)
     if forget:
-        releases.repository.drop()
+        dropped = releases.repository.drop()
+        say(f"forgotten: {', '.join(dropped)}" if dropped else "there was nothing to forget")
     if files:
         people = {"root": root, "targets": targets, "models": models}
         releases.begin(people, [family] if family else [], dict.fromkeys(people, threshold))
@@ -188,8 +186,8 @@ def export(
     released; its file is copied byte by byte. With --from it holds deltas too, and with
     --thin nothing but what a device that has a --from bundle lacks.
     """
-    from wherry.client import home
     from wherry.deltas import bundle_file
+    from wherry.folder import home
     from wherry.server.drop import export as write
 
     have = [bundle_file(path) for path in olds]

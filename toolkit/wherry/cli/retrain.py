@@ -8,7 +8,8 @@ from typing import Final
 
 import click
 
-from wherry.client import find_client, home
+from wherry.client import find_client
+from wherry.folder import home
 from wherry_contract.errors import GateError
 
 from .options import server_options

@@ -7,19 +7,16 @@ from typing import Final
 
 import click
 
-from wherry.client import home
+from wherry.folder import home
 
+from .options import data_option
 from .output import say
 
 _PORT: Final = click.IntRange(0, 65_535)
 
 
 @click.command(epilog="Example: wherry serve --data fleet --port 8080")
-@click.option(
-    "--data",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Where everything is kept; by default $WHERRY_HOME or ./.wherry.",
-)
+@data_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where devices come.")
 @click.option(
     "--port",

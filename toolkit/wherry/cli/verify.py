@@ -56,7 +56,7 @@ def verify(
     from wherry.boards.verify import HEADS, UNWATCHED, VERDICTS, Ground, pins_for, rows
     from wherry.boards.verify import verify as run
     from wherry.bundle_view import unpack
-    from wherry.client import home
+    from wherry.folder import home
     from wherry.profiles import load_board
     from wherry.verified import record, words
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from wherry.client import find_client, home
+from wherry.client import find_client
+from wherry.folder import home
 from wherry_contract.errors import GateError
 
-from .options import server_options
+from .options import data_option, server_options
 from .output import Seconds, json_option, say, show
 
 if TYPE_CHECKING:
@@ -36,9 +37,7 @@ def watch() -> None:
     show_default=True,
     help="The folder to write.",
 )
-@click.option(
-    "--data", type=_folder, help="The server's folder; by default $WHERRY_HOME or ./.wherry."
-)
+@data_option
 def files(*, out: Path, data: Path | None) -> None:
     """Write prometheus.yml, alerts.yml and a Grafana dashboard.
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+from wherry.keys import NAME
 from wherry_contract.errors import TrustError
 from wherry_contract.signature import PublicKey
 
-from .state import FIELD, MODELS, ROOT, SNAPSHOT, TARGETS, TIMESTAMP
+from .state import FIELD, MODELS, ROOT, SNAPSHOT, TARGETS, TIMESTAMP, TOP
 
 if TYPE_CHECKING:
     from securesystemslib.signer import SSlibKey
@@ -61,10 +62,17 @@ class Ceremony:
 
 
 def tuf_key(key: PublicKey) -> SSlibKey:
-    """A public key as TUF has it."""
+    """A public key as TUF has it, with the name that it goes by."""
     from securesystemslib.signer import SSlibKey
 
-    return SSlibKey(key.keyid, "ed25519", "ed25519", {"public": key.public})
+    name = str(key.extra.get(NAME, ""))
+    more = {f"x-wherry-{NAME}": name} if name else {}
+    return SSlibKey(key.keyid, "ed25519", "ed25519", {"public": key.public}, more)
+
+
+def name_of(key: Key) -> str:
+    """The name that a key goes by, as whoever listed it says; "" if nobody did."""
+    return str(key.unrecognized_fields.get(f"x-wherry-{NAME}", ""))[:64]
 
 
 def expires(role: str, now: float, days: float | None = None) -> datetime:
@@ -125,8 +133,10 @@ def delegated(targets: Targets, role: str) -> DelegatedRole:
     """
     roles = targets.delegations.roles if targets.delegations else None
     if not roles or role not in roles:
-        cure = "add it with `wherry publish --family`"
-        raise TrustError("T06", f"nobody may release {role}", cure=cure)
+        there = ", ".join((*TOP, "assignment", "time", *sorted(roles or ())))
+        cure = "look for a typing error, or add it with `wherry publish --family`"
+        title = "there is no such role here"
+        raise TrustError("T06", f"{role[:80]!r}; known: {there}", cure=cure, title=title)
     return roles[role]
 
 

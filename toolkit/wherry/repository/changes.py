@@ -34,6 +34,7 @@ from .state import (
 if TYPE_CHECKING:
     from tuf.api.metadata import Metadata, TargetFile
 
+_TOO_FEW: Final = "too few keys would be left"
 FLEET_ROLES: Final = ("assignment", "time")
 
 
@@ -188,14 +189,14 @@ class Changes(Staged):
         held = roles[role]
         # one that is published and not staged was exchanged by a command that was cut off
         if old and old not in (*held.keyids, *self._published_keys(role)):
-            raise TrustError("T02", f"key {old[:12]} has no part in {role}")
+            raise self.no_part(old, role, held.keyids)
         left = [keyid for keyid in held.keyids if keyid != old]
         if new and new.keyid not in left:
             left.append(new.keyid)
             table.keys[new.keyid] = tuf_key(new)
         if len(set(left)) < held.threshold:
             detail = f"{role} needs {held.threshold} keys, {len(set(left))} would be left"
-            raise TrustError("T10", detail, cure="name the successor with --new")
+            raise TrustError("T10", detail, cure=_successor(role, old), title=_TOO_FEW)
         held.keyids = left
         _drop_unused(table)
         self.save(holder, document)
@@ -217,14 +218,16 @@ class Changes(Staged):
         lists = {name: getattr(before, f"{name}_keys") for name in FLEET_ROLES}
         published = getattr(self.fleet_keys(), f"{role}_keys") if self.exists else ()
         if old and old not in [item.keyid for item in (*lists[role], *published)]:
-            raise TrustError("T02", f"key {old[:12]} has no part in {role}")
+            raise self.no_part(old, role, [item.keyid for item in lists[role]])
         lists[role] = tuple(item for item in lists[role] if item.keyid != old)
         keys = dict(before.keys)
         if new and new.keyid not in [item.keyid for item in lists[role]]:
             keys[new.keyid] = new
             lists[role] += (AssignmentKey(new.keyid, *validity(self.clock())),)
         if not lists[role]:
-            raise TrustError("T10", f"{role} would have no key", cure="name one with --new")
+            raise TrustError(
+                "T10", f"{role} would have no key", cure=_successor(role, old), title=_TOO_FEW
+            )
         used = {item.keyid for items in lists.values() for item in items}
         kept = {keyid: key for keyid, key in keys.items() if keyid in used}
         fleet = FleetKeys(kept, lists["assignment"], lists["time"], before.extra)
@@ -243,10 +246,12 @@ class Changes(Staged):
             if self.staged_document(role) is None and self.waiting(role, self.must(role)).missing:
                 self.stage_renewal(role)
 
-    def drop(self) -> None:
-        """Forget what is staged."""
+    def drop(self) -> tuple[str, ...]:
+        """Forget what is staged; returns the roles."""
+        staged = self.staged()
         for path in sorted(self.staging.glob("*.json")):
             self.disk.remove(path)
+        return staged
 
 
 def _target(path: str, data: bytes, says: Mapping[str, Any] | None) -> TargetFile:
@@ -266,6 +271,11 @@ def _paths(document: Metadata[Any] | None, digest: str) -> list[str]:
 
 def _counter(target: TargetFile) -> int:
     return int(target.unrecognized_fields.get("custom", {}).get("wherry", {}).get("counter", 0))
+
+
+def _successor(role: str, old: str) -> str:
+    """What to do where a key cannot go without another that comes."""
+    return f"name its successor: `wherry key rotate {role} --old {old[:12] or 'KEY'} --new KEY`"
 
 
 def _drop_unused(table: Any) -> None:

@@ -11,12 +11,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from wherry.keys import PASSPHRASE, generate, list_keys, load_signer, public_path, read_public
-from wherry_contract.errors import TrustError
+from wherry.keys import PASSPHRASE, generate, list_keys, load_signer, public_path, read_named
+from wherry_contract.errors import SetupError, TrustError
 from wherry_contract.signature import PublicKey
 
 from .ceremony import Ceremony
 from .repository import Repository
+from .state import ROOT
 
 if TYPE_CHECKING:
     from securesystemslib.signer import CryptoSigner, Signer
@@ -40,6 +41,7 @@ def hold_ceremony(repository: Repository, keys: Path, families: Iterable[str] = 
         StoreError: D01 or D06.
         TrustError: T10, a key cannot be opened.
     """
+    _want_no_people(repository, keys)
     public = {name: _have(keys, name) for name in (*OFFLINE, *ONLINE)}
     models = (public["models-1"], public["models-2"])
     ceremony = Ceremony(
@@ -59,6 +61,24 @@ def hold_ceremony(repository: Repository, keys: Path, families: Iterable[str] = 
         for role in repository.staged():
             sign_all(repository, role, signers)
         repository.finish(online_signers(keys))
+
+
+def _want_no_people(repository: Repository, keys: Path) -> None:
+    """Refuse where people are in the middle of a ceremony of their own: it would be lost.
+
+    Raises:
+        SetupError: H02, the keys of what is staged are not here.
+    """
+    root = repository.staged_document(ROOT)
+    if root is None or repository.exists:
+        return
+    here = {item.public.keyid for item in list_keys(keys) if item.state != "public only"}
+    if here.issuperset(root.signed.roles[ROOT].keyids):
+        return  # a laboratory's own, cut off
+    missing = "; ".join(f"{item.role}: {item.missing} more" for item in repository.status())
+    title = "the fleet's first documents wait for signatures"
+    cure = f"`wherry publish --data {keys.parent}` says whose, and ends it; then start the server"
+    raise SetupError("H02", missing or "all have signed", cure=cure, title=title)
 
 
 def sign_all(repository: Repository, role: str, signers: Iterable[Signer]) -> int:
@@ -95,9 +115,9 @@ def online_signers(keys: Path) -> list[CryptoSigner]:
 
 def _have(keys: Path, name: str) -> PublicKey:
     path = keys / f"{name}.key"
-    if public_path(path).exists():
-        return read_public(public_path(path))
-    return generate(path, passphrase=os.environ.get(PASSPHRASE, ""))
+    if not public_path(path).exists():
+        generate(path, passphrase=os.environ.get(PASSPHRASE, ""))
+    return read_named(public_path(path))
 
 
 def names_of(keys: Path) -> dict[str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import fcntl
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 from wherry_contract.errors import SetupError, TrustError
 from wherry_contract.fleet_keys import TARGET, FleetKeys
 
-from .ceremony import delegated, expires
+from .ceremony import delegated, expires, name_of
 from .state import (
     LINK,
     MODELS,
     ROOT,
+    STAGED,
     TARGETS,
     TOP,
     Disk,
@@ -68,7 +69,7 @@ class Staged:
     ) -> None:
         """Take the data folder, Unix seconds, and what writes."""
         self.depot = folder / "depot"
-        self.staging = folder / "staged"
+        self.staging = folder / STAGED
         self._lock = folder / "repository.lock"
         self.clock = clock
         self.disk = disk or Disk()
@@ -125,18 +126,49 @@ class Staged:
         """
         document = self.staged_document(role)
         if document is None:
-            there = ", ".join(self.staged()) or "nothing"
-            raise TrustError("T06", f"{role[:80]} is not staged; staged: {there}")
+            raise self.not_staged(role)
         waiting, keyid = self.waiting(role, document), signer.public_key.keyid
         if keyid in waiting.signed:
-            detail = f"key {keyid[:12]} has signed {role} {document.signed.version} already"
-            raise TrustError("T09", detail, cure="another person must sign with another key")
+            detail = f"{self._called(keyid)} has signed {role} {document.signed.version}"
+            cure, title = "another person must sign with another key", "this key has signed already"
+            raise TrustError("T09", detail, cure=cure, title=title)
         if keyid not in waiting.may:
-            raise TrustError("T02", f"key {keyid[:12]} has no part in {role}")
+            raise self.no_part(keyid, role, (*waiting.signed, *waiting.may))
         # not by its own `sign`, which hides what went wrong
         document.signatures[keyid] = signer.sign(document.signed_bytes)
         self.disk.put(self._file(role), to_bytes(document))
         return self.waiting(role, document)
+
+    def not_staged(self, role: str) -> TrustError:
+        """T06: a document that nobody has to sign."""
+        there = ", ".join(self.staged()) or "nothing"
+        title = "no such document waits for signatures"
+        cure = "look for a typing error; `wherry publish` says what waits, and for whom"
+        return TrustError("T06", f"{role[:80]!r}; staged: {there}", cure=cure, title=title)
+
+    def no_part(self, keyid: str, role: str, others: Iterable[str]) -> TrustError:
+        """T02: a key that a role does not have; the others are those that it has."""
+        held = ", ".join(sorted(map(self._called, others)))
+        title, cure = "this key has no part in that role", f"the keys of {role} are {held}"
+        return TrustError(
+            "T02", f"{self._called(keyid)} does not sign {role}", cure=cure, title=title
+        )
+
+    def key_names(self) -> dict[str, str]:
+        """What keys are called by who listed them, by key id; staged lists come first."""
+        found: dict[str, str] = {}
+        root, targets = self.document(ROOT), self.document(TARGETS)
+        tables = [root.signed.keys] if root else []
+        if targets and targets.signed.delegations:
+            tables.append(targets.signed.delegations.keys)
+        for table in tables:
+            found |= {keyid: name for keyid, key in table.items() if (name := name_of(key))}
+        return found
+
+    def _called(self, keyid: str) -> str:
+        """A key by its name and the beginning of its id."""
+        name = self.key_names().get(keyid, "")
+        return f"{name} ({keyid[:12]})" if name else f"key {keyid[:12]}"
 
     def waiting(self, role: str, document: Metadata[Any]) -> Waiting:
         """Whose signatures a document has, and lacks."""
@@ -236,8 +268,9 @@ class Staged:
         """
         found = self.document(role)
         if found is None:
-            self.state.document(role)  # says what is wrong
-            raise TrustError("T06", f"there is no {role[:80]}")
+            there = ", ".join((*TOP, *self.state.models))  # or says that nothing is published
+            cure, title = "look for a typing error", "there is no such role here"
+            raise TrustError("T06", f"{role[:80]!r}; known: {there}", cure=cure, title=title)
         return found
 
     def next(self, role: str) -> Metadata[Any]:

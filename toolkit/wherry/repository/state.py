@@ -29,6 +29,7 @@ ROOT, TARGETS, SNAPSHOT, TIMESTAMP = "root", "targets", "snapshot", "timestamp"
 TOP: Final = (ROOT, TARGETS, SNAPSHOT, TIMESTAMP)
 MODELS: Final = "models/"
 FIELD: Final = "x-wherry"
+STAGED: Final = "staged"  # beside the depot: what waits for signatures
 LINK: Final = "tuf"
 GENERATIONS: Final = "generations"
 _LIMIT_BYTES: Final = 5 * 2**20
@@ -155,8 +156,11 @@ def read_state(folder: Path) -> State:
     """
     here = folder / LINK
     if not (here / "timestamp.json").is_file():
-        cure = "begin one with `wherry publish --init`, or with the first `wherry serve`"
-        raise SetupError("H02", f"{folder} holds no repository", cure=cure)
+        title = "nothing is published here yet"
+        cure = "begin with `wherry publish --init`, or with the first `wherry serve`"
+        if (folder.parent / STAGED / "root.json").is_file():
+            cure = "its first documents wait for signatures: `wherry publish` says whose"
+        raise SetupError("H02", f"{folder} holds no repository", cure=cure, title=title)
     timestamp = _read(here / "timestamp.json")
     snapshot = _read(here / file_name(SNAPSHOT, timestamp.signed.snapshot_meta.version))
     listed = {
