@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
-from support import Mosquitto, wait_for
+from support import PATIENCE, Mosquitto, wait_for
 from support_agent import DEVICE, FLEET, Made, write_agent_config
 
 from wherry_agent.config import load_config
@@ -28,7 +28,12 @@ from wherry_contract.topics import Topic
 from wherry_contract.window import Window
 
 ROW = {"AMOUNT": 12.5, "NIGHTS": 2, "RISK": 3}
-QUICK = {"reconnect_seconds": 1.0, "acknowledge_seconds": 0.5, "heartbeat_seconds": 5.0}
+QUICK = {
+    "reconnect_seconds": 1.0,
+    "acknowledge_seconds": 0.5,
+    "heartbeat_seconds": 5.0,
+    "probe_seconds": 30 * PATIENCE,
+}
 
 
 class AgentProcess:
@@ -80,7 +85,7 @@ class AgentProcess:
         """Ask it to end; returns its exit code."""
         assert self.process
         self.process.send_signal(number)
-        return self.process.wait(30)
+        return self.process.wait(30 * PATIENCE)
 
     def status(self) -> dict[str, Any]:
         """What its state folder says."""
@@ -111,7 +116,7 @@ class AgentProcess:
 
     def ask(self, *rows: Mapping[str, Any], model: str = "fraud") -> tuple[int, dict[str, Any]]:
         """Have rows scored."""
-        client = http.client.HTTPConnection(*self.address, timeout=10)
+        client = http.client.HTTPConnection(*self.address, timeout=10 * PATIENCE)
         try:
             body = json.dumps({"rows": rows or [ROW]})
             client.request("POST", f"/v2/models/{model}/infer", body)
@@ -129,7 +134,11 @@ def agent_command(*arguments: str) -> list[str]:
 def run_agent_command(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run one command of the agent to its end."""
     return subprocess.run(
-        agent_command(*arguments), capture_output=True, text=True, check=False, timeout=60
+        agent_command(*arguments),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60 * PATIENCE,
     )
 
 
@@ -174,7 +183,7 @@ class Traffic(threading.Thread):
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
-        self.join(10)
+        self.join(10 * PATIENCE)
 
 
 class Fleet:
@@ -244,7 +253,7 @@ class Fleet:
     def __enter__(self) -> Self:
         self._client.connect("127.0.0.1", self._broker.port)
         self._client.loop_start()
-        assert self._subscribed.wait(10)
+        assert self._subscribed.wait(10 * PATIENCE)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -24,10 +24,12 @@ from support_device import Device
 from support_shim import Call, Page, read_log
 
 from wherry_agent.store import StatePair
+from wherry_contract.manifest import Soak
 from wherry_contract.states import SlotTrust
 
-OLD = make_bundle("1.0.0")
-NEW = make_bundle("2.0.0", bias=-2.9, counter=2)
+SOAK = Soak(rows=5, seconds=0, longest_seconds=3600, error_share=0.01)  # never for want of rows
+OLD = make_bundle("1.0.0", soak=SOAK)
+NEW = make_bundle("2.0.0", bias=-2.9, counter=2, soak=SOAK)
 STATES = ("offered", "admit", "fetch", "verify", "stage", "probe", "switch", "soak", "commit")
 """On the way from OLD to NEW; ``report`` and ``idle`` follow within one step of the last."""
 

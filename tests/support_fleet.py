@@ -25,7 +25,7 @@ from typing import Any
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
-from support import wait_for
+from support import PATIENCE, wait_for
 from support_agent import Made, keys, public_key
 
 from wherry.client import Client
@@ -184,7 +184,7 @@ class Server:
         """Ask it to end; returns its exit code."""
         assert self._process
         self._process.send_signal(which)
-        code = self._process.wait(15)
+        code = self._process.wait(15 * PATIENCE)
         self._process = None
         return code
 
@@ -232,7 +232,7 @@ def wherry(data: Path, *arguments: str, ok: int = 0) -> subprocess.CompletedProc
         env=os.environ | {"WHERRY_HOME": str(data), "COLUMNS": "200"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=60 * PATIENCE,
         check=False,
         stdin=subprocess.DEVNULL,
     )
@@ -323,7 +323,7 @@ class Device(threading.Thread):
         """End it."""
         self._stopped.set()
         if self.is_alive() and threading.current_thread() is not self:
-            self.join(5)
+            self.join(5 * PATIENCE)
 
     def send(self, channel: str, payload: bytes, seq: int) -> None:
         """Put a message into the outbox."""

@@ -7,9 +7,11 @@ modelled as one of `WAYS`; each is something that real file systems do.
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +22,8 @@ WAYS = ("kept", "lost", "truncated", "torn")
 truncated: all names, but no byte that was not synced, so that new files are empty.
 torn: all names and sizes, but only every other sector of what was not synced."""
 
+Contents = dict[Path, bytes | str | None]
+"""Bytes of files, where links lead, nothing for folders."""
 _SECTOR = 512
 
 
@@ -131,21 +135,18 @@ class Medium:
 
     def leave(self, way: str, folder: Path) -> None:
         """Write down what a crash leaves now."""
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        names = self._safe_names if way == "lost" else self._names
-        for name, file in sorted(names.items()):
-            place = folder / name
-            if not place.parent.is_dir():  # its folder's own name was lost
-                continue
-            if file is None:
-                place.mkdir()
-            elif isinstance(file, str):
-                place.symlink_to(file)
-            else:
-                place.write_bytes(_content(file, way))
+        _write_down(self.left(way), folder)
 
-    def contents(self) -> dict[Path, bytes | str | None]:
+    def left(self, way: str) -> Contents:
+        """What a crash leaves now."""
+        names = self._safe_names if way == "lost" else self._names
+        found: Contents = {}
+        for name, file in sorted(names.items()):
+            if name.parent == Path() or found.get(name.parent, "") is None:  # else lost with it
+                found[name] = _content(file, way) if isinstance(file, _File) else file
+        return found
+
+    def contents(self) -> Contents:
         """Every file, link and folder that is there now, as `look` has it."""
         return {
             name: bytes(file.now) if isinstance(file, _File) else file
@@ -153,9 +154,9 @@ class Medium:
         }
 
 
-def look(root: Path, without: Collection[str] = ()) -> dict[Path, bytes | str | None]:
-    """What is in a folder: bytes of files, where links lead, nothing for folders."""
-    found: dict[Path, bytes | str | None] = {}
+def look(root: Path, without: Collection[str] = ()) -> Contents:
+    """What is in a folder."""
+    found: Contents = {}
     for path in sorted(root.rglob("*")):
         name = path.relative_to(root)
         if path.name.endswith("-shm") or name.parts[0] in without:
@@ -174,3 +175,81 @@ def _content(file: _File, way: str) -> bytes:
     if way == "kept":
         return bytes(file.now)
     return file.torn() if way == "torn" else file.safe
+
+
+# --- every crash of a log -------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """How many crashes were looked at, and how many of them left something different."""
+
+    crashes: int
+    different: int
+
+    def __str__(self) -> str:
+        return f"{self.crashes} crashes, {self.different} of them different, 0 failures"
+
+
+def replay(
+    before: Medium,
+    calls: Sequence[Call],
+    folder: Path,
+    check: Callable[[int], None],
+    *,
+    wanted: Callable[[int, str], bool] = lambda _place, _way: True,
+    promised: Callable[[int], Hashable] = lambda _place: None,
+) -> Replayed:
+    """Write down what a crash after each call leaves in each way, and look at it.
+
+    What was looked at already is not looked at again unless more was promised since: a sync
+    changes nothing of what was kept, a write nothing of what was lost.
+
+    Args:
+        before: the medium before the first call.
+        calls: the log.
+        folder: where it is written to.
+        check: looks at the folder after so many calls; raises where something is wrong.
+        wanted: which crashes, by the number of calls before them and the way; all else.
+        promised: what must hold after so many calls.
+    """
+    medium, seen, looked = copy.deepcopy(before), set[tuple[bytes, Hashable]](), 0
+    for place in range(len(calls) + 1):
+        if place:
+            medium.apply(calls[place - 1])
+        for way in (way for way in WAYS if wanted(place, way)):
+            found, looked = medium.left(way), looked + 1
+            mark = (_digest(found), promised(place))
+            if mark in seen:
+                continue
+            seen.add(mark)
+            _write_down(found, folder)
+            try:
+                check(place)
+            except Exception as error:
+                last = calls[max(0, place - 1)]
+                where = f"{way} after call {place}, {last.kind} {last.path}"
+                raise AssertionError(where) from error
+    return Replayed(looked, len(seen))
+
+
+def _write_down(found: Contents, folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name, kept in found.items():
+        place = folder / name
+        if kept is None:
+            place.mkdir()
+        elif isinstance(kept, str):
+            place.symlink_to(kept)
+        else:
+            place.write_bytes(kept)
+
+
+def _digest(found: Contents) -> bytes:
+    whole = hashlib.sha256()
+    for name, kept in found.items():
+        data = kept if isinstance(kept, bytes) else repr(kept).encode()
+        whole.update(f"{name}\0{type(kept).__name__}\0{len(data)}\0".encode())
+        whole.update(data)
+    return whole.digest()

@@ -17,7 +17,7 @@ from http.client import HTTPSConnection
 from pathlib import Path
 from typing import Any
 
-from support import wait_for
+from support import PATIENCE, wait_for
 from support_agent import FAMILY, Made, make_bundle
 from support_fleet import Device, Server, window
 from support_identity import context_of
@@ -70,9 +70,18 @@ class Victim(Server):
         return self.victims.end().code
 
     def kill(self) -> None:
-        """Kill it, if it lives, and bury it."""
+        """Kill it, if it lives, and bury it; and see its brokers end, which still write."""
         self.victims.signal(signal.SIGKILL)
         self.bury()
+        wait_for(lambda: not self._has_brokers(), what="the end of its brokers")
+
+    def _has_brokers(self) -> bool:
+        folder = f"{self.data}/".encode()
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(OSError):  # it ended meanwhile
+                if folder in path.read_bytes():
+                    return True
+        return False
 
 
 @dataclass
@@ -87,7 +96,7 @@ class Shop:
     codes: dict[str, str] = field(default_factory=dict)
     told: set[int] = field(default_factory=set)
     revoked: set[str] = field(default_factory=set)
-    patience: float = 120.0  # seconds
+    enough: Callable[[], bool] = lambda: False  # nobody waits for anything after that
 
     @property
     def data(self) -> Path:
@@ -161,9 +170,13 @@ class Shop:
         return name
 
     def until(self, look: Callable[[], Any]) -> None:
-        """Wait for something, or for the server's end."""
-        alive, seconds = self.server.victims, self.patience
-        wait_for(lambda: look() or not alive.alive, seconds=seconds, what=self.server.said)
+        """Wait for something, for the server's end, or until it is enough."""
+        alive = self.server.victims
+        wait_for(
+            lambda: look() or not alive.alive or self.enough(),
+            seconds=120,
+            what=self.server.said,
+        )
 
     # what must hold ------------------------------------------------------------------------
 
@@ -172,10 +185,13 @@ class Shop:
         config = load_config(self.folder / name / "agent.toml")
         port = int(self.server.facts["devices"]["depot"].rpartition(":")[2].partition("/")[0])
         assert config.identity
-        asks = HTTPSConnection("127.0.0.1", port, timeout=10, context=context_of(config.identity))
+        tls = context_of(config.identity)
+        asks = HTTPSConnection("127.0.0.1", port, timeout=10 * PATIENCE, context=tls)
         try:
             asks.request("GET", "/depot/blobs/sha256/" + "0" * 64)
             return asks.getresponse().status == 404
+        except TimeoutError:  # no answer is none
+            raise
         except OSError:  # TLS hung up
             return False
         finally:
@@ -277,13 +293,13 @@ def survives(shop: Shop, act_once: Callable[[], Any], place: int) -> bool:
         Whether it was killed; not, if that takes fewer calls.
     """
     server, page = shop.server, shop.server.victims.page
-    page.set(begun=0, kill_at=place)
+    page.set(begun=0, killed=0, kill_at=place)
     with suppress(WherryError, OSError):
         act_once()
     page.set(kill_at=0)
-    time.sleep(0.02)
-    killed = not server.victims.alive
+    killed = bool(page.get("killed"))
     if killed:
+        wait_for(lambda: not server.victims.alive, what="its end")
         assert server.bury() == KILLED, server.said()
         server.start()
     act_once()

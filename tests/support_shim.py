@@ -33,6 +33,7 @@ _FIELDS = (
     "reads",
     "asked",
     "begun",
+    "killed",
 )
 _PATTERN_AT = 8 * len(_FIELDS)
 _PATTERN_BYTES, _ROOT_BYTES = 64, 512

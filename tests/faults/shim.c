@@ -40,6 +40,7 @@ struct page {
   uint64_t reads;      /* whether reads may fail too */
   uint64_t asked;      /* calls that could have failed */
   uint64_t begun;      /* calls since the pattern was written; all if there is none */
+  uint64_t killed;     /* 1 once the program was told to die: its end may take a while */
   char pattern[64];
   char root[512];
   pthread_mutex_t lock;
@@ -200,6 +201,7 @@ static void note(char kind, uint64_t file, uint64_t offset, const char *path, co
     page->begun++;
   }
   if (page->kill_at && page->begun == page->kill_at) {
+    page->killed = 1;
     kill((pid_t)page->main, SIGKILL);
     raise(SIGKILL);
   }

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support import PATIENCE
 from support_parsers import PARSERS, seeds, spoil
 
 from wherry_contract.errors import WherryError
@@ -102,7 +103,7 @@ def fuzz(name: str, kind: str, seconds: float, folder: Path) -> str:
     limits = [
         f"-max_total_time={max(1, round(seconds))}",
         f"-seed={SEED}",
-        "-timeout=20",
+        f"-timeout={round(20 * PATIENCE)}",
         "-max_len=100000",
     ]
     command = [sys.executable, str(HERE / "fuzz.py"), name, kind, *limits, str(start)]

@@ -29,7 +29,7 @@ import wherry.signers  # noqa: F401 - likewise
 from wherry.cli import run
 
 COUNTED = ("count", "asked", "failed")
-CLEAR = (*COUNTED, "armed", "begun", "kill_at", "fail_at", "per_million", "reads")
+CLEAR = (*COUNTED, "armed", "begun", "killed", "kill_at", "fail_at", "per_million", "reads")
 
 
 def carry_out(page: Page, asked: dict[str, Any]) -> None:

@@ -34,7 +34,7 @@ from wherry_contract.errors import SetupError
 from .broker_settings import Accounts, Tls, mosquitto_settings, nats_settings
 from .endure import LOG, Enduring
 from .files import write_durably
-from .leash import leashed
+from .leash import LEASH, leashed
 
 _STOP_SECONDS: Final = 3.0
 _READY_SECONDS: Final = 15.0
@@ -117,7 +117,7 @@ class Supervised:
     def _leash_is_off(self, pid: int) -> bool:
         """Whether the program itself runs by now; before, it will read the new files anyway."""
         try:
-            return b"wherry.leash" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+            return LEASH not in Path(f"/proc/{pid}/cmdline").read_bytes()
         except OSError:
             return False
 

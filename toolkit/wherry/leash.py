@@ -1,4 +1,4 @@
-"""Start a program that ends when we do: ``python -m wherry.leash PROGRAM ARGUMENTS``.
+"""Start a program that ends when we do: ``python leash.py PARENT PROGRAM ARGUMENTS``.
 
 The kernel sends it SIGTERM when the process that started it ends (Linux prctl(2)), however
 that happens, so that not even a killed parent leaves a broker or an agent behind.
@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
+LEASH: Final = os.fsencode(__file__)  # stands in a process's command line until the leash is on
 _PR_SET_PDEATHSIG: Final = 1
 
 
@@ -22,7 +23,8 @@ def leashed(arguments: Sequence[str]) -> list[str]:
     Args:
         arguments: the program, as a path or a name, and what it is told.
     """
-    return [sys.executable, "-m", __name__, str(os.getpid()), *arguments]
+    # as a file, without site: a third of the time that `-m wherry.leash` takes, at every start
+    return [sys.executable, "-I", "-S", __file__, str(os.getpid()), *arguments]
 
 
 def _main(parent: int, arguments: list[str]) -> None:
