@@ -28,7 +28,7 @@
 
 struct page {
   uint64_t count;      /* calls so far */
-  uint64_t kill_at;    /* die after so many calls, counted from `begun` on; 0 never */
+  uint64_t kill_at;    /* die after so many calls, as `begun` counts them; 0 never */
   uint64_t main;       /* process id of the first process */
   uint64_t per_million; /* chance that a call fails */
   uint64_t seed;
@@ -39,7 +39,8 @@ struct page {
   uint64_t fail_errno; /* with what; 0 for a short write */
   uint64_t reads;      /* whether reads may fail too */
   uint64_t asked;      /* calls that could have failed */
-  uint64_t begun;      /* calls since the pattern was written; all if there is none */
+  uint64_t begun;      /* calls but syncs since the pattern was written; all if there is none:
+                          a program killed after a sync leaves what it left before it */
   uint64_t killed;     /* 1 once the program was told to die: its end may take a while */
   char pattern[64];
   char root[512];
@@ -197,10 +198,10 @@ static void note(char kind, uint64_t file, uint64_t offset, const char *path, co
     for (int at = 0; at < pieces && !page->begun; at++)
       if (memmem(data[at].iov_base, data[at].iov_len, page->pattern, strlen(page->pattern)))
         page->begun = 1;
-  } else {
+  } else if (kind != 'S') {
     page->begun++;
   }
-  if (page->kill_at && page->begun == page->kill_at) {
+  if (kind != 'S' && page->kill_at && page->begun == page->kill_at) {
     page->killed = 1;
     kill((pid_t)page->main, SIGKILL);
     raise(SIGKILL);

@@ -26,8 +26,8 @@ from support_victim import KILLED, Victims
 from wherry.repository.repository import Repository
 
 SEED = int(os.environ.get("WHERRY_CRASH_SEED", "20261201"))
-CALLS = {"take": 11, "enrol": 45, "revoke": 28, "roll": 45, "tell": 13}
-"""What the server does, and about how many calls that takes: what a sample is drawn from."""
+CALLS = {"take": 7, "enrol": 28, "revoke": 17, "roll": 28, "tell": 8}
+"""What the server does, and about how many changes that takes: what a sample is drawn from."""
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def start(request: pytest.FixtureRequest, memory: Path, victims: Victims) -> Sta
 
 
 def test_a_start_that_was_killed_goes_on(start: Start) -> None:
-    assert start.kill_at(random.Random(SEED).randint(1, 150))
+    assert start.kill_at(random.Random(SEED).randint(1, 100))
 
 
 @pytest.mark.long
@@ -138,6 +138,6 @@ def test_a_start_killed_at_every_call(
     began, place, killed = time.monotonic(), 1 + part, 0
     while start.kill_at(place):
         place, killed = place + 2, killed + 1
-    assert killed > 50
+    assert killed > 40
     took = time.monotonic() - began
     record_property("figure", f"n = {killed} kills, at every other call: 0 failures, {took:.0f} s")

@@ -147,7 +147,7 @@ def test_killed_at_every_call_it_leaves_the_old_or_the_new(tmp_path: Path) -> No
         page = Page(memory / "page", wanted)
         page.set(armed=1)
         assert _place(wanted, kits[1], NEW_FOLDER, page) == 0
-        whole, calls = tree(wanted), page.get("count")
+        whole, calls = tree(wanted), page.get("begun")
         assert calls > 20
         seen = set()
         for kill_at in range(1, calls + 1):
