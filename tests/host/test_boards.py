@@ -202,6 +202,16 @@ def test_killed_while_making_leaves_nothing_in_use_and_the_next_try_succeeds(
         assert not list((tmp_path / "boards").glob("*.new"))
 
 
+def test_doctor_repeats_a_board_as_it_was_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    path = tmp_path / "my.toml"
+    shutil.copy(FOLDER / "pi3.toml", path)
+    last = examine(load_board(str(path), Path()), str(path))[-1]
+    assert last.cure == f"run: wherry board create {path}"
+
+
 @needs_qemu
 def test_doctor_tells_an_environment_that_works_from_one_that_does_not(
     places: dict[str, Place], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -35,10 +35,15 @@ class Finding:
         return asdict(self)
 
 
-def examine(board: Board | None) -> list[Finding]:
-    """Look at this machine, and at one board's environment if one is named."""
+def examine(board: Board | None, called: str = "") -> list[Finding]:
+    """Look at this machine, and at one board's environment if one is named.
+
+    Args:
+        board: its profile; nothing for the machine alone.
+        called: as it was named, by a path perhaps: what the cures repeat.
+    """
     found = [*_tools(), *(_emulator(machine) for machine in _MACHINES)]
-    return [*found, *_environment(board)] if board else found
+    return [*found, *_environment(board, called or board.name)] if board else found
 
 
 def _tools() -> Iterator[Finding]:
@@ -67,9 +72,9 @@ def _emulator(machine: str) -> Finding:
     return Finding(f"emulator of {machine}", True, f"{emulator}, {len(known)} CPU models")
 
 
-def _environment(board: Board) -> Iterator[Finding]:
+def _environment(board: Board, called: str) -> Iterator[Finding]:
     place = place_on_disk(board)
-    make = f"wherry board create {board.name}"
+    make = f"wherry board create {called}"
     if place is None:
         yield Finding(board.name, False, "its profile has no [emulation]", "add the section")
         return

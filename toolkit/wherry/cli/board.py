@@ -136,7 +136,7 @@ def doctor_board(name: str | None, *, as_json: bool) -> int:
     from wherry.boards.doctor import examine
     from wherry.profiles import load_board
 
-    findings = examine(load_board(name, Path()) if name else None)
+    findings = examine(load_board(name, Path()) if name else None, name or "")
     rows = [_row(item) for item in findings]
     wrong = [item for item in findings if not item.fine]
     show(
