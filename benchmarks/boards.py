@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -42,8 +43,8 @@ _MACHINES: Final = (("pi3", "onnxruntime"), ("pos-armv7", "tflite-runtime"))
 _SIZES_MIB: Final = (256, 192, 160, 128, 112, 96, 80, 64, 48)
 
 
-def bundles(folder: Path) -> dict[tuple[str, str], Path]:
-    """The example's models for both runtimes, built as a user would."""
+def bundles(folder: Path, models: Sequence[str]) -> dict[tuple[str, str], Path]:
+    """Some of the example's models for both runtimes, built as a user would."""
     example = folder / "example"
     shutil.copytree(_EXAMPLE, example)
     settings = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -54,10 +55,13 @@ def bundles(folder: Path) -> dict[tuple[str, str], Path]:
     plain = net.replace('[quantize]\nmethod = "int8"\n', "")
     trees = (example / "project.toml").read_text()
     made = {}
-    for model, text in zip(MODELS, (trees, plain, net), strict=True):
+    texts = dict(zip(MODELS, (trees, plain, net), strict=True))
+    for model in models:
         for runtime in ("onnxruntime", "tflite"):
             name = f"{MODELS.index(model)}-{runtime}"
-            (example / f"{name}.toml").write_text(text + f'\n[target]\nruntime = "{runtime}"\n')
+            (example / f"{name}.toml").write_text(
+                texts[model] + f'\n[target]\nruntime = "{runtime}"\n'
+            )
             made[model, runtime] = example / f"{name}.wherry"
             _say(f"building {model} for {runtime}")
             command = [sys.executable, "-m", "wherry", "build", str(example / f"{name}.toml")]
@@ -126,7 +130,7 @@ def main() -> None:
     parser.add_argument("--memory", action="store_true", help="memory instead of instructions")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="wherry-boards-") as folder:
-        made = bundles(Path(folder))
+        made = bundles(Path(folder), MODELS[:1] if arguments.memory else MODELS)
         (memory if arguments.memory else instructions)(made)
 
 
