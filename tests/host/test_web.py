@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support_fleet import enrol, running_server
+from support_fleet import enrol, running_server, window
 from support_web import EVIL, TILLS, TOKEN, Away, Pages, crowd, crowd_rollout, fill, running_pages
 
+from wherry.rows import Exposure, RolloutRow
 from wherry.server.audit import KINDS
 from wherry.server.census import Wanted
+from wherry.server.intake import Batch
+from wherry.server.rollout import Policy
 from wherry.server.web.rollouts import gates
 from wherry.server.web.sessions import LIFE_SECONDS, MOST_SESSIONS, TRIES, TRY_SECONDS, Sessions
 from wherry.server.web.shell import ago
+from wherry_contract.shadow import ShadowCounts
 
 NOW = time.time()
 
@@ -238,6 +243,29 @@ def test_what_devices_say_stays_text(pages: Pages) -> None:
     _, _, text = pages.ask("/devices?find=%3Cscript%3E%22", Cookie=cookie)
     assert "<script>&" not in text
     assert EVIL not in text
+
+
+def test_a_rollouts_page_says_what_its_shadows_have_counted(tmp_path: Path) -> None:
+    bundle = "sha256:" + "1" * 64
+    decisions, scores, joint = (1900, 60, 30, 10), (2000, *(0,) * 63), (2000, *(0,) * 255)
+    counts = ShadowCounts(bundle, 2000, 3, 4, decisions, scores, joint, off="cpu")
+    policy = Policy(shadow_rows=200, shadow_seconds=1800).to_dict()
+    with running_pages(tmp_path) as found:
+        store, cookie = found.store, found.cookie()
+        name = store.ledger.create(
+            RolloutRow("new", bundle, "fraud", "2", "fraud", "shadow", 0, 2, {}, policy,
+                       NOW - 60, NOW - 60, devices=(Exposure("a", 0, sequence=1), Exposure("b", 1)))
+        )  # fmt: skip
+        page = f"/rollouts/{name}"
+        assert "No counts have come yet" in found.ask(page, Cookie=cookie)[2]
+        item = window("a", 1, shadow=counts)
+        other = window("b", 1, shadow=replace(counts, bundle="sha256:" + "2" * 64))
+        store.add(Batch(NOW, [(made, made.to_bytes()) for made in (item, other)]))
+        text = " ".join(found.ask(page, Cookie=cookie)[2].split())
+    assert "90 of 2,000 payments decided otherwise" in text
+    assert "4.50 %, with 95 % confidence 3.67 to 5.50 %" in text
+    assert "<td>cpu</td>" in text
+    assert '<a href="/devices/b">b</a></th><td class="n">' not in text  # of another bundle
 
 
 @pytest.mark.parametrize(
