@@ -22,5 +22,10 @@ def share_memory() -> None:
 def give_back() -> None:
     """Return free pages to the kernel: after the imports that is near a MiB."""
     gc.collect()
+    trim()
+
+
+def trim() -> None:
+    """The same without looking for garbage, for which every thread would have to wait."""
     with suppress(AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from wherry_agent.clock import Clock
 from wherry_agent.config import Limits
-from wherry_agent.thrift import give_back
+from wherry_agent.thrift import trim
 from wherry_contract.features import UNSEEN, Feature, InputContract, RawMatrix
 from wherry_contract.histograms import LATENCY_BINS, SCORE_BINS, latency_bins
 from wherry_contract.manifest import Manifest
@@ -292,7 +292,7 @@ class Shadow:
         )
         self._queue.clear()
         self._model = None
-        give_back()
+        trim()
 
     @property
     def waiting(self) -> int:
