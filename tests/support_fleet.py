@@ -134,18 +134,20 @@ def open_store(folder: Path, *devices: str) -> Iterator[Store]:
 class Server:
     """`wherry serve` as a process of its own; its devices are born with a root, or pin keys."""
 
-    def __init__(self, data: Path, *arguments: str, pinned: bool = False) -> None:
+    def __init__(self, data: Path, *arguments: str, pinned: bool = False, member: str = "") -> None:
         self.data = data
-        self._arguments = [*arguments, *(["--pinned"] if pinned else [])]
+        self.own = data / "members" / member if member else data
+        more = ["--pinned"] if pinned else []
+        self._arguments = [*arguments, *more, *(["--member", member] if member else [])]
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it and wait until it says where it is."""
-        self.data.mkdir(parents=True, exist_ok=True)
+        self.own.mkdir(parents=True, exist_ok=True)
         trust_keys(self.data)
-        (self.data / "server.json").unlink(missing_ok=True)
+        (self.own / "server.json").unlink(missing_ok=True)
         command = [sys.executable, "-m", "wherry", "-v", "serve", "--data", str(self.data)]
-        with (self.data / "log").open("ab") as log:
+        with (self.own / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [*command, *self._arguments], stdout=log, stderr=log, start_new_session=True
             )
@@ -153,13 +155,13 @@ class Server:
 
     def _is_ready(self) -> bool:
         assert self._process
-        assert self._process.poll() is None, (self.data / "log").read_text()
-        return (self.data / "server.json").exists()
+        assert self._process.poll() is None, (self.own / "log").read_text()
+        return (self.own / "server.json").exists()
 
     @property
     def facts(self) -> dict[str, Any]:
         """What it wrote into server.json."""
-        found: dict[str, Any] = json.loads((self.data / "server.json").read_text())
+        found: dict[str, Any] = json.loads((self.own / "server.json").read_text())
         return found
 
     @property

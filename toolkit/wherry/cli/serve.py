@@ -65,6 +65,11 @@ _PORT: Final = click.IntRange(0, 65_535)
     " sqlite for a file in the data folder, as at first; then as last time.",
 )
 @click.option(
+    "--member",
+    default="",
+    help="This server's name, as one more of the same data folder; with --store and --broker URL.",
+)
+@click.option(
     "--metrics-devices",
     type=click.IntRange(0, 100_000),
     default=200,
@@ -89,6 +94,7 @@ def serve(
     windows: str | None,
     registry: str,
     store: str,
+    member: str,
     metrics_devices: int,
 ) -> None:
     """Run the fleet's server: broker, depot, ingest.
@@ -124,5 +130,6 @@ def serve(
         metrics_devices,
         registry,
         store,
+        member,
     )
     run(choice, on_ready)

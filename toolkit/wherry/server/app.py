@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import secrets
 import signal
 import socket
+import ssl
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -19,14 +21,18 @@ from wherry.broker_settings import is_loopback
 from wherry.files import write_durably
 from wherry.repository.lab import OFFLINE, hold_ceremony
 from wherry.repository.repository import Repository
+from wherry_contract.address import BrokerAddress
 from wherry_contract.errors import SetupError
 from wherry_contract.messages import Presence
+from wherry_contract.wire import SLUG
 
 from .api import make_app
 from .asker import Asker
 from .choice import Choice, Ready
+from .database import Database
 from .depot import Depot
 from .driver import Driver, Radio
+from .duty import Duty
 from .ending import SIGNALS, Ending, Interrupted, locked, restore, serve_http
 from .fleet_broker import FleetBroker
 from .ingest import Ingest
@@ -38,7 +44,8 @@ from .orders import AssignmentSigner, ListedSigner
 from .place import keep_place, open_patiently
 from .premises import Premises
 from .registrar import Registrar
-from .round_trip import self_test
+from .round_trip import self_test, shares
+from .sharing import Sharing
 from .store import Store
 
 _DEFAULT_FLEET: Final = "fleet"
@@ -62,7 +69,8 @@ def serve(choice: Choice, on_ready: Callable[[Ready], None]) -> None:
     except OSError as error:
         raise SetupError("H03", f"{choice.data}: {error.strerror}") from error
     with ExitStack() as stack:
-        stack.enter_context(locked(choice.data / "lock"))
+        choice.own.mkdir(parents=True, exist_ok=True, mode=0o700)
+        stack.enter_context(locked(choice.own / "lock"))
         ending = Ending()
         previous = {which: signal.signal(which, ending) for which in SIGNALS}
         stack.callback(restore, previous)
@@ -76,12 +84,16 @@ class _Server:
         self._choice = choice
         self._ending = ending
         self._stack = stack
-        self._data = choice.data
+        self._data = choice.data  # of the fleet
+        self._own = choice.own  # of this server
         self._kept = self._keep()
         self._premises: Premises | None = None
 
     def _keep(self) -> Kept:
-        kept = Kept.read(self._data / "settings.json")
+        self._check_member()
+        kept = Kept.read(self._own / "settings.json")
+        if self._choice.member and not kept.fleet:
+            kept = replace(Kept.read(self._data / "settings.json"), ports={})
         wanted = self._choice.fleet or kept.fleet or _DEFAULT_FLEET
         if kept.fleet and wanted != kept.fleet:
             raise SetupError(
@@ -100,6 +112,16 @@ class _Server:
             registry=known_registry(self._choice.registry or kept.registry),
         )
 
+    def _check_member(self) -> None:
+        choice = self._choice
+        if not choice.member:
+            return
+        if not re.fullmatch(SLUG, choice.member):
+            raise SetupError("H08", f"--member {choice.member[:40]!r}", cure=f"name it like {SLUG}")
+        if "://" not in choice.broker:
+            cure = "give --broker the URL of the one where all devices meet"
+            raise SetupError("H08", "a further server has no broker of its own", cure=cure)
+
     def run(self, on_ready: Callable[[Ready], None]) -> None:
         """Start everything, serve, end everything."""
         try:
@@ -110,14 +132,15 @@ class _Server:
     def _run(self, on_ready: Callable[[Ready], None]) -> None:
         listener = self._listen("http", self._own_host, self._choice.port)
         url = f"http://{url_host(self._own_host)}:{listener.getsockname()[1]}"
-        repository = self._open_repository()
-        store = self._open_store(repository)
+        database = self._open_database()
+        repository = self._open_repository(database)
+        store = Store(database, Depot(self._data / "depot", self._keys, repository))
         signer = self._open_signer(repository)
         doors = self._open_premises()
         broker = FleetBroker(self._choice.broker, self._data, self._kept.fleet, self._premises)
         self._stack.callback(broker.stop)
         address = broker.start(self._choice.host, self._choice.ports[2], self._pick_port, store)
-        self._kept.write(self._data / "settings.json")
+        self._kept.write(self._own / "settings.json")
         context = self._premises.client if self._premises and address.tls else None
         self_test(address, self._kept.fleet, context=context)
 
@@ -125,8 +148,9 @@ class _Server:
         asker = Asker(store, signer, self._key_of, self._is_out)
         driver = Driver(store, signer, key_of=self._key_of, asker=asker)
         asker.news = driver.news
-        ingest = Ingest(store, fleet, time.time, driver.news)
-        link = Link(address, fleet, ingest, driver.connected, context)
+        ingest = Ingest(store, fleet, time.time, driver.news, lambda: driver.leads)
+        sharing = self._sharing(store, address, context)
+        link = Link(address, fleet, ingest, driver.connected, context, sharing=sharing)
         self._stack.callback(driver.stop)
         driver.start(Radio(lambda: link.listening_since, link.publish))
         self._stack.callback(link.stop)
@@ -146,7 +170,7 @@ class _Server:
         root = repository.root_file if repository else None
         office = Office(store, site, signer.public, time.time, driver.news, root)
         registrar = self._open_doors(office, doors, signer, link, broker)
-        scratch = self._data / "uploads"
+        scratch = self._own / "uploads"
         scratch.mkdir(exist_ok=True)
         app = make_app(
             office,
@@ -186,7 +210,7 @@ class _Server:
     def _keys(self) -> Path:
         return self._data / "keys"
 
-    def _open_repository(self) -> Repository | None:
+    def _open_repository(self, database: Database) -> Repository | None:
         """The repository, after a laboratory's ceremony if nobody held one; none with pinned keys."""
         repository = Repository(self._data)
         if not repository.exists and self._kept.pinned:
@@ -199,7 +223,7 @@ class _Server:
                 self._keys,
                 ", ".join(OFFLINE),
             )
-        notary = Notary(repository, self._keys)
+        notary = Notary(repository, self._keys, Duty(database, "notary"))
         self._stack.callback(notary.stop)
         notary.start()
         return repository
@@ -207,13 +231,25 @@ class _Server:
     def _open_signer(self, repository: Repository | None) -> AssignmentSigner:
         return ListedSigner(self._keys, repository) if repository else AssignmentSigner(self._data)
 
-    def _open_store(self, repository: Repository | None) -> Store:
+    def _open_database(self) -> Database:
         self._keys.mkdir(exist_ok=True)
         keep_place(self._data, self._choice.store)
         self._database = open_patiently(self._data)
-        store = Store(self._database, Depot(self._data / "depot", self._keys, repository))
-        self._stack.callback(store.close)
-        return store
+        self._stack.callback(self._database.close)
+        if self._choice.member and not self._database.shared:
+            cure = "give --store the URL of a PostgreSQL database"
+            raise SetupError("H08", "several servers cannot share a file", cure=cure)
+        return self._database
+
+    def _sharing(
+        self, store: Store, address: BrokerAddress, context: ssl.SSLContext | None
+    ) -> Sharing:
+        if not store.shared:
+            return Sharing()
+        if shares(address, self._kept.fleet, context=context):
+            return Sharing(by_broker=True)
+        LOG.info("the broker shares nothing out: servers divide the devices")
+        return Sharing(shards=store.shards())
 
     # --- TLS ----------------------------------------------------------------------------
 
@@ -297,7 +333,7 @@ class _Server:
             "fleet": ready.fleet,
             "pid": os.getpid(),
         }
-        path = self._data / "server.json"
+        path = self._own / "server.json"
         self._stack.callback(path.unlink, missing_ok=True)  # first: the end may come at once
         write_durably(path, json.dumps(document).encode())
 

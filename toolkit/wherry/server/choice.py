@@ -28,6 +28,7 @@ class Choice:
         metrics_devices: a larger fleet has no metrics of single devices.
         registry: where devices that enrol fetch bundles, as ``https://host/namespace``;
             ``none`` for the depot, "" for that of last time.
+        member: its name, as one of several servers of the data folder; "" for the first.
         store: URL of a PostgreSQL database, ``sqlite`` for a file in the data folder, "" for
             that of last time.
     """
@@ -45,6 +46,12 @@ class Choice:
     metrics_devices: int = MOST_DEVICES
     registry: str = ""
     store: str = ""
+    member: str = ""
+
+    @property
+    def own(self) -> Path:
+        """The folder of what is this server's alone."""
+        return self.data / "members" / self.member if self.member else self.data
 
 
 @dataclass(frozen=True)

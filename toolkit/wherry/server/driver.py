@@ -18,7 +18,7 @@ from wherry.endure import Enduring
 from wherry.rows import Decision, DeviceRow, Exposure, Order, RolloutRow
 from wherry.shadows import add_to
 from wherry_contract.assignment import Assignment
-from wherry_contract.errors import WherryError
+from wherry_contract.errors import StoreError, WherryError
 from wherry_contract.messages import wrap_assignment
 from wherry_contract.shadow import ShadowCounts, ShadowPlan
 from wherry_contract.states import RolloutState as R
@@ -107,6 +107,7 @@ class Driver:
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread = Enduring("driver", self._run, self._stop)
+        self._duty = store.duty("rollouts")
         self._published: dict[str, tuple[int, float]] = {}
         self._everything = False
         self._clock, self._steady = clock, steady
@@ -120,6 +121,11 @@ class Driver:
     def start(self, radio: Radio) -> None:
         """Start the thread; from now on `radio` reaches devices."""
         self._radio = radio
+        try:
+            with self._duty.held():  # so that it is known who leads before anything is heard
+                pass
+        except StoreError as error:
+            LOG.warning("rollouts wait: %s", error)
         self._thread.start()
 
     def stop(self) -> None:
@@ -127,6 +133,12 @@ class Driver:
         self._stop.set()
         self._wake.set()
         self._thread.join(10.0)
+        self._duty.leave()
+
+    @property
+    def leads(self) -> bool:
+        """Whether rollouts are this server's."""
+        return self._duty.mine
 
     @property
     def alive(self) -> bool:
@@ -160,6 +172,14 @@ class Driver:
             WherryError: the store could not be read or written; what was decided stands.
         """
         now = self._now()
+        leads = self._duty.mine
+        with self._duty.held() as mine:
+            if mine and not leads:  # the server before may have signed and not published
+                self._everything = True
+            if mine:
+                self._look(now)
+
+    def _look(self, now: float) -> None:
         devices = {row.device: row for row in self._store.devices()}
         for row in self._store.ledger.rollouts(running=True):
             self._advance(row, self._look_at(row, devices, now))

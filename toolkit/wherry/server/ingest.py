@@ -61,9 +61,23 @@ class Ingest:
     """Takes arrivals; lives in the link's thread."""
 
     def __init__(
-        self, store: Store, fleet: str, clock: Callable[[], float], news: Callable[[], None]
+        self,
+        store: Store,
+        fleet: str,
+        clock: Callable[[], float],
+        news: Callable[[], None],
+        leads: Callable[[], bool] = lambda: True,
     ) -> None:
-        """Take the store, the fleet's name, the clock, and whom to tell that there is news."""
+        """Take what it works with.
+
+        Args:
+            store: keeps what came.
+            fleet: its name.
+            clock: Unix seconds.
+            news: called when something came that rollouts may wait for.
+            leads: whether rollouts are this server's.
+        """
+        self._leads = leads
         self._store = store
         self._fleet = fleet
         self._clock = clock
@@ -79,10 +93,13 @@ class Ingest:
     def connected(self) -> None:
         """Note a new connection: who is online, the broker will say.
 
+        Only the server that leads forgets what was said before; the others go on hearing.
+
         Raises:
-            StoreError: D01 or D06.
+            StoreError: D01, D06 or D08.
         """
-        self._store.forget_presence()
+        if self._leads():
+            self._store.forget_presence()
 
     def take(self, arrivals: Sequence[Arrival]) -> list[tuple[str, Ack]]:
         """Store a batch.

@@ -20,10 +20,11 @@ from typing import Any, Final
 from wherry.endure import Enduring
 from wherry_contract.address import BrokerAddress
 from wherry_contract.errors import LinkError, StoreError, WherryError
-from wherry_contract.topics import RETAINED, UP, Topic, every_device
+from wherry_contract.topics import RETAINED, UP, Topic
 
 from .ingest import Arrival, Ingest
 from .round_trip import connect, new_client
+from .sharing import Sharing
 
 LOG: Final = logging.getLogger("wherry.server")
 _LOOP_SECONDS: Final = 0.1
@@ -45,8 +46,20 @@ class Link:
         ingest: Ingest,
         on_connect: Callable[[], None],
         context: ssl.SSLContext | None = None,
+        *,
+        sharing: Sharing | None = None,
     ) -> None:
-        """Take the broker, the fleet, the ingest, whom to tell of a connection, and TLS."""
+        """Take what it works with.
+
+        Args:
+            address: the broker.
+            fleet: its name.
+            ingest: takes what arrives.
+            on_connect: called at each connection.
+            context: for TLS.
+            sharing: how messages are divided among servers; None where there is one.
+        """
+        self._sharing = sharing or Sharing()
         self._address = address
         self._context = context
         self._fleet = fleet
@@ -68,6 +81,7 @@ class Link:
         """End it; what has arrived is stored first."""
         self._stop.set()
         self._thread.join(10.0)
+        self._sharing.close()
 
     @property
     def alive(self) -> bool:
@@ -121,6 +135,7 @@ class Link:
         return True
 
     def _attend(self, client: Any) -> None:
+        self._sharing.look()
         if self._subscribe_at and time.monotonic() >= self._subscribe_at:
             self._subscribe(client)
         while not self._outgoing.empty():
@@ -161,7 +176,7 @@ class Link:
 
     def _subscribe(self, client: Any) -> None:
         self._subscribe_at = 0.0
-        client.subscribe([(every_device(self._fleet, channel), 1) for channel in UP])
+        client.subscribe([(self._sharing.filter(self._fleet, name), 1) for name in UP])
 
     def _subscribed(self, _c: Any, _d: Any, _mid: int, reasons: list[Any], _m: Any) -> None:
         if any(reason.is_failure for reason in reasons):
@@ -173,4 +188,5 @@ class Link:
             self._on_connect()
 
     def _message(self, _client: Any, _data: Any, message: Any) -> None:
-        self._arrived.append(Arrival(message.topic, bytes(message.payload), message.retain))
+        if self._sharing.takes(message.topic):
+            self._arrived.append(Arrival(message.topic, bytes(message.payload), message.retain))

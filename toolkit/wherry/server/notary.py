@@ -11,14 +11,17 @@ from wherry.repository.lab import online_signers
 from wherry.repository.repository import Repository
 from wherry_contract.errors import WherryError
 
+from .duty import Duty
+
 _LOOK_SECONDS: Final = 600.0
 
 
 class Notary:
     """Looks now and then whether it is time, in a thread of its own."""
 
-    def __init__(self, repository: Repository, keys: Path) -> None:
-        """Take the repository, and the folder with the online key."""
+    def __init__(self, repository: Repository, keys: Path, duty: Duty) -> None:
+        """Take the repository, the folder with the online key, and whose work it is."""
+        self._duty = duty
         self._repository = repository
         self._keys = keys
         self._stop = threading.Event()
@@ -33,11 +36,14 @@ class Notary:
         """End it."""
         self._stop.set()
         self._thread.join(10.0)
+        self._duty.leave()
 
     def look(self) -> tuple[str, ...]:
         """Sign what it is time for; an error is logged, and devices go on with what they have."""
         try:
-            with self._repository.locked():
+            with self._duty.held() as mine, self._repository.locked():
+                if not mine:
+                    return ()
                 return self._repository.refresh_online(online_signers(self._keys))
         except WherryError as error:
             LOG.error("the list of releases was not signed anew: %s", error)

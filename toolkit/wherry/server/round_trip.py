@@ -18,6 +18,7 @@ from wherry_contract.errors import LinkError
 from wherry_contract.topics import Topic, every_device
 
 _SECONDS: Final = 10.0
+_SHARE_SECONDS: Final = 3.0
 
 
 def new_client(
@@ -80,6 +81,32 @@ def self_test(
         finally:
             gone = live.client.publish(topic, b"", 1, retain=True)
             live.turn(gone.is_published)
+
+
+def shares(
+    address: BrokerAddress,
+    fleet: str,
+    *,
+    seconds: float = _SHARE_SECONDS,
+    context: ssl.SSLContext | None = None,
+) -> bool:
+    """Whether a shared subscription delivers; several brokers grant one, and deliver nothing.
+
+    Raises:
+        LinkError: L01 not reached.
+    """
+    topic = str(Topic(fleet, f"self-test-{secrets.token_hex(8)}", "window"))
+    payload = secrets.token_hex(8).encode()
+    heard = f"$share/{secrets.token_hex(4)}/{every_device(fleet, 'window')}"
+    try:
+        with _Listener(address, heard, seconds, context) as live:
+            live.client.publish(topic, payload, 1)
+            live.wait(topic, payload, "a message to a shared subscription did not come back")
+    except LinkError as error:
+        if error.code == "L01":
+            raise
+        return False
+    return True
 
 
 def take_over(address: BrokerAddress, name: str) -> None:

@@ -21,6 +21,7 @@ from . import database as db
 from .audit import Trail
 from .census import Census, device_row
 from .depot import Depot
+from .duty import Duty, Shards
 from .engines import insert, larger
 from .groups import Groups
 from .intake import Batch, Taken, take
@@ -42,7 +43,16 @@ class Store:
         self.census = Census(database)
         self.trail = Trail(database)
         self.groups = Groups(database)
+        self.shared = database.shared  # whether other servers may use it, too
         self.purged = 0  # windows and events that retention took, since this was opened
+
+    def duty(self, name: str) -> Duty:
+        """Something that exactly one of the servers does."""
+        return Duty(self._database, name)
+
+    def shards(self) -> Shards:
+        """Which devices' messages are this server's, where the broker does not share them out."""
+        return Shards(self._database)
 
     # --- asked by the monitor -----------------------------------------------------------
 
