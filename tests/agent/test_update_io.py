@@ -521,7 +521,7 @@ def test_with_the_record_and_the_model_gone_nothing_serves_and_the_next_order_he
 def test_a_record_of_a_foreign_form_is_as_good_as_none(tmp_path: Path, depot: Depot) -> None:
     with Device(tmp_path, depot=depot.url) as device:
         install(device, OLD, 1)
-        StatePair(device.config.state_dir).save({"slots": {"a": {"digest": 7}}})
+        device.updater._kept._pair.save({"slots": {"a": {"digest": 7}}})
     with Device(tmp_path, depot=depot.url) as device:
         device.updater.start()
         assert device.serves == OLD.digest
@@ -762,7 +762,7 @@ def test_an_upgraded_runtime_is_probed_before_it_serves(tmp_path: Path, depot: D
         for digest, data in {bad.digest: bad.layout.manifest, **bad.layout.blobs}.items():
             device.blobs.put(digest, data)
         slots["b"] = slots[record.active] | {"digest": bad.digest}
-        StatePair(device.config.state_dir).save(document | {"active": "b"})
+        device.updater._kept._pair.save(document | {"active": "b"})
     with Device(tmp_path, depot=depot.url) as device:
         device.updater.start()
         assert device.serves == OLD.digest
