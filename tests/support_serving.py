@@ -84,7 +84,7 @@ def running_port(
     """A serving port for the length of a block; a crash in it fails the test."""
     config = agent_config(folder, listen=listen, features=features, **limits)
     tallies: list[Tally] = []
-    scorer = Scorer(config.limits, SystemClock(), tallies.append)
+    scorer = Scorer(config.limits, SystemClock(), tallies.append, also=config.features)
     scorer.swap(served)
     service = Service(config, scorer, SESSION)
     refused: list[str] = []

@@ -66,7 +66,15 @@ def build_core(config: AgentConfig, outbox: Outbox, clock: TrustedClock, depot: 
     shelf = Shelf(config.state_dir, blobs, config.limits)
     pair = StatePair(config.state_dir, INPUTS)
     strays = KeptStrays(pair, shelf, spool.tell, lambda: updater.record)
-    scorer = Scorer(config.limits, clock, spool.emit, senses=Senses(), alarm=alarm, strays=strays)
+    scorer = Scorer(
+        config.limits,
+        clock,
+        spool.emit,
+        senses=Senses(),
+        alarm=alarm,
+        strays=strays,
+        also=config.features,
+    )
     reach = Reach(
         blobs=blobs,
         shelf=shelf,

@@ -19,7 +19,7 @@ from wherry_agent import __version__
 from wherry_contract.errors import ServingError, WherryError
 from wherry_contract.manifest import Manifest
 
-from .inference import Answers
+from .inference import Answer, Answers
 from .oip_request import CLASS_OUTPUTS, DTYPES, OUTPUTS, TENSOR, Asked
 
 STATUS: Final[Mapping[str, int]] = {
@@ -34,6 +34,7 @@ STATUS: Final[Mapping[str, int]] = {
 }
 # runtime.kind -> as the protocol names platforms, project_format
 _PLATFORMS: Final = {"onnxruntime": "onnxruntime_onnx", "tflite": "tflite_tflite"}
+_text: Final = json.encoder.encode_basestring_ascii  # a string's JSON
 _MODEL_PATH = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(?:/(ready|infer))?")
 _FIXED: Final[Mapping[str, str]] = {
     "/v2": "server",
@@ -135,6 +136,19 @@ def write_answer(
         }
     )
     return (head + b"".join(tail), len(head)) if tail else (head, -1)
+
+
+def write_one(request_id: str, answer: Answer, manifest: Manifest) -> bytes:
+    """The body of the answer to one row, all outputs in JSON: as `write_answer` has it."""
+    flagged = "true" if answer.flagged else "false"
+    return (
+        f'{{"model_name":{_text(manifest.name)},"model_version":{_text(manifest.version)}'
+        f',"id":{_text(request_id)}'
+        f',"parameters":{{"bundle":{_text(answer.bundle)},"source":{_text(answer.source)}}}'
+        f',"outputs":[{{"name":"score","datatype":"FP64","shape":[1],"data":[{answer.score!r}]}}'
+        f',{{"name":"flagged","datatype":"BOOL","shape":[1],"data":[{flagged}]}}'
+        f',{{"name":"score_bin","datatype":"INT64","shape":[1],"data":[{answer.score_bin}]}}]}}'
+    ).encode()
 
 
 def _raw(values: NDArray[Any], datatype: str) -> bytes:

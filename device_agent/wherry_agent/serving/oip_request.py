@@ -78,6 +78,11 @@ class Asked:
     columns: Mapping[str, Sequence[RawValue]] = field(default_factory=dict)
     table: RawMatrix | None = None
 
+    @property
+    def one(self) -> Mapping[str, RawValue] | None:
+        """The row, if it is a single one by name and every output is wanted as JSON."""
+        return self.named[0] if self.named and self.rows == 1 and self.wanted is _EVERY else None
+
     def matrix(self, contract: InputContract, also: frozenset[str]) -> RawMatrix:
         """The raw matrix: float64, shape (rows, features).
 
@@ -136,7 +141,7 @@ def _refuse(detail: str) -> NoReturn:
 
 def _parse(data: bytes) -> dict[str, Any]:
     try:
-        document = json.loads(data, object_pairs_hook=_object, parse_constant=_no_constant)
+        document = _DECODER.decode(data.decode(json.detect_encoding(data), "surrogatepass"))
     except (ValueError, RecursionError) as error:
         raise ServingError("S02", f"the body is no JSON: {str(error)[:100]}") from error
     if not isinstance(document, dict):
@@ -155,6 +160,10 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         _refuse(f"{twice[:64]!r} occurs twice")
     return found
+
+
+# made once: making it takes as long as reading a row
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_constant)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,8 @@
 """The serving port: HTTP/1.1 over loopback TCP or a unix socket; the only file that knows h11.
 
+h11 judges every head. A head that it found plain is remembered with what it says, and the same
+bytes are the same request: a client that asks again and again is not parsed again and again.
+
 One thread for each connection, a bounded number of them. A thread costs less for one row
 than an event loop does, and a slow client holds up nobody else. Everything a client can
 make large or slow has a limit: heads, bodies, the time from a request's first byte to its
@@ -10,6 +13,7 @@ idle longest makes way; if none is idle, the newcomer is told S07.
 from __future__ import annotations
 
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable
@@ -34,6 +38,11 @@ _LEAST_IDLE_SECONDS: Final = 1.0  # before a connection may be closed to make ro
 _LINGER_SECONDS: Final = 1.0
 _GREETING_SECONDS: Final = 0.05
 _DRAIN_LOOKS_SECONDS: Final = 0.02
+_HEAD_END: Final = b"\r\n\r\n"
+_KNOWN_HEADS: Final = 512  # that are remembered, of this length at most
+_KNOWN_BYTES: Final = 1024
+# what makes a head more than its own bytes say: a body in chunks, a question, an end
+_NOT_PLAIN: Final = frozenset({b"transfer-encoding", b"expect", b"connection", b"upgrade"})
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,35 @@ class Hooks:
     handle: Callable[[Call], Reply]
     refused: Callable[[str], None]
     crashed: Callable[[Exception], None]
+
+
+@dataclass(frozen=True)
+class _Head:
+    """What h11 read in the head of a plain request."""
+
+    method: str
+    target: str
+    length: int
+    encoding: str
+    json_length: str
+
+    @classmethod
+    def of(cls, head: h11.Request) -> _Head:
+        """Of any request; `length` is 0 where it is not announced."""
+        headers = dict(head.headers)
+        return cls(
+            method=head.method.decode(),
+            target=head.target.decode(errors="replace"),
+            length=int(headers.get(b"content-length", b"0")),
+            encoding=headers.get(b"content-encoding", b"").decode("latin-1").lower(),
+            json_length=headers.get(b"inference-header-content-length", b"").decode("latin-1"),
+        )
+
+    def call(self, body: bytes) -> Call:
+        """The whole request."""
+        return Call(
+            self.method, self.target, body, self.encoding, self.json_length, time.monotonic()
+        )
 
 
 class HttpServer:
@@ -70,6 +108,7 @@ class HttpServer:
         self.stopping = False
         self._lock = threading.Lock()
         self._open: set[_Connection] = set()
+        self.heads: dict[bytes, _Head] = {}  # plain ones; shared, since a look-up is one step
         self._path = socket_path(listen)
         self._socket = bind(listen)
         self._socket.listen(_BACKLOG)
@@ -172,6 +211,8 @@ class _Connection:
         self._limits = server.limits
         self._deadline = 0.0  # monotonic, of the request that is arriving; 0 before its first byte
         self._hurried = False
+        self._ahead = b""  # came with the last plain request, and belongs to the next
+        self._plain = False  # whether the request under way never went through h11
         self.idle_since = time.monotonic()  # infinite while a request is under way
         self.asked_at = _BUSY  # when a request was whole; infinite once it is answered
 
@@ -182,7 +223,7 @@ class _Connection:
     def run(self) -> None:
         """Serve until the client goes, errs or must go."""
         try:
-            self._socket.settimeout(self._limits.request_seconds)
+            self._wait_at_most(self._limits.request_seconds)
             while self._one():
                 pass
         except OSError:
@@ -220,6 +261,8 @@ class _Connection:
             self._server.hooks.crashed(error)
             reply = Reply(HTTPStatus.INTERNAL_SERVER_ERROR, b'{"error":"a fault of the agent"}')
         self.asked_at = _BUSY
+        if self._plain:
+            return self._send_plain(reply)
         self._send(call.method, reply, last=self._server.stopping)
         if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
             return False
@@ -230,21 +273,51 @@ class _Connection:
 
     def _receive(self) -> Call | None:
         """The next whole request; nothing if the client has gone."""
+        self._plain, start = False, b""
+        if not self._http.trailing_data[0]:
+            start, self._ahead = self._ahead or self._read(), b""
+            end = start.find(_HEAD_END) + len(_HEAD_END)
+            known = self._server.heads.get(start[:end])
+            if known is not None:
+                return self._receive_plain(known, start, end)
+            self._http.receive_data(start)
+        return self._receive_by_h11(start)
+
+    def _receive_plain(self, known: _Head, data: bytes, end: int) -> Call | None:
+        whole = end + known.length
+        while len(data) < whole:
+            more = self._read()
+            if not more:  # h11 has the words for it
+                self._http.receive_data(data)
+                self._http.receive_data(b"")
+                return self._receive_by_h11(b"")
+            data += more
+        self._plain, self._ahead = True, data[whole:]
+        self._rest()
+        return known.call(data[end:whole])
+
+    def _receive_by_h11(self, start: bytes) -> Call | None:
         head = self._next()
         if not isinstance(head, h11.Request):
             return None
-        headers = dict(head.headers)
-        self._check_length(int(headers.get(b"content-length", b"0")))
+        said = _Head.of(head)
+        self._check_length(said.length)
         body = self._body()
         self._rest()
-        return Call(
-            method=head.method.decode(),
-            target=head.target.decode(errors="replace"),
-            body=body,
-            encoding=headers.get(b"content-encoding", b"").decode("latin-1").lower(),
-            json_length=headers.get(b"inference-header-content-length", b"").decode("latin-1"),
-            started=time.monotonic(),
-        )
+        self._remember(start, head, said)
+        return said.call(body)
+
+    def _remember(self, start: bytes, head: h11.Request, said: _Head) -> None:
+        """Note what a plain head says, for when the same bytes come again."""
+        end = start.find(_HEAD_END) + len(_HEAD_END)
+        names = {name for name, _ in head.headers}
+        plain = head.http_version == b"1.1" and said.method in {"GET", "POST"}
+        # one line each and nothing else, or the bytes before `end` are not just the head
+        lines = start[:end].count(b"\r\n") == start[:end].count(b"\n") == len(head.headers) + 2
+        if plain and lines and end <= _KNOWN_BYTES and not names & _NOT_PLAIN:
+            if len(self._server.heads) >= _KNOWN_HEADS:
+                self._server.heads.clear()
+            self._server.heads[start[:end]] = said
 
     def _check_length(self, size: int) -> None:
         if size > self._limits.request_bytes:
@@ -285,7 +358,7 @@ class _Connection:
                 self._hurried = True
             try:
                 return self._socket.recv(self._most())
-            except TimeoutError:
+            except (TimeoutError, BlockingIOError):
                 pass
         raise ServingError("S06", f"not whole after {self._limits.request_seconds:g} s")
 
@@ -293,7 +366,7 @@ class _Connection:
         while True:
             try:
                 return self._socket.recv(HEAD_LIMIT_BYTES)
-            except TimeoutError:
+            except (TimeoutError, BlockingIOError):
                 if self._server.stopping:
                     return b""
 
@@ -304,8 +377,15 @@ class _Connection:
     def _rest(self) -> None:
         """A request is whole: the answer and the next one have a deadline of their own."""
         if self._hurried:
-            self._socket.settimeout(self._limits.request_seconds)
+            self._socket.settimeout(None)
             self._hurried = False
+
+    def _wait_at_most(self, seconds: float) -> None:
+        """Let the kernel end a read that takes so long: no call of poll goes before each read."""
+        whole, part = divmod(seconds, 1.0)
+        limit = struct.pack("ll", int(whole), int(part * 1e6))
+        self._socket.settimeout(None)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
 
     # --- writing ------------------------------------------------------------------------
 
@@ -326,12 +406,43 @@ class _Connection:
         if method != "HEAD":
             answer += self._http.send(h11.Data(data=reply.body)) or b""
         answer += self._http.send(h11.EndOfMessage()) or b""
-        self._socket.sendall(answer)
+        self._put(answer)
+        self._answered(more=bool(self._http.trailing_data[0]))
+
+    def _send_plain(self, reply: Reply) -> bool:
+        """The answer to a plain request; false if there will be no other."""
+        last = self._server.stopping
+        head = b"HTTP/1.1 %d %b\r\nContent-Type: %b\r\nContent-Length: %d\r\n" % (
+            reply.status,
+            _REASONS.get(reply.status, b""),
+            reply.media_type.encode(),
+            len(reply.body),
+        )
+        for name, value in reply.headers:
+            head += b"%b: %b\r\n" % (name.encode(), value.encode())
+        if last:
+            head += b"Connection: close\r\n"
+        self._put(head + b"\r\n" + reply.body)
+        self._answered(more=bool(self._ahead))
+        return not last
+
+    def _answered(self, *, more: bool) -> None:
         self._deadline = 0.0
-        if self._http.trailing_data[0]:
+        if more:
             self._deadline = time.monotonic() + self._limits.request_seconds
         else:
             self.idle_since = time.monotonic()
+
+    def _put(self, answer: bytes) -> None:
+        """Send; what does not fit at once has to be taken in time."""
+        try:
+            sent = self._socket.send(answer, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            sent = 0
+        if sent < len(answer):
+            self._socket.settimeout(self._limits.request_seconds)
+            self._socket.sendall(answer[sent:])
+            self._socket.settimeout(None)
 
     def _linger(self) -> None:
         """Take what still arrives for a moment, so that the answer is not lost in a reset."""

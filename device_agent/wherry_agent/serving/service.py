@@ -153,7 +153,6 @@ class Service:
         if call.encoding not in ("", "identity"):
             error = ServingError("S02", f"Content-Encoding {call.encoding[:20]} is not supported")
             return Reply(415, oip.write_error(error)[1])
-        rows = 1
         try:
             asked = read_infer(
                 call.body,
@@ -161,15 +160,21 @@ class Service:
                 most_rows=self._most_rows,
                 outputs=oip.outputs_of(served.manifest),
             )
-            rows = asked.rows
-            raw = asked.matrix(served.manifest.input, self._also)
         except (InputError, ServingError) as error:
-            self._scorer.refuse(error.code, rows)
+            self._scorer.refuse(error.code, 1)
+            raise
+        if asked.one is not None:
+            answer = self._scorer.answer_one(asked.one, served, call.started, asked.at)
+            return Reply(200, oip.write_one(self._id(asked.id), answer, served.manifest))
+        try:
+            raw = asked.matrix(served.manifest.input, self._also)
+        except InputError as error:
+            self._scorer.refuse(error.code, asked.rows)
             raise
         answers = self._scorer.answer(raw, served, started=call.started, at=asked.at)
         body, json_length = oip.write_answer(
             asked,
-            asked.id or f"{self._session}-{next(self._count)}",
+            self._id(asked.id),
             answers,
             served.manifest,
             served.digest,
@@ -177,6 +182,9 @@ class Service:
         if json_length < 0:
             return Reply(200, body)
         return Reply(200, body, _BINARY, ((_JSON_LENGTH, str(json_length)),))
+
+    def _id(self, given: str) -> str:
+        return given or f"{self._session}-{next(self._count)}"
 
 
 def _can_answer(served: Served | None) -> bool:
