@@ -31,7 +31,7 @@ HOMES = {
         "toolkit/wherry/server/",
         "toolkit/wherry/watch/bridge.py",
     ),
-    "h11": ("device_agent/wherry_agent/serving/server.py",),
+    "h11": ("device_agent/wherry_agent/serving/connection.py",),
     "onnxruntime": (
         "device_agent/wherry_agent/serving/runtime_onnx.py",
         "converters/",

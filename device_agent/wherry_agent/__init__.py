@@ -1,7 +1,7 @@
 """The device agent: runs on the board, scores payments, and never waits for a network.
 
 It imports the contract and nothing of the host. Third-party: numpy everywhere, paho only
-in `mqtt`, h11 only in `server`, each inference runtime only in its own `runtime_` file.
+in `mqtt`, h11 only in `connection`, each inference runtime only in its own `runtime_` file.
 """
 
 from typing import TYPE_CHECKING, Any
