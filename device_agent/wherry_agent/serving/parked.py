@@ -88,9 +88,10 @@ class Parked:
                 self._begun.discard(item)
 
     def close(self) -> None:
-        """End `run`."""
-        self._closed = True
-        os.eventfd_write(self._wake, 1)
+        """End `run`; once is enough."""
+        if not self._closed:
+            os.eventfd_write(self._wake, 1)  # first: `run` closes it when it sees the other
+            self._closed = True
 
 
 class Helpers:
