@@ -268,7 +268,7 @@ def measure(all_peers: Mapping[str, Peer], folder: Path, rounds: int) -> dict[st
     asked = {named: requests(rows, named=named) for named in (True, False)}
     found: dict[str, Found] = {}
     with ExitStack() as stack:
-        started: dict[str, tuple[int, socket.socket]] = {}
+        started: dict[str, int] = {}
         for name, peer in all_peers.items():
             result = Found()
             try:
@@ -277,21 +277,22 @@ def measure(all_peers: Mapping[str, Peer], folder: Path, rounds: int) -> dict[st
                 print(f"{name} did not answer: {str(error)[:100]}", file=sys.stderr)
                 continue
             found[name] = result
-            started[name] = (pid, stack.enter_context(connect(peer.address)))
+            started[name] = pid
         for turn in range(rounds + 1):
-            for name, (pid, client) in started.items():
-                _round(all_peers[name], pid, client, asked, found[name], count=turn > 0)
-        for name, (pid, _) in started.items():
+            for name, pid in started.items():
+                _round(all_peers[name], pid, asked, found[name], count=turn > 0)
+        for name, pid in started.items():
             found[name].mib = memory_mib(pid)
     return found
 
 
 def _round(
-    peer: Peer, pid: int, client: socket.socket, asked: Mapping[bool, list[bytes]], found: Found,
+    peer: Peer, pid: int, asked: Mapping[bool, list[bytes]], found: Found,
     *, count: bool,
 ) -> None:  # fmt: skip
-    alone = sorted(times(client, asked[peer.named][:ALONE]))
-    apart = times(client, asked[peer.named][ALONE : ALONE + APART], GAP_SECONDS)
+    with connect(peer.address) as client:  # a new one: some close what is idle for seconds
+        alone = sorted(times(client, asked[peer.named][:ALONE]))
+        apart = times(client, asked[peer.named][ALONE : ALONE + APART], GAP_SECONDS)
     before = cpu_seconds(pid)
     rate = together(peer.address, asked[peer.named][:TOGETHER])
     cpu = (cpu_seconds(pid) - before) / TOGETHER * 1e6
