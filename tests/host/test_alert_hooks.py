@@ -6,15 +6,20 @@ import json
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from support_fleet import wherry
+import pytest
+from support import wait_for
+from support_fleet import open_store, wherry
 from support_monitor import Fleet, rows
 from support_town import running_town
 
 from wherry.hooks import Ledger, alerts, tell_alerts
 from wherry.hooks.alerts import TRIES
 from wherry.monitor import Decision, FleetView, judge
-from wherry_contract.errors import LinkError
+from wherry.server.teller import Teller, Telling
+from wherry.server.watching import Watching
+from wherry_contract.errors import LinkError, SetupError
 
 NOW = 1.79e9
 
@@ -77,15 +82,32 @@ def test_tries_have_a_budget_and_one_that_is_away_holds_up_nobody(tmp_path: Path
     assert {item.state for item in told if item.cause == found[0].id} == {"given up", "told before"}
 
 
+def _heard(path: Path) -> list[dict[str, Any]]:
+    """What a hook was told, as far as it is written whole."""
+    text = path.read_text() if path.exists() else ""
+    return [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+
+
+def test_a_mistake_in_a_hooks_file_stops_the_start(tmp_path: Path) -> None:
+    hooks = tmp_path / "hooks.toml"
+    hooks.write_text('[[hooks]]\nname = "x"\nkind = "pigeon"\n')
+    with open_store(tmp_path) as store, pytest.raises(SetupError, match="H01"):
+        Teller(Telling(retrain=hooks), Watching(store), tmp_path)
+
+
 def test_a_command_gets_a_real_servers_alerts(tmp_path: Path) -> None:
-    with running_town(tmp_path) as town:
-        data, heard = town.server.data, tmp_path / "heard"
-        program = tmp_path / "hear.py"
-        program.write_text(
-            f"import os, sys\nwith open({str(heard)!r}, 'ab') as out:\n"
-            "    out.write(sys.stdin.buffer.read() + b'\\n')\n"
-        )
-        words = ["watch", "alerts", "--exec", f"{sys.executable} {program}"]
+    heard, by_server, hooks = (tmp_path / name for name in ("heard", "by-server", "hooks.toml"))
+    program = tmp_path / "hear.py"
+    program.write_text(
+        "import sys\nwith open(sys.argv[1], 'ab') as out:\n"
+        "    out.write(sys.stdin.buffer.read() + b'\\n')\n"
+    )
+    command = json.dumps([sys.executable, str(program), str(by_server)])
+    hooks.write_text(f'[[hooks]]\nname = "page"\nkind = "command"\ncommand = {command}\n')
+    told_by = ("--alerts", str(hooks), "--retrain", str(hooks), "--hooks-interval", "1s")
+    with running_town(tmp_path, *told_by) as town:
+        data, book = town.server.data, ("--ledger", str(tmp_path / "book"))
+        words = ["watch", "alerts", "--exec", f"{sys.executable} {program} {heard}", *book]
         assert wherry(data, *words).stdout == "nothing has drifted\n"
         for day in range(2, 5):
             town.day(day, doubled="till-2" if day > 2 else "")
@@ -94,8 +116,14 @@ def test_a_command_gets_a_real_servers_alerts(tmp_path: Path) -> None:
         assert not heard.exists()
         for _ in range(2):
             wherry(data, *words)
-        told = [json.loads(line) for line in heard.read_text().splitlines()]
+        told = _heard(heard)
         assert told == dry["alerts"]
+        # the server has told the same, each once, without being asked
+        wait_for(lambda: len(_heard(by_server)) >= len(told), what="the server's own hooks")
+        ids = [item["id"] for item in _heard(by_server)]
+        assert sorted(ids) == sorted({*ids})
+        assert {item["id"] for item in told} <= {*ids}
+        assert town.server.client.get("health")["parts"]["hooks"] is True
         assert ("till-2", "AMOUNT", "act") in {
             (item["device"], item["subject"], item["decision"]) for item in told
         }

@@ -67,6 +67,8 @@ def test_the_story_of_a_drift(town: Town, tmp_path: Path) -> None:
     assert "2018-07-23 to 2018-07-29" in weekly
     assert len(wherry(data, "monitor", "--all", ok=1).stdout.splitlines()) > 50
     sites = wherry(data, "monitor", "--by", "site", "--same-hours", ok=1).stdout
+    wrong = wherry(data, "monitor", "--by", "town", ok=3).stderr
+    assert "no device has the label town; there are site" in wrong
     assert any(x.startswith("site=paris ") and " AMOUNT " in x for x in sites.splitlines())
     assert not any(x.startswith("site=lyon ") and " AMOUNT " in x for x in sites.splitlines())
     refused = wherry(data, "monitor", "--bucket", "5d", ok=3)

@@ -10,9 +10,10 @@ import click
 from wherry.folder import home
 
 from .options import data_option
-from .output import say
+from .output import Seconds, say
 
 _PORT: Final = click.IntRange(0, 65_535)
+_file: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command(epilog="Example: wherry serve --data fleet --port 8080")
@@ -76,6 +77,23 @@ _PORT: Final = click.IntRange(0, 65_535)
     show_default=True,
     help="A larger fleet has no metrics of single devices, but of all together.",
 )
+@click.option(
+    "--alerts",
+    type=_file,
+    help="Whom to tell of drift, as `wherry watch alerts --hooks` does (docs/watching.md).",
+)
+@click.option(
+    "--retrain",
+    type=_file,
+    help="Whom to tell of models that have aged, as `wherry retrain check --hooks` does.",
+)
+@click.option(
+    "--hooks-interval",
+    type=Seconds(),
+    default="1m",
+    show_default=True,
+    help="How often --alerts and --retrain look.",
+)
 @click.pass_context
 def serve(
     ctx: click.Context,
@@ -96,6 +114,9 @@ def serve(
     store: str,
     member: str,
     metrics_devices: int,
+    alerts: Path | None,
+    retrain: Path | None,
+    hooks_interval: float,
 ) -> None:
     """Run the fleet's server: broker, depot, ingest.
 
@@ -107,6 +128,7 @@ def serve(
     from wherry.server.app import serve as run
     from wherry.server.app import set_up_logging
     from wherry.server.choice import Choice, Ready
+    from wherry.server.teller import Telling
 
     set_up_logging(verbose=bool(ctx.find_root().obj["verbose"]))
 
@@ -131,5 +153,6 @@ def serve(
         registry,
         store,
         member,
+        Telling(alerts, retrain, hooks_interval),
     )
     run(choice, on_ready)

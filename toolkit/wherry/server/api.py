@@ -77,6 +77,7 @@ def make_app(
     most_devices: int = MOST_DEVICES,
     upload_bytes: int = BUNDLE_LIMIT_BYTES,
     data: Path | None = None,
+    watching: Watching | None = None,
 ) -> ASGIApp:
     """The HTTP application.
 
@@ -91,11 +92,13 @@ def make_app(
         most_devices: a larger fleet has no metrics of single devices.
         upload_bytes: the largest upload.
         data: the server's folder; that of uploads if left out.
+        watching: judges the store's windows; one of its own if left out.
     """
     home = data or scratch
     api = _Api(office, scratch, home, upload_bytes, life)
     identity = IdentityApi(office, registrar)
-    store, watching = office.store, Watching(office.store)
+    store = office.store
+    watching = watching or Watching(store)
     registry = registrar.registry if registrar else None
     routes = [
         Route("/depot/{name:path}", api.depot, methods=["GET"]),

@@ -47,6 +47,8 @@ from .registrar import Registrar
 from .round_trip import self_test, shares
 from .sharing import Sharing
 from .store import Store
+from .teller import Teller
+from .watching import Watching
 
 _DEFAULT_FLEET: Final = "fleet"
 
@@ -172,16 +174,21 @@ class _Server:
         registrar = self._open_doors(office, doors, signer, link, broker)
         scratch = self._own / "uploads"
         scratch.mkdir(exist_ok=True)
+        watching = Watching(store)
+        teller = Teller(self._choice.telling, watching, self._data)
+        self._stack.callback(teller.stop)
+        teller.start()
         app = make_app(
             office,
             self._token("token"),
             scratch,
             registrar,
             asker,
-            life=lambda: self._life(link, driver, broker),
+            life=lambda: self._life(link, driver, broker, teller),
             scraper=self._token("metrics.token"),
             most_devices=self._choice.metrics_devices,
             data=self._data,
+            watching=watching,
         )
         told = {"broker": broker.url(self._told_host), "depot": f"{depot}/depot", "enrol": enrol}
         ready = Ready(url, address.url, told, fleet, self._data)
@@ -195,8 +202,11 @@ class _Server:
         host = self._choice.host
         return host if self._choice.plain or is_loopback(host) else "127.0.0.1"
 
-    def _life(self, link: Link, driver: Driver, broker: FleetBroker) -> dict[str, bool]:
+    def _life(
+        self, link: Link, driver: Driver, broker: FleetBroker, teller: Teller
+    ) -> dict[str, bool]:
         found = {"link": link.alive, "driver": driver.alive}
+        found |= {} if teller.idle else {"hooks": teller.alive}
         found |= {"doors": self._premises.doors.alive} if self._premises else {}
         return found | ({"broker": broker.alive} if broker.is_ours else {})
 

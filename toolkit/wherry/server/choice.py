@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from .metrics_api import MOST_DEVICES
+from .teller import Telling
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Choice:
         member: its name, as one of several servers of the data folder; "" for the first.
         store: URL of a PostgreSQL database, ``sqlite`` for a file in the data folder, "" for
             that of last time.
+        telling: whose hooks the server itself tells.
     """
 
     data: Path
@@ -47,6 +49,7 @@ class Choice:
     registry: str = ""
     store: str = ""
     member: str = ""
+    telling: Telling = field(default_factory=Telling)
 
     @property
     def own(self) -> Path:

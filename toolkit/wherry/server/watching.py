@@ -84,7 +84,7 @@ class Watching:
             slots: of all devices together, the slots of what did not move, too.
 
         Raises:
-            RolloutError: R06, the bucket makes no sense.
+            RolloutError: R06, the bucket makes no sense, or no device has such a label.
             StoreError: D01 or D06.
         """
         policy = Policy()
@@ -95,6 +95,7 @@ class Watching:
             self._forget()
             sums = self._caught_up(policy.bucket_seconds)
             rows = {row.device: row.labels for row in self._store.devices(select)}
+            _check_labels(rows, by)
             key = (tuple(sorted((select or {}).items())), tuple(by), same_hours)
             watch, kept = (
                 sums.looks.pop(key)
@@ -156,6 +157,14 @@ class Watching:
             found[bundle] = Reference(profile, manifest.input, manifest.output)
         self._references |= found
         return bool(found)
+
+
+def _check_labels(labels: Mapping[str, Mapping[str, str]], by: Sequence[str]) -> None:
+    known = sorted({name for mine in labels.values() for name in mine})
+    unknown = [name for name in by if name not in known]
+    if unknown and labels:
+        there = f"there are {', '.join(known[:20])}" if known else "no device has any"
+        raise RolloutError("R06", f"no device has the label {', '.join(unknown)[:80]}; {there}")
 
 
 def segments_of(labels: Mapping[str, Mapping[str, str]], by: Sequence[str]) -> Segments:
