@@ -105,19 +105,59 @@ def test_the_example_s_payments() -> None:
     _check(found, true, 0.08)
 
 
-def test_all_of_july(shared: Path) -> None:
-    """Trained on a week, calibrated on the next, labels seven days late: 17 days of 9,600 rows."""
+def _july(shared: Path) -> tuple[Payments, NDArray[np.int64]]:
+    """All payments of July, and the scenario of each fraud, 0 for none."""
     folder = shared / "payments"
     features = parquet.read_table(folder / "fdh_features_2018-07.parquet")
-    wanted = ["TRANSACTION_ID", "TX_AMOUNT", "TX_TIME_DAYS", "TX_FRAUD"]
+    wanted = ["TRANSACTION_ID", "TX_AMOUNT", "TX_TIME_DAYS", "TX_FRAUD", "TX_FRAUD_SCENARIO"]
     table = parquet.read_table(folder / "fdh_transactions_2018-04_2018-07.parquet", columns=wanted)
     places = np.searchsorted(
         table["TRANSACTION_ID"].to_numpy(), features["TRANSACTION_ID"].to_numpy()
     )
-    amount, day, fraud = (table[name].to_numpy()[places] for name in wanted[1:])
+    amount, day, fraud, scenario = (table[name].to_numpy()[places] for name in wanted[1:])
     windows = [features[name].to_numpy().astype(float) for name in features.column_names[1:]]
     raw = np.column_stack([amount, *windows])
     payments = Payments(raw, fraud.astype(bool), (day - day.min()).astype(np.int64))
-    found, true = _compare(payments, (7, 14), late=7)
+    return payments, scenario.astype(np.int64)
+
+
+def test_all_of_july(shared: Path) -> None:
+    """Trained on a week, calibrated on the next, labels seven days late: 17 days of 9,600 rows."""
+    found, true = _compare(_july(shared)[0], (7, 14), late=7)
     assert [item.verdict for item in found] == [Verdict.CONFIRMED] * 10 + [Verdict.ESTIMATED] * 7
     _check(found, true, 0.03)
+
+
+@pytest.mark.parametrize(
+    ("scenario", "known"),
+    [
+        pytest.param(2, False, id="terminals are compromised: the ranking is lost"),
+        pytest.param(3, True, id="cards are compromised: the ranking knows them, too"),
+    ],
+)
+def test_the_onset_of_a_kind_of_fraud(shared: Path, scenario: int, *, known: bool) -> None:
+    """A kind that neither training nor check rows held begins on day 14; labels are a week late.
+
+    The estimate cannot know and goes on; where recall is lost, labels show it, a week later.
+    """
+    july, kinds = _july(shared)
+    kept = ((kinds != scenario) | (july.days >= 14)) & (july.days < 25)
+    payments = Payments(july.raw[kept], july.truth[kept], july.days[kept])
+    found, true = _compare(payments, (7, 14), late=7)
+    judged = [(item, truth) for item, truth in zip(found, true, strict=True) if item.estimated]
+    fooled = [item.estimated.recall_decile.low > truth for item, truth in judged if item.estimated]
+    labelled = [(item, truth) for item, truth in judged if item.realised]
+    assert len(labelled) >= 2
+    for item, truth in labelled:
+        assert item.realised
+        assert item.realised.recall_decile.value == pytest.approx(truth, abs=0.06)
+        assert item.ratio
+    assert labelled[0][0].ratio
+    assert labelled[0][0].ratio.low > 1.0, "there is more fraud than scores let expect"
+    verdicts = [item.verdict for item, _ in labelled]
+    if known:
+        assert np.mean(fooled) < 0.3
+        assert {*verdicts} == {Verdict.CONFIRMED}
+    else:
+        assert all(fooled)
+        assert verdicts[:2] == [Verdict.WATCH, Verdict.CONCEPT]
