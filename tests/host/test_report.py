@@ -361,3 +361,14 @@ def test_how_well_the_models_do_and_until_when() -> None:
     assert "concept drift: 0." in text
     assert text.count("Recall in the top tenth, ") == 1
     assert text.index("2018-09-22") < text.index("not determined"), "dates come first"
+
+
+def test_who_feels_for_the_threshold_is_told_by_device_and_sign() -> None:
+    data = _data(_fleet())
+    assert "feels for the threshold" not in render(data)
+    told = [EventLine(MONDAY + n, "d1", "warning", "probing", "repeats near") for n in range(3)]
+    told.append(EventLine(MONDAY, "d2", "warning", "probing", "velocity"))
+    page = render(replace(data, events=(*data.events, *told)))
+    part = page[page.index("feels for the threshold") :]
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", part)[:8]
+    assert [cells[:3], cells[4:7]] == [["d1", "repeats near", "3"], ["d2", "velocity", "1"]]

@@ -201,6 +201,19 @@ def devices(data: ReportData) -> list[dict[str, str]]:
     ]
 
 
+def probings(data: ReportData) -> list[dict[str, str]]:
+    """Where somebody seemed to feel for the threshold: a line for each device and sign, latest first."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for event in data.events:
+        if event.code == "probing":
+            found.setdefault((event.device, event.text), []).append(event.at)
+    ordered = sorted(found.items(), key=lambda item: -max(item[1]))
+    return [
+        {"device": device, "text": text, "times": str(len(at)), "last": words.day(max(at))}
+        for (device, text), at in ordered[:MOST_EVENTS]
+    ]
+
+
 def waves(line: RolloutLine) -> list[dict[str, str]]:
     """What came of each wave of a rollout."""
     found = []

@@ -73,6 +73,7 @@ def _page(data: ReportData) -> dict[str, Any]:
         "health_pictures": list(_health(data)),
         "rollouts": [_rollout(line, data.made_at) for line in data.rollouts[::-1][:_MOST_ROLLOUTS]],
         "devices": facts.devices(data),
+        "probings": facts.probings(data),
         "events": data.events[::-1][: facts.MOST_EVENTS],
         "day": words.day,
         "bundles": {item.digest: f"{item.name} {item.version}" for item in data.bundles},
