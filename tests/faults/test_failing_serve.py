@@ -7,11 +7,13 @@ everything that it had answered is there, once, and all of the work can be done.
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from support_release import copied
 from support_serve import Shop, Victim, check, make_data, running_shop
 from support_victim import Victims
 
-from wherry_contract.errors import WherryError
+from wherry_contract.errors import StoreError, WherryError
 
 SEED = int(os.environ.get("WHERRY_CRASH_SEED", "20261201"))
 WORK = ("take", "enrol", "tell", "roll", "revoke")
@@ -56,6 +58,18 @@ def trouble(shop: Shop, number: int, chance: random.Random, per_million: int) ->
 def test_a_server_whose_disk_fails_goes_on(shop: Shop) -> None:
     chance = random.Random(SEED)
     assert sum(trouble(shop, number, chance, 200_000) for number in range(1, 6))
+
+
+def test_an_upload_to_a_full_disk_is_told(shop: Shop) -> None:
+    """What is small is only written when it is read, and may fail again when it is put away."""
+    page = shop.server.victims.page
+    for times in (1, 2):
+        page.set(asked=0, failed=0, fail_at=1, fail_times=times, fail_errno=errno.ENOSPC)
+        with pytest.raises(StoreError) as caught:
+            shop.server.client.upload("bundles", BytesIO(b"x" * 100), 100)
+        assert (caught.value.code, page.get("failed")) == ("D01", times)
+    page.set(fail_at=0)
+    check(shop, ())
 
 
 def start(victims: Victims, base: Path, data: Path, seed: int, per_million: int) -> int:

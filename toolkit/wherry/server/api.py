@@ -178,18 +178,18 @@ class _Api:
         said = request.headers.get("content-length", "0")
         if said.isdecimal() and int(said) > limit:
             raise too_large
-        with tempfile.TemporaryFile(dir=self._scratch) as stream:
-            try:
+        try:
+            with tempfile.TemporaryFile(dir=self._scratch) as stream:
                 async for chunk in request.stream():
                     size += len(chunk)
                     if size > limit:
                         raise too_large
                     await run_in_threadpool(stream.write, chunk)
-            except ClientDisconnect as error:
-                raise BundleError("B01", f"the upload was cut off at {size} bytes") from error
-            except OSError as error:
-                raise as_store_error(error, "upload") from error
-            row = await run_in_threadpool(self._office.take_bundle, stream)
+                row = await run_in_threadpool(self._office.take_bundle, stream)
+        except ClientDisconnect as error:
+            raise BundleError("B01", f"the upload was cut off at {size} bytes") from error
+        except OSError as error:  # what it holds back it writes when it is read, or put away
+            raise as_store_error(error, "upload") from error
         return JSONResponse({"schema": "wherry/bundle-row/1"} | views.bundle_view(row))
 
     def bundles(self, _: Request) -> Response:
