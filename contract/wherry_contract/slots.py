@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .features import Feature, RawMatrix
-from .wire import Fields
+from .wire import Fields, all_counts
 
 MAX_BINS: Final = 4096
 MAX_PAIRS: Final = 8
 MAX_PAIR_CELLS: Final = 400
 
+_SLOTS: Final = {"bins", "below", "above", "missing"}
 _BLOCK_ROWS: Final = 256
 _NARROW: Final = 24  # edges; a feature with more is searched by itself
 
@@ -51,6 +52,21 @@ class FeatureCounts:
             above=fields.integer("above", 0),
             missing=fields.integer("missing", 0),
         )
+
+    @classmethod
+    def read(cls, fields: Fields, name: str) -> FeatureCounts:
+        """Read the counts of one feature of a table.
+
+        What is as it should be, and nearly all is, is seen in a few loops in C; anything else
+        is read field by field, for its own error.
+        """
+        found = fields.peek(name)
+        if type(found) is dict and found.keys() <= _SLOTS and type(found.get("bins")) is list:
+            bins = found["bins"]
+            rest = {slot: count for slot, count in found.items() if slot != "bins"}
+            if len(bins) <= MAX_BINS and all_counts(bins) and all_counts([*rest.values()]):
+                return cls(tuple(bins), **rest)
+        return cls.from_fields(fields.table(name))
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form; a slot that holds nothing is left out."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from .features import NAME
 from .histograms import LATENCY_BINS, MEMORY_BINS, SCORE_BINS, TEMPERATURE_BINS
@@ -16,6 +16,8 @@ from .shadow import ShadowCounts
 from .slots import MAX_PAIR_CELLS, MAX_PAIRS, FeatureCounts, split_pair
 from .when import to_text
 from .wire import MESSAGE, Fields
+
+_NAME: Final = re.compile(NAME)
 
 
 @dataclass(frozen=True)
@@ -92,10 +94,7 @@ class Window:
             flagged=fields.integer("flagged", 0),
             fallback=fields.integer("fallback", 0),
             errors=_counts_by_name(fields, "errors"),
-            features={
-                name: FeatureCounts.from_fields(features.table(name))
-                for name in list(features.rest())
-            },
+            features={name: FeatureCounts.read(features, name) for name in list(features.rest())},
             scores=fields.counts("scores", limit=SCORE_BINS),
             latency=fields.counts("latency", limit=LATENCY_BINS),
             reason=fields.choice("reason", ("rows", "time", "switch", "stop")),
@@ -127,7 +126,7 @@ class Window:
         if self.classes and sum(self.classes) != sum(self.scores):
             raise fields.error("classes", "counts that add up to those of scores")
         names = (*self.features, *self.errors, *self.probing)
-        if not all(re.fullmatch(NAME, name) for name in names):
+        if not all(map(_NAME.fullmatch, names)):
             raise fields.error("features", f"by names like {NAME}, and errors too")
         self._check_flagged(fields)
         self._check_sizes(fields)

@@ -24,6 +24,8 @@ SLUG: Final = r"[a-z0-9][a-z0-9-]{0,62}"  # ids of devices, families, rollouts
 MAX_DEPTH: Final = 24  # levels of nesting; our deepest own document has 7
 # possessive, so that a string which never ends costs one pass and no more
 _DEPTH_SCAN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[{]|[\]}]', re.DOTALL)
+_LONG = 512  # bytes; looking through more costs more than looking at each fraction
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 # what could become infinite as a double, and halves of surrogate pairs: looked at more closely
 _MAY_OVERFLOW = re.compile(rb"[eE]\+?\d\d|\d{300}")
 _MAY_BE_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -64,8 +66,23 @@ def compact(document: Mapping[str, Any]) -> bytes:
     return json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
+def _bound_of_depth(data: bytes) -> int | None:
+    """At most so deep, for a document without escapes; None if that takes a closer look.
+
+    Every second part between quotes is a string, and what is left of the rest is brackets.
+    """
+    left = b"".join(data.split(b'"')[::2]).translate(None, _NO_BRACKETS)
+    for rounds in range(MAX_DEPTH // 2):  # each takes away one level, or two
+        if not left:
+            return 2 * rounds
+        left = left.replace(b"[]", b"").replace(b"{}", b"")
+    return None
+
+
 def _depth(data: bytes) -> int:
     depth = deepest = 0
+    if b"\\" not in data and (bound := _bound_of_depth(data)) is not None:
+        return bound
     for token in _DEPTH_SCAN.finditer(data):
         first = token.group()[0]
         if first in b"[{":
@@ -100,9 +117,9 @@ def _load(data: bytes) -> Any:
         data.decode(),
         object_pairs_hook=_no_duplicates,
         parse_constant=_no_constant,
-        parse_float=_finite if _MAY_OVERFLOW.search(data) else None,
+        parse_float=_finite if len(data) > _LONG or _MAY_OVERFLOW.search(data) else None,
     )
-    if _MAY_BE_HALF.search(data):
+    if b"\\" in data and _MAY_BE_HALF.search(data):
         json.dumps(document, ensure_ascii=False).encode()  # half a pair cannot be written back
     return document
 
@@ -132,6 +149,16 @@ def parse_json(data: bytes, *, limit: int, what: str, domain: Domain = MANIFEST)
     return document
 
 
+_INT: Final = {int}
+
+
+def all_counts(values: list[Any]) -> bool:
+    """Whether all are integers in [0, 2**53); each step is one loop in C."""
+    if not values:
+        return True
+    return set(map(type, values)) == _INT and min(values) >= 0 and max(values) < 2**53
+
+
 class Fields:
     """Takes typed fields out of a parsed object and remembers what nobody asked for.
 
@@ -153,6 +180,10 @@ class Fields:
         if default is _REQUIRED:
             raise self.error(name, "there")
         return default
+
+    def peek(self, name: str) -> Any:
+        """A value as it stands, not taken yet; None if it is not there."""
+        return self._left.get(name)
 
     def text(
         self, name: str, default: object = None, *, pattern: str = "", limit: int = 4096
@@ -229,7 +260,7 @@ class Fields:
     def counts(self, name: str, default: object = None, *, limit: int = 4096) -> tuple[int, ...]:
         """A list of integers that are not negative."""
         values = self.items(name, default, limit=limit)
-        if not all(type(value) is int and 0 <= value < 2**53 for value in values):
+        if not all_counts(values):
             raise self.error(name, "a list of counts")
         return tuple(values)
 
