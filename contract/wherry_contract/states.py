@@ -52,6 +52,7 @@ class RolloutState(StrEnum):
     WAVE = "wave"
     DONE = "done"
     HOLD = "hold"
+    PAUSED = "paused"
     ABORTED = "aborted"
     REVERTING = "reverting"
     REVERTED = "reverted"

@@ -13,8 +13,6 @@ from support_fleet import FAMILY, state
 from wherry.outcomes import SILENT
 from wherry.rows import DeviceRow, Exposure, RolloutRow
 from wherry.server.rollout import (
-    TABLE,
-    E,
     Look,
     Policy,
     Report,
@@ -22,6 +20,7 @@ from wherry.server.rollout import (
     settle,
     way_back,
 )
+from wherry.server.verdict import TABLE, E
 from wherry.server.waves import Candidate, plan_waves, shares_of, wave_ends
 from wherry_contract.errors import RolloutError
 from wherry_contract.shadow import ShadowCounts

@@ -125,6 +125,20 @@ class Decision:
     reason: str
 
 
+PAUSE, RESUME, PASS = "pause", "resume", "pass"
+"""What an operator may say of a rollout, besides its end."""
+
+
+@dataclass(frozen=True)
+class Word:
+    """What an operator said of a rollout, at which wave."""
+
+    at: float
+    what: str
+    why: str
+    wave: int
+
+
 @dataclass(frozen=True)
 class RolloutRow:
     """One rollout with its whole history.
@@ -138,6 +152,7 @@ class RolloutRow:
         stopped: why an operator asked for the end; "" if nobody did.
         devices: in the order of exposure.
         decisions: the oldest first.
+        words: what operators said, the oldest first.
     """
 
     id: str
@@ -155,6 +170,7 @@ class RolloutRow:
     stopped: str = ""
     devices: tuple[Exposure, ...] = ()
     decisions: tuple[Decision, ...] = ()
+    words: tuple[Word, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,23 @@ import click
 
 from wherry.client import Client, find_client, segment
 from wherry.folder import home
-from wherry.outcomes import FAILED
+from wherry.outcomes import FAILED, shown
 from wherry.verified import recorded
 from wherry_contract.errors import GateError, RolloutError
 from wherry_contract.states import RolloutState
 
-from .options import select_option, server_options
+from .options import Pair, select_option, server_options
 from .output import Seconds, ShadowWave, confirm, json_option, say, show, table, yes_option
+from .plans import plan_lines
+from .steer import (
+    rollout_explain,
+    rollout_history,
+    rollout_pause,
+    rollout_resume,
+    rollout_undo,
+)
 
 _POLL_SECONDS: Final = 0.5
-_SHOWN: Final = 8  # device ids in one line of a plan
 _ENDED: Final = (RolloutState.DONE, RolloutState.REVERTED)
 
 
@@ -59,6 +66,29 @@ _ENDED: Final = (RolloutState.DONE, RolloutState.REVERTED)
     show_default=True,
     help="Devices that may fail in a wave after the canary.",
 )
+@click.option(
+    "--quorum",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Share of a wave that must have committed for the next one to begin.",
+)
+@click.option(
+    "--gates",
+    default="auto",
+    show_default=True,
+    help="auto: where the waves are large enough; none; or names, which then must decide.",
+)
+@click.option("--limit", "limits", type=Pair(), multiple=True, help="Of a gate, as latency=1.")
+@click.option("--looks", type=click.IntRange(1, 20), default=3, show_default=True)
+@click.option("--look-every", type=Seconds(), default="1h", show_default=True)
+@click.option(
+    "--confidence",
+    type=click.FloatRange(0.5, 1, max_open=True),
+    default=0.99,
+    show_default=True,
+    help="Share of rollouts of a model that makes no difference that no gate aborts.",
+)
 @yes_option
 @click.option("--wait", is_flag=True, help="Follow it to its end; exit 1 if it was aborted.")
 @json_option
@@ -74,6 +104,12 @@ def push(
     soak: float | None,
     soak_rows: int | None,
     max_failures: int,
+    quorum: float,
+    gates: str,
+    limits: tuple[tuple[str, str], ...],
+    looks: int,
+    look_every: float,
+    confidence: float,
     server: str,
     token_file: Path | None,
     yes: bool,
@@ -97,6 +133,12 @@ def push(
         "soak_seconds": -1 if soak is None else round(soak),
         "soak_rows": -1 if soak_rows is None else soak_rows,
         "max_failures": max_failures,
+        "quorum": quorum,
+        "gates": [name.strip() for name in gates.split(",")],
+        "gate_limits": {name: _number(value) for name, value in limits},
+        "looks": looks,
+        "look_seconds": look_every,
+        "confidence": confidence,
     }
     if shadow:
         order |= {"shadow_rows": shadow[0], "shadow_seconds": shadow[1]}
@@ -104,9 +146,9 @@ def push(
         order["boards"] = dict(boards)
     plan = client.post("rollouts", order | {"dry_run": True})
     if dry_run:
-        show("wherry/rollout-plan/1", plan, _plan_lines(plan), as_json=as_json)
+        show("wherry/rollout-plan/1", plan, plan_lines(plan), as_json=as_json)
         return
-    confirm(_plan_lines(plan), yes=yes)
+    confirm(plan_lines(plan), yes=yes)
     found = client.post("rollouts", order)
     say(f"rollout {found['id']} has begun")
     if wait:
@@ -116,31 +158,11 @@ def push(
         _check_done(found)
 
 
-def _plan_lines(plan: Mapping[str, Any]) -> list[str]:
-    bundle, waves = plan["bundle"], plan["waves"]
-    lines = [f"{bundle['name']} {bundle['version']} ({bundle['digest'][:19]}) goes to"]
-    for place, names in enumerate(waves):
-        title = "canary" if place == 0 else f"wave {place}"
-        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-        lines.append(f"  {title}: {len(names)}: {', '.join(names[:_SHOWN])}{more}")
-    if shadow := plan.get("shadow"):
-        wanted = f"{shadow['rows']} rows and {shadow['seconds']} s at least"
-        lines.append(f"  first the canary scores with both models, unused: {wanted}")
-    soak = plan["soak"]
-    lines.append(
-        f"  each soaks on {soak['rows']} rows of its own traffic, {soak['seconds']} s at least"
-    )
-    strata = plan.get("strata", [])
-    if len(strata) > 1:
-        names = ["canary", *(f"wave {place}" for place in range(1, len(waves)))]
-        rows = [
-            [*(item[key] or "-" for key in ("board", "site", "group")), *item["waves"]]
-            for item in strata
-        ]
-        lines += [f"  {line}" for line in table(["board", "site", "group", *names], rows)]
-        if plan["strata_left_out"]:
-            lines.append(f"  and {plan['strata_left_out']} more of board, site and group")
-    return lines
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise click.UsageError(f"--limit {text!r} should be a number") from error
 
 
 def _follow(client: Client, name: str) -> dict[str, Any]:
@@ -264,7 +286,7 @@ def _status_lines(found: Mapping[str, Any]) -> Iterable[str]:
     yield from table(heads, rows)
     yield ""
     for step in found["decisions"]:
-        figures = ", ".join(f"{name} {value}" for name, value in step["figures"].items())
+        figures = ", ".join(f"{name} {value}" for name, value in shown(step["figures"]).items())
         yield f"{step['at']}  {step['before']} -> {step['after']}: {step['reason']}  [{figures}]"
 
 
@@ -310,3 +332,7 @@ def _abort_lines(found: Mapping[str, Any]) -> Iterable[str]:
     first = sum(item["previous"] in {"", found["bundle"]} for item in exposed)
     if first:
         yield f"{first} of them ran no other bundle: who has committed this one keeps it"
+
+
+for command in (rollout_pause, rollout_resume, rollout_undo, rollout_history, rollout_explain):
+    rollout.add_command(command)

@@ -62,6 +62,7 @@ class Rules:
         most_devices: at most so many are read of either side, the first by rank.
         before_seconds: how long before the order a device's traffic is compared with.
         waves: how many waves are judged; each spends its part of the error.
+        strict: whether a wave with too few devices is undecided; else it is not asked.
     """
 
     names: tuple[str, ...] = COMPARED
@@ -77,6 +78,7 @@ class Rules:
     most_devices: int = 400
     before_seconds: float = 86_400.0
     waves: int = 1
+    strict: bool = False
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Rules:

@@ -22,7 +22,6 @@ from wherry.files import as_store_error
 from wherry.verified import read_boards, record
 from wherry_contract.bundle import LIMIT_BYTES as BUNDLE_LIMIT_BYTES
 from wherry_contract.errors import BundleError, RolloutError, WherryError
-from wherry_contract.wire import Fields
 
 from . import label_api, monitor_api, views
 from .answers import error_response
@@ -32,10 +31,12 @@ from .group_api import GroupApi
 from .identity_api import IdentityApi
 from .metrics_api import MOST_DEVICES, PATH, MetricsApi
 from .office import Office
+from .orders_api import plan_view, read_policy
 from .query import read_body
 from .question_api import QuestionApi
 from .registrar import Registrar
-from .rollout import Policy
+from .steer_api import SteerApi
+from .steering import Steering
 from .watching import Watching
 from .web.routes import House
 from .web.routes import routes as pages
@@ -43,7 +44,6 @@ from .web.routes import routes as pages
 _API: Final = "/api/v1/"
 _HEALTH: Final = "/api/v1/health"
 _MOST_ITEMS: Final = 10_000
-_MOST_STRATA: Final = 200
 
 
 class _Guard:
@@ -115,6 +115,7 @@ def make_app(
         *monitor_api.routes(store, watching, home),
         *label_api.routes(store),
         *GroupApi(store).routes(),
+        *SteerApi(store, Steering(office, office.clock, office.news)).routes(),
         *MetricsApi(store, watching, life, most_devices).routes(),
         *pages(House(office.site.fleet, token, store, watching, registry)),
     ]
@@ -204,29 +205,11 @@ class _Api:
         if not all(isinstance(value, str) for value in select.values()):
             raise body.error("select", "strings by name")
         dry = body.flag("dry_run", default=False)
-        policy, boards = _policy(body), read_boards(body)
-        if body.rest():
-            raise body.error(min(body.rest()), "a name that this server knows")
+        boards = read_boards(body)
+        policy = read_policy(body)
         if dry:
             plan = await run_in_threadpool(self._office.plan, digest, select, policy)
-            waves = [list(wave) for wave in plan.waves]
-            soak = {"seconds": plan.soak_seconds, "rows": plan.soak_rows}
-            strata = [
-                dict(zip(("board", "site", "group"), name, strict=True)) | {"waves": list(counts)}
-                for name, counts in plan.strata[:_MOST_STRATA]
-            ]
-            document: dict[str, Any] = {
-                "bundle": views.bundle_view(plan.bundle),
-                "waves": waves,
-                "soak": soak,
-            }
-            if policy.shadow_rows >= 0:
-                document["shadow"] = {
-                    "seconds": policy.shadow_seconds,
-                    "rows": policy.shadow_rows,
-                }
-            document |= {"strata": strata, "strata_left_out": len(plan.strata) - len(strata)}
-            return JSONResponse({"schema": "wherry/rollout-plan/1"} | document)
+            return JSONResponse({"schema": "wherry/rollout-plan/1"} | plan_view(plan))
         row = await run_in_threadpool(self._office.start, digest, select, policy)
         if boards:
             await run_in_threadpool(record, self._home, row.bundle, boards)
@@ -269,18 +252,3 @@ class _Api:
             "counters": self._store.counters(),
         }
         return JSONResponse({"schema": "wherry/events/1"} | document)
-
-
-def _policy(body: Fields) -> Policy:
-    plain = Policy()
-    return Policy(
-        shares=body.texts("waves", list(plain.shares), limit=32),
-        soak_rows=body.integer("soak_rows", plain.soak_rows, low=-1),
-        soak_seconds=body.integer("soak_seconds", plain.soak_seconds, low=-1),
-        max_failures=body.integer("max_failures", plain.max_failures),
-        silent_seconds=body.number("silent_seconds", plain.silent_seconds),
-        hold_seconds=body.number("hold_seconds", plain.hold_seconds),
-        to=body.text("to", plain.to, limit=2000),
-        shadow_rows=body.integer("shadow_rows", plain.shadow_rows, low=-1),
-        shadow_seconds=body.integer("shadow_seconds", plain.shadow_seconds),
-    )

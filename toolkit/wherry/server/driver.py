@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from wherry.endure import Enduring
+from wherry.gates.rules import Rules
 from wherry.rows import Decision, DeviceRow, Exposure, Order, RolloutRow
 from wherry.shadows import add_to
 from wherry_contract.assignment import Assignment
@@ -30,19 +31,19 @@ from .orders import VALID_SECONDS, AssignmentSigner, named_key
 from .rollout import (
     SHADOW_OFF,
     SHADOWED,
-    TABLE,
     UNDECIDED,
-    E,
     Look,
     Policy,
     Report,
     echoes,
+    gates_due,
     in_shadow,
     judge,
     settle,
     way_back,
 )
 from .store import Store
+from .verdict import TABLE, E, said_of
 
 LOG: Final = logging.getLogger("wherry.server")
 _PURGE_SECONDS: Final = 3600.0
@@ -236,6 +237,7 @@ class Driver:
             shadowed=frozenset(heard.shadowed),
             shadows=dict(heard.shadows),
             shadows_off=dict(heard.off),
+            in_depot=self._store.depot.holds(row.bundle),
         )
 
     def _hear_shadows(self, row: RolloutRow, heard: _Heard) -> None:
@@ -248,6 +250,17 @@ class Driver:
             if found and found.bundle == row.bundle:
                 add_to(heard.shadows, stored.device, found)
 
+    def _with_inputs(self, row: RolloutRow, look: Look) -> Look:
+        """The same look, with what the gates are asked with if they are due."""
+        if not gates_due(row, look):
+            return look
+        rules = Rules.from_dict(Policy.from_dict(row.policy).gates)
+        made = sum(
+            bool(item.figures.get("gates")) and item.figures["wave"] == row.wave
+            for item in row.decisions
+        )
+        return replace(look, inputs=self._store.trial.inputs(row, rules, made + 1))
+
     # --- one rollout --------------------------------------------------------------------
 
     def _advance(self, row: RolloutRow, look: Look) -> None:
@@ -255,7 +268,8 @@ class Driver:
         settled = tuple(
             settle(item, row.bundle, look, policy.silent_seconds) for item in row.devices
         )
-        verdict = judge(replace(row, devices=settled), look)
+        now_row = replace(row, devices=settled)
+        verdict = judge(now_row, self._with_inputs(now_row, look))
         after = TABLE[R(row.state), verdict.event]
         wave = row.wave + (verdict.event == E.PASSED)
         exposures, orders = self._orders(
@@ -264,12 +278,15 @@ class Driver:
         changed = tuple(
             item for item, before in zip(exposures, row.devices, strict=True) if item != before
         )
-        moved = after != row.state or wave != row.wave
+        moved = after != row.state or wave != row.wave or "gates" in verdict.figures
         if not moved and not changed:
             return
         decision = None
         if moved:
-            figures, reason = verdict.figures, verdict.reason
+            figures, reason = dict(verdict.figures), verdict.reason
+            if verdict.results:
+                figures["gates_said"] = said_of(verdict)
+                figures["gate_results"] = [item.to_dict() for item in verdict.results]
             event = str(verdict.event)
             decision = Decision(look.now, row.state, event, str(after), wave, figures, reason)
             LOG.info("%s: %s -> %s: %s", row.id, row.state, after, reason)
@@ -298,6 +315,7 @@ class Driver:
             due = [item for item in row.devices if item.wave == 0 and not item.sequence]
         elif row.state in (R.CANARY, R.WAVE):
             due = [item for item in row.devices if item.wave <= row.wave and not item.offered_at]
+            due = due if look.in_depot else []  # nobody could fetch it
         elif row.state == R.REVERTING:
             due = way_back(row.devices)
         else:

@@ -13,7 +13,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from wherry.outcomes import FAILED
-from wherry.rows import Decision, Exposure, Order, RolloutRow
+from wherry.rows import PASS, Decision, Exposure, Order, RolloutRow, Word
 from wherry_contract.errors import RolloutError
 from wherry_contract.states import RolloutState
 
@@ -21,6 +21,7 @@ from . import database as db
 from .engines import insert
 
 ENDED: Final = (str(RolloutState.DONE), str(RolloutState.REVERTED))
+OVER: Final = (*ENDED, str(RolloutState.ABORTED), str(RolloutState.REVERTING))
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ class Ledger:
                 **_plain(row, "number"),
                 devices=tuple(Exposure(**_plain(item, "rollout", "rank")) for item in found),
                 decisions=tuple(Decision(**_plain(item, "rollout", "id")) for item in said),
+                words=_words(connection, name),
             )
 
     def waves(self, name: str) -> dict[int, dict[str, int]]:
@@ -184,6 +186,26 @@ class Ledger:
             if not row.stopped:
                 connection.execute(sa.update(db.rollout).where(which).values(stopped=why))
 
+    def say(self, name: str, word: Word) -> None:
+        """Note what an operator said; saying the same again changes nothing.
+
+        Raises:
+            RolloutError: R01; R09, it has ended or is on its way back; R14, to go past the
+                gates of a wave that is over.
+        """
+        with self._database.writing() as connection:
+            row = connection.execute(sa.select(db.rollout).where(db.rollout.c.id == name)).first()
+            if row is None:
+                raise RolloutError("R01", name)
+            if row.state in OVER or row.stopped:
+                raise RolloutError("R09", f"{name} is {row.state}")
+            if word.what == PASS and word.wave != row.wave:
+                raise RolloutError("R14", f"{name} is at wave {row.wave + 1}")
+            last = _words(connection, name)[-1:]
+            if not (last and (last[0].what, last[0].wave) == (word.what, row.wave)):
+                values = word.__dict__ | {"wave": row.wave}
+                connection.execute(db.word.insert().values(rollout=name, **values))
+
     def apply(self, name: str, change: Change) -> None:
         """Record what one look at a rollout changed, all of it or nothing."""
         with self._database.writing() as connection:
@@ -242,6 +264,11 @@ _ROLLOUT_FIELDS: Final = (
 )
 
 
+def _words(connection: sa.Connection, name: str) -> tuple[Word, ...]:
+    query = sa.select(db.word).where(db.word.c.rollout == name).order_by(db.word.c.id)
+    return tuple(Word(**_plain(row, "rollout", "id")) for row in connection.execute(query))
+
+
 def _plain(row: sa.Row[Any], *without: str) -> Mapping[str, Any]:
     return {name: value for name, value in row._mapping.items() if name not in without}  # noqa: SLF001 - SQLAlchemy's public name
 
@@ -267,4 +294,5 @@ def _rollout(connection: sa.Connection, row: sa.Row[Any]) -> RolloutRow:
         **_plain(row, "number"),
         devices=tuple(Exposure(**_plain(item, "rollout", "rank")) for item in exposures),
         decisions=tuple(Decision(**_plain(item, "rollout", "id")) for item in decisions),
+        words=_words(connection, row.id),
     )

@@ -5,10 +5,11 @@ Plain calls on the store; `api` makes HTTP of them.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import BinaryIO, Final
 from urllib.parse import urlsplit
 
@@ -20,7 +21,7 @@ from wherry_contract.signature import AssignmentKey, FamilyTrust, PublicKey, Tru
 from wherry_contract.states import RolloutState
 from wherry_contract.wire import SLUG
 
-from .rollout import Policy
+from .rollout import Policy, can_ask
 from .store import Store
 from .waves import Candidate, plan_waves, shares_of
 
@@ -73,6 +74,8 @@ class Plan:
 
     Attributes:
         strata: for each board, site and group, how many devices are in each wave.
+        policy: as it was asked for, with what its gates share their error over.
+        gated: the waves that gates judge, from 0.
     """
 
     bundle: BundleRow
@@ -80,6 +83,8 @@ class Plan:
     soak_seconds: int
     soak_rows: int
     strata: tuple[tuple[tuple[str, str, str], tuple[int, ...]], ...] = ()
+    policy: Policy = field(default_factory=Policy)
+    gated: tuple[int, ...] = ()
 
 
 class Office:
@@ -107,8 +112,8 @@ class Office:
         self.store = store
         self.site = site
         self._key = assignment_key
-        self._clock = clock
-        self._news = news
+        self.clock = clock
+        self.news = news
         self._root = root
 
     def take_bundle(self, stream: BinaryIO) -> BundleRow:
@@ -150,7 +155,7 @@ class Office:
         check_words(device, family, labels)
         trust = self._root() if self._root else self._trust(family).to_bytes()
         settings = self._settings(device, family, labels, listen, state_dir)  # refuses first
-        self.store.enrol(DeviceRow(device, family, labels, self._clock()), again=again)
+        self.store.enrol(DeviceRow(device, family, labels, self.clock()), again=again)
         self.site.admit()
         kind = "root_json" if self._root else "trust_json"
         return Papers(settings, **{kind: trust.decode()})
@@ -197,7 +202,7 @@ class Office:
                 "the server knows no key that may sign bundles",
                 cure="put NAME.pub.json of `wherry key generate` into the keys folder of --data",
             )
-        orders = AssignmentKey(self._key.keyid, 0.0, self._clock() + _KEY_SECONDS)
+        orders = AssignmentKey(self._key.keyid, 0.0, self.clock() + _KEY_SECONDS)
         return TrustRoot(
             keys | {self._key.keyid: self._key}, {family: FamilyTrust(tuple(keys))}, (orders,)
         )
@@ -209,8 +214,14 @@ class Office:
         lines = [f'{name} = "{file}"' for name, file in files.items()]
         return ["", "[identity]", *lines, f'enrol = "{self.site.enrol}"']
 
-    def plan(self, digest: str, select: Mapping[str, str], policy: Policy) -> Plan:
-        """Who would be in which wave.
+    def plan(
+        self,
+        digest: str,
+        select: Mapping[str, str],
+        policy: Policy,
+        only: Collection[str] | None = None,
+    ) -> Plan:
+        """Who would be in which wave; with `only`, of these devices alone.
 
         Raises:
             RolloutError: R02 no device matches, R04 no such bundle, R06 a wave is wrong.
@@ -218,23 +229,30 @@ class Office:
         bundle = self.store.bundle(digest)
         if not self.store.depot.holds(digest):
             raise RolloutError("R04", digest)
-        candidates = self._candidates(bundle.family, select, policy.to)
+        candidates = self._candidates(bundle.family, select, policy.to, only)
         soak = self.store.manifest(digest).soak
         waves = plan_waves(candidates, policy.shares, seed=digest)
+        gated = _gated(policy, waves)
+        gates = dict(policy.gates) | {"waves": len(gated)} if gated else {}
         return Plan(
             bundle,
             waves,
             soak.seconds if policy.soak_seconds < 0 else policy.soak_seconds,
             soak.rows if policy.soak_rows < 0 else policy.soak_rows,
             tuple(shares_of(candidates, waves)),
+            replace(policy, gates=gates),
+            gated,
         )
 
-    def _candidates(self, family: str, select: Mapping[str, str], to: str) -> list[Candidate]:
+    def _candidates(
+        self, family: str, select: Mapping[str, str], to: str, only: Collection[str] | None
+    ) -> list[Candidate]:
         selector, groups = parse(to), self.store.groups.members()
         found = [
             Candidate(row.device, row.labels, not row.online, groups.get(row.device, ()))
             for row in self.store.devices(select)
             if row.family == family
+            and (only is None or row.device in only)
             and selector.holds(row.device, row.labels, groups.get(row.device, ()))
         ]
         if not found:
@@ -243,14 +261,20 @@ class Office:
             raise RolloutError("R02", f"family {family}, {', '.join(wanted) or 'any label'}")
         return found
 
-    def start(self, digest: str, select: Mapping[str, str], policy: Policy) -> RolloutRow:
-        """Start a rollout.
+    def start(
+        self,
+        digest: str,
+        select: Mapping[str, str],
+        policy: Policy,
+        only: Collection[str] | None = None,
+    ) -> RolloutRow:
+        """Start a rollout; with `only`, on these devices alone.
 
         Raises:
             RolloutError: R02, R03 another one is running there, R04, R06.
         """
-        plan = self.plan(digest, select, policy)
-        bundle, now = plan.bundle, self._clock()
+        plan = self.plan(digest, select, policy, only)
+        bundle, now = plan.bundle, self.clock()
         row = RolloutRow(
             id=re.sub(r"[^a-z0-9]+", "-", f"{bundle.name}-{bundle.version}".lower()).strip("-"),
             bundle=digest,
@@ -261,13 +285,13 @@ class Office:
             wave=0,
             waves=len(plan.waves),
             select=dict(select),
-            policy=policy.to_dict(),
+            policy=plan.policy.to_dict(),
             created_at=now,
             changed_at=now,
             devices=_exposures(plan.waves),
         )
         name = self.store.ledger.create(row)
-        self._news()
+        self.news()
         return self.store.ledger.rollout(name)
 
     def abort(self, name: str, why: str) -> RolloutRow:
@@ -277,8 +301,17 @@ class Office:
             RolloutError: R01, R09.
         """
         self.store.ledger.stop(name, why or "abort")
-        self._news()
+        self.news()
         return self.store.ledger.rollout(name)
+
+
+def _gated(policy: Policy, waves: Sequence[Sequence[str]]) -> tuple[int, ...]:
+    """The waves that gates can be asked at."""
+    if not policy.gates:
+        return ()
+    whole, ends = sum(map(len, waves)), itertools.accumulate(map(len, waves))
+    asked = (can_ask(policy.gates, end, whole - end) for end in ends)
+    return tuple(place for place, can in enumerate(asked) if can)
 
 
 def _exposures(waves: Sequence[Sequence[str]]) -> tuple[Exposure, ...]:

@@ -1,84 +1,31 @@
-"""The rollout's planner: what follows from what devices report. Pure; who goes when: `waves`.
+"""What is known of a rollout's devices, and the figures of it that a decision is made from. Pure.
 
-    SHADOW -> CANARY                  the canary's devices have scored their traffic with both models
-    CANARY -> WAVE ... -> DONE        a wave passes on committed and healthy
-    SHADOW, CANARY, WAVE -> HOLD      a soak is undecided; it goes on when that is settled
-    SHADOW, CANARY, WAVE, HOLD -> ABORTED -> REVERTING -> REVERTED
-
-`judge` turns what is known of the devices into one event with its figures; `TABLE` alone
-says what follows. Nothing here touches a clock, a disk or a network: `driver` carries the
-decisions out.
+`settle` says what a device's words mean, `measure` makes figures of them, and `verdict` says
+what follows. Who goes when: `waves`. Nothing here touches a clock, a disk or a network:
+`driver` carries the decisions out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from enum import StrEnum
-from types import MappingProxyType
 from typing import Any, Final
 
+from wherry.gates.judge import PASSED, Inputs
+from wherry.gates.rules import Rules
 from wherry.outcomes import FAILED, SILENT
-from wherry.rows import DeviceRow, Exposure, RolloutRow
+from wherry.rows import PASS, PAUSE, RESUME, DeviceRow, Exposure, RolloutRow
 from wherry.shadows import sum_up
 from wherry_contract.shadow import ShadowCounts
 from wherry_contract.states import AFTER_SWITCH, Outcome, SlotTrust, UpdateState
 from wherry_contract.states import RolloutState as R
 
+from .verdict import ENDING, Verdict, decide, is_ready
+
 _REPLACED: Final = "U02"  # a newer order came: says nothing about the bundle
 UNDECIDED: Final = "U10"  # the code of an event that says so
 SHADOWED: Final = "update.shadowed"  # of one that says that a shadow has scored what it was to
 SHADOW_OFF: Final = "U16"
-
-
-class E(StrEnum):
-    """What a look at the devices may say."""
-
-    WAITING = "waiting"  # nothing to decide yet
-    SHADOWED = "shadowed"  # every shadow has scored what it was to
-    PASSED = "passed"  # the wave did well, and there is another one
-    FINISHED = "finished"  # the last wave did well
-    UNDECIDED = "undecided"  # a soak had too little traffic for too long
-    FAILED = "failed"  # more devices failed than may
-    STOPPED = "stopped"  # an operator wants the end
-    RETURNING = "returning"  # devices are on their way back
-    RETURNED = "returned"  # nobody is left who could be brought back now
-
-
-_ENDING: Final = (R.ABORTED, R.REVERTING)
-TABLE: Final[Mapping[tuple[R, E], R]] = MappingProxyType(
-    {
-        (R.SHADOW, E.WAITING): R.SHADOW,
-        (R.SHADOW, E.SHADOWED): R.CANARY,
-        (R.SHADOW, E.UNDECIDED): R.HOLD,
-        (R.SHADOW, E.FAILED): R.ABORTED,
-        (R.SHADOW, E.STOPPED): R.ABORTED,
-        (R.CANARY, E.WAITING): R.CANARY,
-        (R.CANARY, E.PASSED): R.WAVE,
-        (R.CANARY, E.FINISHED): R.DONE,
-        (R.CANARY, E.UNDECIDED): R.HOLD,
-        (R.CANARY, E.FAILED): R.ABORTED,
-        (R.CANARY, E.STOPPED): R.ABORTED,
-        (R.WAVE, E.WAITING): R.WAVE,
-        (R.WAVE, E.PASSED): R.WAVE,
-        (R.WAVE, E.FINISHED): R.DONE,
-        (R.WAVE, E.UNDECIDED): R.HOLD,
-        (R.WAVE, E.FAILED): R.ABORTED,
-        (R.WAVE, E.STOPPED): R.ABORTED,
-        # an undecided wave never passes; it goes on when its devices have decided
-        (R.HOLD, E.WAITING): R.HOLD,
-        (R.HOLD, E.UNDECIDED): R.HOLD,
-        (R.HOLD, E.SHADOWED): R.CANARY,
-        (R.HOLD, E.PASSED): R.WAVE,
-        (R.HOLD, E.FINISHED): R.DONE,
-        (R.HOLD, E.FAILED): R.ABORTED,
-        (R.HOLD, E.STOPPED): R.ABORTED,
-        (R.ABORTED, E.RETURNING): R.REVERTING,
-        (R.ABORTED, E.RETURNED): R.REVERTED,
-        (R.REVERTING, E.RETURNING): R.REVERTING,
-        (R.REVERTING, E.RETURNED): R.REVERTED,
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -97,6 +44,8 @@ class Policy:
             begins; negative for no shadow wave.
         shadow_seconds: for how long, at least.
         to: a selector that devices must meet besides the labels they were picked by.
+        quorum: share of a wave's devices that must have committed, of those that take part.
+        gates: `gates.rules.Rules` as JSON; empty for none.
     """
 
     shares: tuple[str, ...] = ("1", "100%")
@@ -108,6 +57,8 @@ class Policy:
     to: str = ""
     shadow_rows: int = -1
     shadow_seconds: int = 0
+    quorum: float = 1.0
+    gates: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Policy:
@@ -116,7 +67,7 @@ class Policy:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
-        return asdict(self) | {"shares": list(self.shares)}
+        return asdict(self) | {"shares": list(self.shares), "gates": dict(self.gates)}
 
 
 # --- what a device's words mean ---------------------------------------------------------
@@ -146,6 +97,8 @@ class Look:
         shadowed: devices whose shadow has scored what it was to.
         shadows: what their shadows counted, by device.
         shadows_off: why a shadow was switched off, by device.
+        in_depot: whether the bundle can be fetched.
+        inputs: what the gates are to be asked with, if they are due.
     """
 
     now: float
@@ -157,6 +110,8 @@ class Look:
     shadowed: frozenset[str] = frozenset()
     shadows: Mapping[str, ShadowCounts] = field(default_factory=dict)
     shadows_off: Mapping[str, str] = field(default_factory=dict)
+    in_depot: bool = True
+    inputs: Inputs | None = None
 
 
 def settle(item: Exposure, bundle: str, look: Look, silent_seconds: float) -> Exposure:
@@ -228,16 +183,7 @@ def echoes(row: DeviceRow, keyid: str, sequence: int) -> bool:
     return bool(row.state and row.state.sequences.get(keyid, 0) >= sequence > 0)
 
 
-# --- what follows -----------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """One event, the figures it was made from, and the same for people."""
-
-    event: E
-    figures: Mapping[str, Any]
-    reason: str
+# --- the figures of a look ----------------------------------------------------------------
 
 
 def judge(row: RolloutRow, look: Look) -> Verdict:
@@ -247,87 +193,137 @@ def judge(row: RolloutRow, look: Look) -> Verdict:
         row: the rollout; its devices' parts are settled.
         look: what is known.
     """
-    if row.state in _ENDING:
-        return _judge_return(row, look)
-    if row.stopped:
-        figures = _figures(row.devices, row.wave, look)
-        return Verdict(E.STOPPED, figures, f"an operator said: {row.stopped}")
+    return decide(measure(row, look))
+
+
+def measure(row: RolloutRow, look: Look) -> dict[str, Any]:
+    """All that a decision is made from, as JSON."""
+    policy = Policy.from_dict(row.policy)
+    figures: dict[str, Any] = {"state": row.state, "wave": row.wave, "waves": row.waves}
+    if row.state in ENDING:
+        return figures | _return_figures(row, policy, look)
     if in_shadow(row):
-        return _judge_shadow(row, Policy.from_dict(row.policy), look)
-    return _judge_wave(row, Policy.from_dict(row.policy), look)
+        return figures | _shadow_figures(row, policy, look)
+    return figures | _wave_figures(row, policy, look) | _gate_figures(row, policy, look)
 
 
-def _judge_shadow(row: RolloutRow, policy: Policy, look: Look) -> Verdict:
+def _shadow_figures(row: RolloutRow, policy: Policy, look: Look) -> dict[str, Any]:
     """The shadow wave: the canary's devices, of which none may fail."""
     mine = [item for item in row.devices if item.wave == 0]
-    figures = _figures(mine, 0, look) | {"allowed_failures": 0}
     unsettled = [item for item in mine if not item.outcome]
     names = {item.device for item in unsettled}
     shadowed = names & look.shadowed
     waited = [item for item in unsettled if not _is_neutral(item, look)]
-    figures["shadowed"] = len(shadowed)
-    figures["open"] = sum(item.device not in shadowed for item in waited)
-    figures |= sum_up(look.shadows).to_dict()
-    failed = [item for item in mine if item.outcome in FAILED]
-    if failed:
-        first = failed[0]
-        why = f"as a shadow {first.device} {first.outcome} {first.code} {first.detail}".strip()
-        return Verdict(E.FAILED, figures, f"{len(failed)} failed, none may: {why}"[:600])
     off = sorted(names & look.shadows_off.keys())
-    if off:
-        reason = f"{len(off)} shadows are off: {off[0]}: {look.shadows_off[off[0]]}"
-        return Verdict(E.UNDECIDED, figures, reason[:600])
-    if figures["open"]:
-        if look.now - row.created_at > policy.hold_seconds:
-            return Verdict(E.UNDECIDED, figures, "shadows had too little traffic for too long")
-        return Verdict(E.WAITING, figures, "shadows are under way")
-    if not shadowed and not figures["committed"]:
-        return Verdict(E.WAITING, figures, "no shadow has scored what it was to")
-    share = f"{figures['differing']} of {figures['shadow_rows']} rows decided otherwise"
-    return Verdict(E.SHADOWED, figures, f"{len(shadowed)} shadows have scored, {share}")
+    found = _wave_figures(row, policy, look)
+    found |= {
+        "in_shadow": True,
+        "allowed_failures": 0,
+        "shadowed": len(shadowed),
+        "open": sum(item.device not in shadowed for item in waited),
+        "first_failed": f"as a shadow {found['first_failed']}",
+        "off": len(off),
+        "first_off": f"{off[0]}: {look.shadows_off[off[0]]}" if off else "",
+        "overdue": look.now - row.created_at > policy.hold_seconds,
+    }
+    if "disagreement" in policy.gates.get("names", ()) and shadowed and not found["open"]:
+        rules = replace(Rules.from_dict(policy.gates), names=("disagreement",), looks=1, waves=1)
+        known = sorted(look.shadows.items())
+        shares = [round(c.differing / c.rows, 6) for _, c in known if c.rows >= rules.least_rows]
+        inputs = Inputs(1, {}, {}, shares, row.id)
+        found["shadow_gate"] = {"rules": rules.to_dict(), "inputs": inputs.to_dict()}
+    return found | sum_up(look.shadows).to_dict()
 
 
-def _judge_wave(row: RolloutRow, policy: Policy, look: Look) -> Verdict:
-    wave, exposures = row.wave, row.devices
-    figures = _figures(exposures, wave, look)
-    allowed = policy.max_failures if wave else 0
-    figures["allowed_failures"] = allowed
-    failed = [item for item in exposures if item.wave == wave and item.outcome in FAILED]
-    if len(failed) > allowed:
-        first = failed[0]
-        why = f"{first.device} {first.outcome} {first.code} {first.detail}".strip()
-        return Verdict(E.FAILED, figures, f"{len(failed)} failed, {allowed} may: {why}"[:600])
-    if figures["open"]:
-        late = [item.device for item in exposures if _is_late(item, wave, policy, look)]
-        if figures["undecided"]:
-            return Verdict(E.UNDECIDED, figures, "a soak is undecided: too little traffic")
-        if late:
-            reason = f"{len(late)} took the order and did not settle it in time: {late[0]}"
-            return Verdict(E.UNDECIDED, figures, reason)
-        return Verdict(E.WAITING, figures, "devices are under way")
-    last = wave + 1 >= row.waves
-    before = sum(item.outcome == Outcome.COMMITTED for item in exposures if item.wave < wave)
-    if not figures["committed"] and not (last and before):
-        return Verdict(E.WAITING, figures, "no device of this wave has committed")
-    reason = f"{figures['committed']} committed and healthy, {figures['away']} away"
-    return Verdict(E.FINISHED if last else E.PASSED, figures, reason)
-
-
-def _figures(exposures: Sequence[Exposure], wave: int, look: Look) -> dict[str, Any]:
+def _wave_figures(row: RolloutRow, policy: Policy, look: Look) -> dict[str, Any]:
     """Counts over the wave; a device that was away before it took the order is neutral."""
-    mine = [item for item in exposures if item.wave == wave]
+    wave = row.wave
+    mine = [item for item in row.devices if item.wave == wave]
     unsettled = [item for item in mine if not item.outcome]
-    away = [item for item in unsettled if _is_neutral(item, look)]
+    away = sum(_is_neutral(item, look) for item in unsettled)
+    failed = [item for item in mine if item.outcome in FAILED]
+    late = [item.device for item in unsettled if _is_late(item, wave, policy, look)]
+    said = [f"{item.device} {item.outcome} {item.code} {item.detail}".strip() for item in failed]
+    paused = [item for item in row.words if item.what in (PAUSE, RESUME)]
+    over = [item.why for item in row.words if item.what == PASS and item.wave == wave]
     return {
         "devices": len(mine),
         "committed": sum(item.outcome == Outcome.COMMITTED for item in mine),
-        "failed": sum(item.outcome in FAILED for item in mine),
+        "failed": len(failed),
         "replaced": sum(item.outcome == Outcome.WITHDRAWN for item in mine),
-        "settled": sum(bool(item.outcome) for item in mine),
-        "away": len(away),
-        "open": len(unsettled) - len(away),
+        "settled": len(mine) - len(unsettled),
+        "away": away,
+        "open": len(unsettled) - away,
         "undecided": sum(item.device in look.undecided for item in unsettled),
+        "late": len(late),
+        "allowed_failures": policy.max_failures if wave else 0,
+        "before": sum(i.outcome == Outcome.COMMITTED for i in row.devices if i.wave < wave),
+        "quorum": policy.quorum,
+        "first_failed": said[0][:600] if said else "",
+        "first_late": late[0] if late else "",
+        "stopped": row.stopped,
+        "paused": paused[-1].why if paused and paused[-1].what == PAUSE else "",
+        "passed_over": over[0] if over else "",
+        "in_depot": look.in_depot,
     }
+
+
+def _gate_figures(row: RolloutRow, policy: Policy, look: Look) -> dict[str, Any]:
+    looks = _looks(row)
+    found: dict[str, Any] = {
+        "gates_asked": asks_gates(row, policy),
+        "looks_made": len(looks),
+        "looks": policy.gates.get("looks", 0),
+        "gates_before": looks[-1].get("gates_said", "") if looks else "",
+    }
+    if look.inputs:
+        found["gates"] = {"rules": dict(policy.gates), "inputs": look.inputs.to_dict()}
+    return found
+
+
+def _looks(row: RolloutRow) -> list[Mapping[str, Any]]:
+    """The figures of earlier looks of the gates at this wave."""
+    found = [item.figures for item in row.decisions if item.figures.get("gates")]
+    return [figures for figures in found if figures["wave"] == row.wave]
+
+
+def asks_gates(row: RolloutRow, policy: Policy) -> bool:
+    """Whether this wave is judged by gates: they were ordered, and can be asked here."""
+    if not policy.gates:
+        return False
+    canary = sum(item.wave <= row.wave for item in row.devices)
+    return can_ask(policy.gates, canary, len(row.devices) - canary)
+
+
+def can_ask(gates: Mapping[str, Any], canary: int, control: int) -> bool:
+    """Whether gates make sense of so many devices; if they were ordered by name, in any case.
+
+    A wave that leaves nobody to compare with is judged by its failures alone.
+    """
+    rules = Rules.from_dict(gates)
+    enough = canary >= rules.least_canary and control >= rules.least_control
+    return control > 0 and (rules.strict or enough)
+
+
+def gates_due(row: RolloutRow, look: Look) -> bool:
+    """Whether the gates are to be asked now: enough have committed, and the next look has come.
+
+    The last look waits for the quorum, so that no wave is held for having looked too early.
+    """
+    policy = Policy.from_dict(row.policy)
+    if row.state not in (R.CANARY, R.WAVE, R.HOLD) or not asks_gates(row, policy):
+        return False
+    rules, looks = Rules.from_dict(policy.gates), _looks(row)
+    if len(looks) >= rules.looks or (looks and looks[-1].get("gates_said") == PASSED):
+        return False
+    mine = [item for item in row.devices if item.wave == row.wave]
+    settled = sorted(item.settled_at for item in mine if item.outcome == Outcome.COMMITTED)
+    enough = min(rules.least_canary, len(mine))
+    if len(settled) < enough:
+        return False
+    if look.now < settled[enough - 1] + (len(looks) + 1) * rules.look_seconds:
+        return False
+    return len(looks) + 1 < rules.looks or is_ready(_wave_figures(row, policy, look))
 
 
 def _is_neutral(item: Exposure, look: Look) -> bool:
@@ -344,27 +340,22 @@ def _is_late(item: Exposure, wave: int, policy: Policy, look: Look) -> bool:
     return late or _is_unheard(row, item, look, policy.silent_seconds)
 
 
-def _judge_return(row: RolloutRow, look: Look) -> Verdict:
+def _return_figures(row: RolloutRow, policy: Policy, look: Look) -> dict[str, Any]:
     exposed = [item for item in row.devices if _is_ordered(item)]
-    ways = [_way(item, row, look) for item in exposed]
-    back, kept, away = (ways.count(way) for way in ("back", "kept", "away"))
-    figures = {
+    ways = [_way(item, row, policy, look) for item in exposed]
+    kept = [item.device for item, way in zip(exposed, ways, strict=True) if way == "kept"]
+    return {
         "exposed": len(exposed),
-        "back": back,
-        "kept": kept,
-        "away": away,
+        "back": ways.count("back"),
+        "kept": len(kept),
+        "away": ways.count("away"),
         "still_on_it": sum(_serves(item, look, row.bundle) for item in exposed),
+        "on_the_way": ways.count(""),
+        "first_kept": kept[0] if kept else "",
     }
-    if "" in ways:
-        return Verdict(E.RETURNING, figures, f"{back} of {len(exposed)} are back")
-    reason = f"{back} are back, {away} are away and will find their order"
-    if kept:
-        names = [item.device for item, way in zip(exposed, ways, strict=True) if way == "kept"]
-        reason += f"; {kept} still serve it, with no bundle to go back to or unable to: {names[0]}"
-    return Verdict(E.RETURNED, figures, reason)
 
 
-def _way(item: Exposure, row: RolloutRow, look: Look) -> str:
+def _way(item: Exposure, row: RolloutRow, policy: Policy, look: Look) -> str:
     """Where a device is on its way back; "" for under way.
 
     Back is who has taken the order back and serves something else. A device that has taken
@@ -378,7 +369,7 @@ def _way(item: Exposure, row: RolloutRow, look: Look) -> str:
     if device and ended and echoes(device, look.keyid, item.sequence):
         if not _serves(item, look, row.bundle):
             return "back"
-        late = look.now - item.reverted_at > Policy.from_dict(row.policy).silent_seconds
+        late = look.now - item.reverted_at > policy.silent_seconds
         if not item.previous or late:
             return "kept"
     return "" if _is_online(item, look) else "away"

@@ -29,6 +29,7 @@ from .labels import LabelStore
 from .ledger import Ledger
 from .questions import Questions
 from .questions import purge as purge_questions
+from .trial import Trial
 
 
 class Store:
@@ -44,6 +45,7 @@ class Store:
         self.trail = Trail(database)
         self.groups = Groups(database)
         self.shared = database.shared  # whether other servers may use it, too
+        self.trial = Trial(database)
         self.purged = 0  # windows and events that retention took, since this was opened
 
     def duty(self, name: str) -> Duty:

@@ -9,7 +9,7 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.responses import Response
 
-from wherry.outcomes import FAILED
+from wherry.outcomes import FAILED, shown
 from wherry.report import charts
 from wherry.report.drawing import Picture
 from wherry.rows import Decision, RolloutRow
@@ -58,7 +58,7 @@ def progress(waves: Mapping[int, Mapping[str, int]]) -> Progress:
 
 def gates(figures: Mapping[str, Any]) -> list[Gate]:
     """The figures of a step, in the order in which a reader asks for them."""
-    rest = dict(figures)
+    rest = shown(figures)
     allowed = rest.pop("allowed_failures", None)
     found = []
     for name, value in rest.items():
@@ -68,6 +68,9 @@ def gates(figures: Mapping[str, Any]) -> list[Gate]:
         if name in ("undecided", "kept", "still_on_it"):
             bad = bool(value)
         found.append(Gate(name.replace("_", " "), text, bad))
+    for result in figures.get("gate_results", ()):
+        text = f"{result['said']}: {result['why']}"
+        found.append(Gate(f"gate {result['name']}", text, result["said"] == "failed"))
     return found
 
 
