@@ -313,7 +313,7 @@ class Driver:
         """Who gets an order now, and what it says."""
         if row.state == R.SHADOW:
             due = [item for item in row.devices if item.wave == 0 and not item.sequence]
-        elif row.state in (R.CANARY, R.WAVE):
+        elif row.state in (R.CANARY, R.WAVE) or (row.state == R.HOLD and not in_shadow(row)):
             due = [item for item in row.devices if item.wave <= row.wave and not item.offered_at]
             due = due if look.in_depot else []  # nobody could fetch it
         elif row.state == R.REVERTING:

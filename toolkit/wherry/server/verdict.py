@@ -71,6 +71,7 @@ TABLE: Final[Mapping[tuple[R, E], R]] = MappingProxyType(
         (R.PAUSED, E.BEGUN_AGAIN): R.CANARY,
         (R.PAUSED, E.SHADOW_AGAIN): R.SHADOW,
         (R.HOLD, E.SHADOWED): R.CANARY,
+        (R.CANARY, E.SHADOWED): R.CANARY,
         (R.SHADOW, E.SHADOWED): R.CANARY,
         (R.SHADOW, E.WAITING): R.SHADOW,
         (R.SHADOW, E.UNDECIDED): R.HOLD,
