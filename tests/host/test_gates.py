@@ -59,8 +59,8 @@ def test_looks_spend_all_of_it_and_no_more(error: float, looks: int, kind: str) 
 
 
 def array(*values: float) -> Any:
-    """A row of numbers."""
-    return np.array(values, np.float64)
+    """Numbers of equal weight."""
+    return np.array([(value, 1.0) for value in values], np.float64)
 
 
 @pytest.mark.parametrize(
@@ -78,12 +78,12 @@ def test_all_choices_of_few_devices_are_counted(canary: Any, control: Any, expec
 
 def test_random_choices_come_near_the_count_of_all() -> None:
     chance = np.random.default_rng(3)
-    canary, control = chance.normal(0.8, 1, 4), chance.normal(0, 1, 16)
-    values = np.concatenate([canary, control])
+    canary, control = array(*chance.normal(0.8, 1, 4)), array(*chance.normal(0, 1, 16))
+    values = np.concatenate([canary, control])[:, 0]
     sums = [values[list(some)].sum() for some in itertools.combinations(range(20), 4)]  # 4,845
-    exact = float(np.mean(np.array(sums) >= canary.sum() - 1e-9))
+    exact = float(np.mean(np.array(sums) >= canary[:, 0].sum() - 1e-9))
     assert upper_tail(canary, control, 1) == pytest.approx(exact)
-    many = np.concatenate([control, chance.normal(0, 1, 10)])
+    many = np.concatenate([control, array(*chance.normal(0, 1, 10))])
     first, second = upper_tail(canary, many, 1), upper_tail(canary, many, 2)
     assert first == pytest.approx(second, rel=0.6)
     assert upper_tail(canary, many, 1) == first
@@ -95,7 +95,10 @@ def test_no_difference_is_found_as_seldom_as_stated(spread: str) -> None:
     found = 0
     for place in range(200):
         draw = chance.standard_t(2, 60) if spread == "heavy" else chance.normal(0, 1, 60)
-        found += upper_tail(draw[:10], draw[10:], place, 0.05) <= 0.05
+        # devices with much traffic differ less, and weigh more
+        weights = chance.uniform(0.1, 1, 60)
+        both = np.stack([draw / weights, weights], axis=1)
+        found += upper_tail(both[:10], both[10:], place, 0.05) <= 0.05
     assert found <= 20  # 10 are expected; 21 or more come in one of a thousand
 
 
@@ -150,13 +153,14 @@ def moved() -> Side:
 def test_what_changed_on_a_device(after: Side, name: str, low: float, high: float) -> None:
     pairs = {"a": Pair(side(), after)}
     found = differences(pairs, score_groups(pairs.values()), 100)
-    assert low - 1e-6 <= found[name][0] <= high + 1e-6
+    assert low - 1e-6 <= found[name][0][0] <= high + 1e-6
     assert set(found) <= set(COMPARED)
 
 
 def test_a_device_with_few_rows_does_not_count() -> None:
     pairs = {"a": Pair(side(), side(80)), "b": Pair(side(), side(800))}
-    assert len(differences(pairs, score_groups(pairs.values()), 100)["scores"]) == 1
+    numbers = differences(pairs, score_groups(pairs.values()), 100)["scores"]
+    assert [weight for _, weight in numbers] == [pytest.approx(444.4 / 744.4, abs=1e-3)]
 
 
 def test_the_psi_is_the_contracts() -> None:
@@ -195,8 +199,8 @@ def inputs(shift: float = 0.0, *, canary: int = 20, control: int = 200, **more: 
     chance = np.random.default_rng(11)
     values = {
         name: (
-            [GATES[name].limit * (shift + x) for x in chance.normal(0, 0.3, canary)],
-            [GATES[name].limit * x for x in chance.normal(0, 0.3, control)],
+            [(GATES[name].limit * (shift + x), 0.5) for x in chance.normal(0, 0.3, canary)],
+            [(GATES[name].limit * x, 0.5) for x in chance.normal(0, 0.3, control)],
         )
         for name in COMPARED
     }

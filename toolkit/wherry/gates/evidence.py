@@ -21,7 +21,10 @@ from wherry_contract.window import Window
 
 _GROUPS: Final = 10
 _DIGITS: Final = 6
+_EVEN_ROWS: Final = 300
 Counts = NDArray[np.int64]
+Numbers = dict[str, list[tuple[float, float]]]
+"""By gate, a number and its weight for each device."""
 
 
 @dataclass
@@ -119,21 +122,24 @@ class Span:
         return "after" if is_new else "before"
 
 
-def differences(
-    pairs: Mapping[str, Pair], groups: NDArray[np.intp], rows: int
-) -> dict[str, list[float]]:
-    """What changed, by gate: one number for each device that has enough.
+def differences(pairs: Mapping[str, Pair], groups: NDArray[np.intp], rows: int) -> Numbers:
+    """What changed, by gate: one number for each device that has enough, and its weight.
+
+    A device with ten times the traffic says more of a model, but not ten times as much, for
+    shops differ too: its weight is r / (r + 300), r rows being what both sides are worth.
 
     Args:
         pairs: by device; their order by name is the order of the numbers.
         groups: of each score bin (`score_groups`).
         rows: that both sides of a device must have.
     """
-    found: dict[str, list[float]] = {}
+    found: Numbers = {}
     for _, pair in sorted(pairs.items()):
         if pair.is_enough(rows):
+            worth = 1 / (1 / pair.before.rows + 1 / pair.after.rows)
+            weight = round(worth / (worth + _EVEN_ROWS), _DIGITS)
             for name, value in _changes(pair, groups).items():
-                found.setdefault(name, []).append(round(value, _DIGITS))
+                found.setdefault(name, []).append((round(value, _DIGITS), weight))
     return found
 
 

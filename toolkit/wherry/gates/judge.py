@@ -15,9 +15,8 @@ from statistics import NormalDist
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from .permute import upper_tail
+from .permute import Weighed, difference, upper_tail
 from .rules import GATES, Rules
 from .spending import at_look
 
@@ -32,15 +31,15 @@ class Inputs:
 
     Attributes:
         look: counts from 1.
-        canary: by gate, one number for each device that has the new bundle.
+        canary: by gate, a number and its weight for each device that has the new bundle.
         control: likewise, of devices that do not.
         shadow: one share for each device, of rows that the shadow decided otherwise.
         seed: of the random choices; the same inputs give the same answer.
     """
 
     look: int
-    canary: Mapping[str, Sequence[float]]
-    control: Mapping[str, Sequence[float]]
+    canary: Mapping[str, Sequence[Sequence[float]]]
+    control: Mapping[str, Sequence[Sequence[float]]]
     shadow: Sequence[float] = ()
     seed: str = ""
 
@@ -53,8 +52,8 @@ class Inputs:
         """The JSON form."""
         return {
             "look": self.look,
-            "canary": {name: list(found) for name, found in self.canary.items()},
-            "control": {name: list(found) for name, found in self.control.items()},
+            "canary": {name: [list(i) for i in found] for name, found in self.canary.items()},
+            "control": {name: [list(i) for i in found] for name, found in self.control.items()},
             "shadow": list(self.shadow),
             "seed": self.seed,
         }
@@ -97,8 +96,8 @@ def judge_gates(rules: Rules, inputs: Inputs) -> tuple[Result, ...]:
     parts = max(1, len(rules.names)) * rules.waves
     spend = (
         at_look((1 - rules.confidence) / parts, inputs.look, rules.looks, rules.spending),
-        # all gates must pass for a wave to pass: their errors do not add up
-        at_look((1 - rules.assurance) / rules.waves, inputs.look, rules.looks, rules.spending),
+        # all gates must pass, and all waves: their errors do not add up
+        at_look(1 - rules.assurance, inputs.look, rules.looks, rules.spending),
     )
     return tuple(_judge(name, rules, inputs, spend) for name in rules.names)
 
@@ -114,8 +113,8 @@ def together(results: Sequence[Result]) -> str:
 def _judge(name: str, rules: Rules, inputs: Inputs, spend: tuple[float, float]) -> Result:
     if name == "disagreement":
         return _judge_shadow(rules, inputs, spend)
-    canary = np.asarray(inputs.canary.get(name, ()), np.float64)
-    control = np.asarray(inputs.control.get(name, ()), np.float64)
+    canary = np.asarray(inputs.canary.get(name, ()), np.float64).reshape(-1, 2)
+    control = np.asarray(inputs.control.get(name, ()), np.float64).reshape(-1, 2)
     limit, sizes = rules.limit(name), (len(canary), len(control))
     if sizes[0] < rules.least_canary or sizes[1] < rules.least_control:
         why = (
@@ -124,32 +123,33 @@ def _judge(name: str, rules: Rules, inputs: Inputs, spend: tuple[float, float]) 
         )
         return Result(name, UNDECIDED, 0.0, limit, 1.0, 1.0, spend, *sizes, why)
     seed = _seed(inputs, name)
-    difference = float(canary.mean() - control.mean())
+    found = difference(canary, control)
     both = GATES[name].both_ways
     chance = miss = 1.0
-    if abs(difference) >= limit if both else difference >= limit:
-        sign = math.copysign(1.0, difference)
+    if abs(found) >= limit if both else found >= limit:
+        sign = np.array([math.copysign(1.0, found), 1.0])
         times = 2 if both else 1
         tail = upper_tail(sign * canary, sign * control, seed, spend[0] / times)
         chance = min(1.0, times * tail)
     else:
         miss = _miss(canary, control, limit, (seed, spend[1]), both=both)
     said = FAILED if chance <= spend[0] else PASSED if miss <= spend[1] else UNDECIDED
-    why = _why(name, said, difference, limit)
-    return Result(name, said, difference, limit, chance, miss, spend, *sizes, why)
+    why = _why(name, said, found, limit)
+    return Result(name, said, found, limit, chance, miss, spend, *sizes, why)
 
 
 def _miss(
-    canary: NDArray[np.float64],
-    control: NDArray[np.float64],
+    canary: Weighed,
+    control: Weighed,
     limit: float,
     how: tuple[int, float],
     *,
     both: bool,
 ) -> float:
     """How likely a difference at the limit looks as small as this one, or smaller."""
-    above = upper_tail(limit - canary, -control, *how)
-    return max(above, upper_tail(canary + limit, control, *how)) if both else above
+    mirror, shift = np.array([-1.0, 1.0]), np.array([limit, 0.0])
+    above = upper_tail(mirror * canary + shift, mirror * control, *how)
+    return max(above, upper_tail(canary + shift, control, *how)) if both else above
 
 
 def _judge_shadow(rules: Rules, inputs: Inputs, spend: tuple[float, float]) -> Result:

@@ -22,16 +22,23 @@ _ENOUGH: Final = 50  # choices at least as extreme; more of them say nothing new
 _EXACT: Final = 5_000
 _BLOCK: Final = 250
 _ROUNDING: Final = 1e-9
+Weighed = NDArray[np.float64]
+"""A number and its weight for each device, shape (devices, 2)."""
 
 
-def upper_tail(
-    canary: NDArray[np.float64], control: NDArray[np.float64], seed: int, level: float = 0.0
-) -> float:
+def difference(canary: Weighed, control: Weighed) -> float:
+    """The weighed mean of the canary less that of the control."""
+    means = [float(some[:, 0] @ some[:, 1] / some[:, 1].sum()) for some in (canary, control)]
+    return means[0] - means[1]
+
+
+def upper_tail(canary: Weighed, control: Weighed, seed: int, level: float = 0.0) -> float:
     """The chance of a mean of the canary above that of the control by so much, or more.
 
     Args:
-        canary: one number for each device, shape (m,), m > 0.
-        control: likewise, shape (n,), n > 0.
+        canary: a number and its weight for each device, shape (m, 2), m > 0. A weight goes
+            with its device wherever chance puts it, so the test stays exact.
+        control: likewise, shape (n, 2), n > 0.
         seed: the same gives the same answer.
         level: what the chance will be held against: five times as many choices are drawn as
             it takes to be below it, at least 1,000 and at most 20,000; 0 for the most.
@@ -39,20 +46,25 @@ def upper_tail(
     Returns:
         Above 0; at the least 1 / (draws + 1).
     """
-    values = np.concatenate([canary, control])
-    m = len(canary)
-    # the whole sum is the same for every choice: a larger sum is a larger difference
-    bar = float(canary.sum()) - _ROUNDING * (1.0 + float(np.abs(values).sum()))
-    if math.comb(len(values), m) <= _EXACT:
-        sums = [values[list(some)].sum() for some in itertools.combinations(range(len(values)), m)]
-        return float(np.mean(np.asarray(sums) >= bar))
+    both = np.concatenate([canary, control])
+    weights = both[:, 1]
+    pulls = both[:, 0] * weights
+    m, whole, pull = len(canary), float(weights.sum()), float(pulls.sum())
+    bar = difference(canary, control) - _ROUNDING * (1.0 + float(np.abs(both[:, 0]).max()))
+
+    def seen_in(some: NDArray[np.intp]) -> int:
+        w, p = weights[some].sum(axis=1), pulls[some].sum(axis=1)
+        return int(np.count_nonzero(p / w - (pull - p) / (whole - w) >= bar))
+
+    if math.comb(len(both), m) <= _EXACT:
+        choices = np.array(list(itertools.combinations(range(len(both)), m)))
+        return seen_in(choices) / len(choices)
     chance = np.random.default_rng(seed)
     seen = drawn = 0
     most = min(MOST_DRAWS, max(_LEAST_DRAWS, math.ceil(5 / level))) if level else MOST_DRAWS
     while drawn < most:
-        keys = chance.random((_BLOCK, len(values)), dtype=np.float32)
-        some = np.argpartition(keys, m, axis=1)[:, :m]
-        seen += int(np.count_nonzero(values[some].sum(axis=1) >= bar))
+        keys = chance.random((_BLOCK, len(both)), dtype=np.float32)
+        seen += seen_in(np.argpartition(keys, m, axis=1)[:, :m])
         drawn += _BLOCK
         if seen >= _ENOUGH:
             return seen / drawn

@@ -69,7 +69,7 @@ class Rules:
     limits: Mapping[str, float] = field(default_factory=dict)
     confidence: float = 0.99
     assurance: float = 0.95
-    looks: int = 3
+    looks: int = 6
     look_seconds: float = 3600.0
     spending: str = POCOCK
     least_canary: int = 5

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 import sqlalchemy as sa
 
-from wherry.gates.evidence import Span, collect, differences, score_groups
+from wherry.gates.evidence import Numbers, Span, collect, differences, score_groups
 from wherry.gates.judge import Inputs
 from wherry.gates.rules import Rules
 from wherry.rows import Exposure, RolloutRow
@@ -36,7 +36,7 @@ class Trial:
         pairs = collect(self._windows(spans), spans)
         groups = score_groups(pairs.values())
 
-        def changes(items: list[Exposure]) -> dict[str, list[float]]:
+        def changes(items: list[Exposure]) -> Numbers:
             mine = {item.device: pairs[item.device] for item in items}
             return differences(mine, groups, rules.least_rows)
 
