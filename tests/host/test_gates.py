@@ -18,10 +18,10 @@ from wherry.gates.evidence import (
     Pair,
     Side,
     Span,
+    baseline,
     collect,
     corrected_psi,
     differences,
-    score_groups,
 )
 from wherry.gates.judge import Inputs, judge_gates, together
 from wherry.gates.permute import least_chance, upper_tail
@@ -112,7 +112,7 @@ def test_what_so_few_devices_can_show_at_all() -> None:
 
 def side(rows: int = 1000, *, at: int = 20, spread: int = 8, **more: Any) -> Side:
     """A span of traffic; scores lie evenly in `spread` bins from `at` on."""
-    found = Side(rows=rows, **more)
+    found = Side(rows=rows, **({"flagged": rows // 20} | more))
     found.scores[at : at + spread] = rows // spread
     found.latency[10] = rows
     found.memory[20] = 50
@@ -144,7 +144,7 @@ def moved() -> Side:
         pytest.param(side(at=24), "scores", 4, 4, id="scores four bins higher"),
         pytest.param(side(at=24), "shape", 0.5, 99, id="and so of another shape"),
         pytest.param(side(), "shape", -0.05, 0, id="the same shape, corrected for chance"),
-        pytest.param(side(flagged=500), "declines", 7, 9, id="half are declined"),
+        pytest.param(side(flagged=500), "declines", 9, 9, id="half are flagged, of a twentieth"),
         pytest.param(slower(), "latency", 2, 2, id="four times as slow is two doublings"),
         pytest.param(side(), "memory", 0, 0, id="the same memory"),
         pytest.param(moved(), "drift", 0.5, 2, id="inputs moved"),
@@ -152,14 +152,14 @@ def moved() -> Side:
 )
 def test_what_changed_on_a_device(after: Side, name: str, low: float, high: float) -> None:
     pairs = {"a": Pair(side(), after)}
-    found = differences(pairs, score_groups(pairs.values()), 100)
+    found = differences(pairs, baseline(pairs.values()), 100)
     assert low - 1e-6 <= found[name][0][0] <= high + 1e-6
     assert set(found) <= set(COMPARED)
 
 
 def test_a_device_with_few_rows_does_not_count() -> None:
     pairs = {"a": Pair(side(), side(80)), "b": Pair(side(), side(800))}
-    numbers = differences(pairs, score_groups(pairs.values()), 100)["scores"]
+    numbers = differences(pairs, baseline(pairs.values()), 100)["scores"]
     assert [weight for _, weight in numbers] == [pytest.approx(444.4 / 744.4, abs=1e-3)]
 
 

@@ -128,7 +128,7 @@ def test_the_same_span_is_the_same_traffic() -> None:
 
 
 def test_what_the_command_says() -> None:
-    arguments = ["--devices", "100", "--waves", "10%,100%", "--json"]
+    arguments = ["--devices", "100", "--waves", "1,100%", "--json"]
     found = CliRunner().invoke(command, arguments)
     assert found.exit_code == 0, found.output
     document = json.loads(found.stdout)

@@ -74,6 +74,13 @@ _ENDED: Final = (RolloutState.DONE, RolloutState.REVERTED)
     help="Share of a wave that must have committed for the next one to begin.",
 )
 @click.option(
+    "--silent-after",
+    type=Seconds(),
+    default="15m",
+    show_default=True,
+    help="A device that says nothing for so long after its switch has failed.",
+)
+@click.option(
     "--gates",
     default="auto",
     show_default=True,
@@ -105,6 +112,7 @@ def push(
     soak_rows: int | None,
     max_failures: int,
     quorum: float,
+    silent_after: float,
     gates: str,
     limits: tuple[tuple[str, str], ...],
     looks: int,
@@ -134,6 +142,7 @@ def push(
         "soak_rows": -1 if soak_rows is None else soak_rows,
         "max_failures": max_failures,
         "quorum": quorum,
+        "silent_seconds": silent_after,
         "gates": [name.strip() for name in gates.split(",")],
         "gate_limits": {name: _number(value) for name, value in limits},
         "looks": looks,

@@ -1,13 +1,12 @@
 """From a device's windows, before and after, to one number for each gate. Pure.
 
 A number is what changed on one device: after minus before, in units in which shops that
-differ may be compared (log odds, doublings, PSI). What the whole fleet went through
+differ may be compared (shares, doublings, PSI). What the whole fleet went through
 meanwhile, a Friday or a holiday, the control devices went through as well.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -22,6 +21,7 @@ from wherry_contract.window import Window
 _GROUPS: Final = 10
 _DIGITS: Final = 6
 _EVEN_ROWS: Final = 300
+_LEAST_FLAGGED: Final = 0.001
 Counts = NDArray[np.int64]
 Numbers = dict[str, list[tuple[float, float]]]
 """By gate, a number and its weight for each device."""
@@ -122,7 +122,7 @@ class Span:
         return "after" if is_new else "before"
 
 
-def differences(pairs: Mapping[str, Pair], groups: NDArray[np.intp], rows: int) -> Numbers:
+def differences(pairs: Mapping[str, Pair], base: Baseline, rows: int) -> Numbers:
     """What changed, by gate: one number for each device that has enough, and its weight.
 
     A device with ten times the traffic says more of a model, but not ten times as much, for
@@ -130,7 +130,7 @@ def differences(pairs: Mapping[str, Pair], groups: NDArray[np.intp], rows: int) 
 
     Args:
         pairs: by device; their order by name is the order of the numbers.
-        groups: of each score bin (`score_groups`).
+        base: what changes are measured by (`baseline`).
         rows: that both sides of a device must have.
     """
     found: Numbers = {}
@@ -138,30 +138,46 @@ def differences(pairs: Mapping[str, Pair], groups: NDArray[np.intp], rows: int) 
         if pair.is_enough(rows):
             worth = 1 / (1 / pair.before.rows + 1 / pair.after.rows)
             weight = round(worth / (worth + _EVEN_ROWS), _DIGITS)
-            for name, value in _changes(pair, groups).items():
+            for name, value in _changes(pair, base).items():
                 found.setdefault(name, []).append((round(value, _DIGITS), weight))
     return found
 
 
-def score_groups(pairs: Iterable[Pair]) -> NDArray[np.intp]:
-    """Ten groups of score bins, about even before the new model; the same for every device."""
-    total = np.zeros(SCORE_BINS, np.int64)
+@dataclass(frozen=True)
+class Baseline:
+    """What all devices together were like before: the measure for what changed on each.
+
+    Attributes:
+        groups: of each score bin, one of ten, about even.
+        flagged: share of rows that were flagged.
+    """
+
+    groups: NDArray[np.intp]
+    flagged: float
+
+
+def baseline(pairs: Iterable[Pair]) -> Baseline:
+    """Of canary and control together; the same for every device."""
+    total, rows, flagged = np.zeros(SCORE_BINS, np.int64), 0, 0
     for pair in pairs:
         total += pair.before.scores
+        rows += pair.before.rows
+        flagged += pair.before.flagged
     middle = np.cumsum(total) - total / 2
     whole = max(1, int(total.sum()))
-    return np.minimum(_GROUPS - 1, (_GROUPS * middle / whole)).astype(np.intp)
+    groups = np.minimum(_GROUPS - 1, (_GROUPS * middle / whole)).astype(np.intp)
+    return Baseline(groups, max(flagged / max(1, rows), _LEAST_FLAGGED))
 
 
-def _changes(pair: Pair, groups: NDArray[np.intp]) -> dict[str, float]:
+def _changes(pair: Pair, base: Baseline) -> dict[str, float]:
     before, after = pair.before, pair.after
     found = {
         "errors": _failing(after) - _failing(before),
-        "declines": _log_odds(after) - _log_odds(before),
+        "declines": (_flagged(after) - _flagged(before)) / base.flagged,
     }
     if before.scores.sum() and after.scores.sum():
         found["scores"] = _mean(after.scores) - _mean(before.scores)
-        grouped = (np.bincount(groups, side.scores, _GROUPS) for side in (before, after))
+        grouped = (np.bincount(base.groups, side.scores, _GROUPS) for side in (before, after))
         found["shape"] = corrected_psi(*grouped)
     for name in ("latency", "memory"):
         counts = [getattr(side, name) for side in (before, after)]
@@ -179,8 +195,8 @@ def _failing(side: Side) -> float:
     return (side.failed + side.fallback) / max(1, side.rows + side.failed)
 
 
-def _log_odds(side: Side) -> float:
-    return math.log((side.flagged + 0.5) / (side.rows - side.flagged + 0.5))
+def _flagged(side: Side) -> float:
+    return side.flagged / max(1, side.rows)
 
 
 def _mean(counts: Counts) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
@@ -33,7 +32,7 @@ _GATES: Final = (
     Gate("errors", "rows that failed or that the rule answered", "share of rows", 0.002),
     Gate("scores", "mean score", "bins of a quarter log-odds", 1.0, both_ways=True),
     Gate("shape", "score distribution of a device against its own of before", "PSI", 0.1),
-    Gate("declines", "flagged rows", "log odds", round(math.log(1.5), 3), both_ways=True),
+    Gate("declines", "flagged rows", "of the share flagged before", 0.5, both_ways=True),
     Gate("latency", "95th percentile of the time to answer", "doublings", 0.585),
     Gate("memory", "95th percentile of the agent's memory", "doublings", 0.322),
     Gate("drift", "inputs as the model's contract counts them, mean of features", "PSI", 0.1),

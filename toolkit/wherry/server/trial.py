@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 import sqlalchemy as sa
 
-from wherry.gates.evidence import Numbers, Span, collect, differences, score_groups
+from wherry.gates.evidence import Numbers, Span, baseline, collect, differences
 from wherry.gates.judge import Inputs
 from wherry.gates.rules import Rules
 from wherry.rows import Exposure, RolloutRow
@@ -34,11 +34,11 @@ class Trial:
         since = split - rules.before_seconds
         spans |= {item.device: Span(row.bundle, split, since) for item in control}
         pairs = collect(self._windows(spans), spans)
-        groups = score_groups(pairs.values())
+        base = baseline(pairs.values())
 
         def changes(items: list[Exposure]) -> Numbers:
             mine = {item.device: pairs[item.device] for item in items}
-            return differences(mine, groups, rules.least_rows)
+            return differences(mine, base, rules.least_rows)
 
         shadow = self._shadow(row, rules) if "disagreement" in rules.names else []
         return Inputs(look, changes(canary), changes(control), shadow, f"{row.id}\n{row.wave}")

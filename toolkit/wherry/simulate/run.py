@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from wherry.gates.evidence import Numbers, Pair, Side, differences, score_groups
+from wherry.gates.evidence import Numbers, Pair, Side, baseline, differences
 from wherry.gates.judge import Inputs
 from wherry.gates.rules import Rules
 from wherry.outcomes import SILENT
@@ -333,11 +333,11 @@ class _World:
     def _inputs(self, row: RolloutRow, rules: Rules) -> Inputs:
         """Traffic before and after, of canary and control, as their windows would say it."""
         canary, control = sides(row, rules.most_devices)
-        groups = score_groups(self._pair(item, row) for item in (*canary, *control))
+        base = baseline(self._pair(item, row) for item in (*canary, *control))
 
         def changes(items: Iterable[Exposure]) -> Numbers:
             pairs = {item.device: self._pair(item, row) for item in items}
-            return differences(pairs, groups, rules.least_rows)
+            return differences(pairs, base, rules.least_rows)
 
         made = sum(
             bool(item.figures.get("gates")) and item.figures["wave"] == row.wave
