@@ -27,6 +27,7 @@ __all__ = ["HEAD_LIMIT_BYTES", "Hooks", "HttpServer"]
 _BACKLOG: Final = 128
 _LEAST_IDLE_SECONDS: Final = 1.0  # before a connection may be closed to make room
 _GREETING_SECONDS: Final = 0.05
+_REAPED_SECONDS: Final = 0.005
 _DRAIN_LOOKS_SECONDS: Final = 0.02
 
 
@@ -76,7 +77,10 @@ class HttpServer:
     def _take(self, taken: socket.socket) -> None:
         if taken.family != socket.AF_UNIX:
             taken.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if not self._make_room():
+        end = time.monotonic() + _GREETING_SECONDS  # some may have gone and not be off the list yet
+        while not (room := self._make_room()) and time.monotonic() < end:
+            time.sleep(_REAPED_SECONDS)
+        if not room:
             self.hooks.refused("S07")
             _turn_away(taken)
             return
