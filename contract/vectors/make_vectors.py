@@ -20,14 +20,14 @@ import make_compact
 import numpy as np
 
 from wherry_contract import bundle, histograms, messages, psi, signature
-from wherry_contract.assignment import PAYLOAD_TYPE, Assignment
+from wherry_contract.assignment import PAYLOAD_TYPE, Assignment, ShadowPlan
 from wherry_contract.encoder import Encoder, Step
 from wherry_contract.features import Feature, InputContract
 from wherry_contract.golden import GoldenVectors
 from wherry_contract.manifest import BoardNeeds, Manifest, Output, RuntimeNeeds, Soak
 from wherry_contract.profile import build_profile
 from wherry_contract.rule import Condition, Rule
-from wherry_contract.shadow import ShadowCounts, ShadowPlan
+from wherry_contract.shadow import ShadowCounts
 from wherry_contract.slots import FeatureCounts, SlotCounter
 from wherry_contract.window import Window
 from wherry_contract.wire import sha256_digest

@@ -23,41 +23,6 @@ _PLAIN: Final = 2
 
 
 @dataclass(frozen=True)
-class ShadowPlan:
-    """How long a shadow scores, and what follows.
-
-    Attributes:
-        rows: that it has scored before it may end.
-        seconds: that it has scored for, at least.
-        then: ``wait`` for the order to go live, or ``switch`` without one.
-    """
-
-    rows: int = 200
-    seconds: int = 1800
-    then: str = "wait"
-    extra: Mapping[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def from_fields(cls, fields: Fields) -> ShadowPlan:
-        """Read a plan.
-
-        Raises:
-            TrustError: T09.
-        """
-        return cls(
-            rows=fields.integer("rows", 200),
-            seconds=fields.integer("seconds", 1800),
-            then=fields.choice("then", ("wait", "switch"), "wait"),
-            extra=fields.rest(),
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON form."""
-        document: dict[str, Any] = {"rows": self.rows, "seconds": self.seconds}
-        return document | {"then": self.then} | dict(self.extra)
-
-
-@dataclass(frozen=True)
 class ShadowCounts:
     """What was counted of a shadow beside the model that answered; sums of them are exact.
 

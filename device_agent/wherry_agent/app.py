@@ -32,10 +32,10 @@ from .core import build_core, open_outbox
 from .identity.tls import Tls
 from .link.commands import STATE as COMMANDS
 from .link.commands import Commands
+from .link.fact import Fact
 from .link.log_ring import LogRing, where
 from .link.mqtt import Handlers, Link
 from .link.outbox import Outbox
-from .link.spool import Fact
 from .pulse import UPDATES, Notifier, Pulse, Watchdog
 from .serving.listen import LISTENING_FILE
 from .serving.server import Hooks, HttpServer

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from .clock import TrustedClock
 from .config import AgentConfig
+from .link.fact import Fact
 from .link.outbox import Outbox
-from .link.spool import Fact, LoggedSpool, Spool
+from .link.spool import LoggedSpool, Spool
 from .serving.probing import SIGNS
 from .serving.runtime import architecture, runtimes
 from .serving.scoring import Scorer

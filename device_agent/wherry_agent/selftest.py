@@ -34,8 +34,8 @@ from wherry_contract.wire import canonical
 from . import __version__
 from .config import AgentConfig, Limits, load_config
 from .identity.enrolment import check as check_identity
+from .link.fact import Fact
 from .link.outbox import Outbox
-from .link.spool import Fact
 from .serving.probe import probe
 from .serving.runtime import KINDS, runtimes
 from .store import BlobStore, StatePair, as_store_error, durable_write, make_folder

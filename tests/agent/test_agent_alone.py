@@ -102,3 +102,13 @@ def test_it_follows_a_repository_in_plain_python(alone: Path, tmp_path: Path) ->
         repository.sign_timestamp()
         done = run(alone, *refresh)
         assert (done.returncode, "T13" in done.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("module", ["wherry_agent.trust.tuf_trust", "wherry_agent.trust.seam"])
+def test_what_judges_orders_does_without_numpy(module: str) -> None:
+    """Its process is started for each look at the metadata: numpy is a third of its memory."""
+    program = f"import sys, {module}\nprint('numpy' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout == "False\n"

@@ -21,9 +21,9 @@ from support_agent import DEVICE, FLEET, agent_config
 from support_device import HandClock, RunningClock
 
 from wherry_agent.config import AgentConfig
+from wherry_agent.link.fact import Fact
 from wherry_agent.link.mqtt import IN_FLIGHT, PATIENCE, Handlers, Link
 from wherry_agent.link.outbox import Outbox
-from wherry_agent.link.spool import Fact
 from wherry_contract.address import BrokerAddress
 from wherry_contract.messages import Ack, Place, Presence, ranges
 

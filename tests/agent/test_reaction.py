@@ -13,7 +13,7 @@ from support_agent import Made, make_bundle, reference_rows
 from support_device import HandClock
 
 from wherry_agent.config import Limits
-from wherry_agent.link.spool import Fact
+from wherry_agent.link.fact import Fact
 from wherry_agent.serving.counter import Tally
 from wherry_agent.serving.inference import Answers, load_model
 from wherry_agent.serving.oip import write_answer

@@ -26,7 +26,7 @@ from support_registry import (
 
 from wherry.to_registry import RegistryTarget, copy_bundle
 from wherry_agent.config import RegistryPlace, load_config
-from wherry_agent.link.spool import Fact
+from wherry_agent.link.fact import Fact
 from wherry_agent.store import BlobStore
 from wherry_agent.update.distribution import read_challenge
 from wherry_agent.update.fetch import Depot as DepotClient

@@ -30,9 +30,10 @@ from wherry_agent.serving.served import Served
 from wherry_agent.serving.shadow import QUEUE_ROWS, Shadow, ShadowProgress, translation
 from wherry_agent.update.shadowing import SHADOWED, Total, is_to_be_noted, judge_shadow
 from wherry_agent.update.updater import E
+from wherry_contract.assignment import ShadowPlan
 from wherry_contract.features import UNSEEN, Feature, InputContract, RawMatrix
 from wherry_contract.manifest import Soak
-from wherry_contract.shadow import COARSE, ShadowCounts, ShadowPlan
+from wherry_contract.shadow import COARSE, ShadowCounts
 
 LIVE = make_bundle("1.0.0")
 SAME = make_bundle("2.0.0")

@@ -12,7 +12,8 @@ from support import Mosquitto, wait_for
 from support_agent import Depot, Made, make_bundle, order_for, running_depot, signed_order
 from support_app import AgentProcess, Fleet, Traffic
 
-from wherry_contract.shadow import ShadowCounts, ShadowPlan
+from wherry_contract.assignment import ShadowPlan
+from wherry_contract.shadow import ShadowCounts
 
 LIVE, OTHER = make_bundle("1.0.0"), make_bundle("2.0.0", bias=-1.5)
 FAILING = make_bundle("3.0.0", flaw="nan")

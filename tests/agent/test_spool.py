@@ -12,8 +12,9 @@ import pytest
 from support_agent import make_bundle
 from support_device import HandClock
 
+from wherry_agent.link.fact import Fact
 from wherry_agent.link.outbox import Outbox
-from wherry_agent.link.spool import Fact, Spool
+from wherry_agent.link.spool import Spool
 from wherry_agent.serving.counter import Tally
 from wherry_contract.errors import StoreError, TrustError
 from wherry_contract.histograms import LATENCY_BINS, SCORE_BINS

@@ -31,9 +31,9 @@ from wherry_agent.identity import openssl
 from wherry_agent.identity.certificate import read_certificate
 from wherry_agent.identity.enrolment import Keeper, ask_time, renew
 from wherry_agent.identity.tls import Identity, Tls, fleet_context
+from wherry_agent.link.fact import Fact
 from wherry_agent.link.mqtt import Handlers, Link
 from wherry_agent.link.outbox import Outbox
-from wherry_agent.link.spool import Fact
 from wherry_agent.trust.seam import PinnedTrust
 from wherry_agent.update.fetch import Depot
 from wherry_contract.command import PAYLOAD_TYPE as COMMAND_TYPE

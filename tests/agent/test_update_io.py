@@ -24,8 +24,8 @@ from support_device import Device, HandClock, Power, PowerCut
 
 from wherry_agent.store import StatePair
 from wherry_agent.update.updater import BOOT_BUDGET, RETRY_BUDGET
+from wherry_contract.assignment import ShadowPlan
 from wherry_contract.manifest import Soak
-from wherry_contract.shadow import ShadowPlan
 from wherry_contract.states import SlotTrust
 
 OLD = make_bundle("1.0.0")

@@ -14,10 +14,9 @@ from typing import Any
 import pytest
 from support_contract import VECTORS, document, vector
 
-from wherry_contract.assignment import PAYLOAD_TYPE, Assignment, open_assignment
+from wherry_contract.assignment import PAYLOAD_TYPE, Assignment, ShadowPlan, open_assignment
 from wherry_contract.errors import TrustError
 from wherry_contract.messages import unwrap_assignment
-from wherry_contract.shadow import ShadowPlan
 from wherry_contract.signature import (
     AssignmentKey,
     BundleStatement,
@@ -160,7 +159,7 @@ class Hidden:
 
 sys.meta_path.insert(0, Hidden())
 from pathlib import Path
-from wherry_contract.assignment import open_assignment
+from wherry_contract.assignment import open_assignment, ShadowPlan
 from wherry_contract.errors import TrustError
 from wherry_contract.messages import unwrap_assignment
 from wherry_contract.signature import TrustRoot

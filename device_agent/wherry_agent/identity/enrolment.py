@@ -19,7 +19,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from wherry_agent.clock import Clock
-from wherry_agent.link.spool import Fact
+from wherry_agent.link.fact import Fact
 from wherry_agent.store import durable_write
 from wherry_contract.errors import (
     CODES,

@@ -26,8 +26,9 @@ from wherry_contract.messages import unwrap_command
 from wherry_contract.wire import Fields
 
 from .examine import examine
+from .fact import Fact
 from .log_ring import LogRing
-from .spool import Fact, Spool
+from .spool import Spool
 
 STATE: Final = "commands"
 _MOST_WAITING: Final = 8

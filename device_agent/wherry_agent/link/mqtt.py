@@ -28,9 +28,9 @@ from wherry_contract.errors import LinkError, StoreError, WherryError
 from wherry_contract.messages import Ack, Presence
 from wherry_contract.topics import Topic
 
+from .fact import Fact
 from .outbox import Message, Outbox
 from .reporting import Dispatcher
-from .spool import Fact
 
 IN_FLIGHT: Final = 20
 PATIENCE: Final = 5  # sent so often, a message no longer holds up the next

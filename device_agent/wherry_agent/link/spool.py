@@ -9,16 +9,15 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from dataclasses import dataclass
 from typing import Final
 
 from wherry_agent.clock import Clock
 from wherry_agent.serving.counter import Tally
-from wherry_contract.answer import Answer
 from wherry_contract.compact import write_window
-from wherry_contract.errors import StoreError, WherryError
-from wherry_contract.messages import Event, Place
+from wherry_contract.errors import StoreError
+from wherry_contract.messages import Place
 
+from .fact import Fact
 from .log_ring import where
 from .outbox import Outbox
 
@@ -27,29 +26,6 @@ _KEYS_LOGGED: Final = 1024
 
 _log = logging.getLogger("wherry")
 _LEVELS: Final = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
-
-
-@dataclass(frozen=True)
-class Fact:
-    """An event that has no place in the outbox yet; the fields are `Event`'s."""
-
-    code: str
-    text: str = ""
-    severity: str = "info"
-    rollout: str = ""
-    bundle: str = ""
-    outcome: str = ""
-    answer: Answer | None = None
-
-    @classmethod
-    def of(cls, error: WherryError, *, rollout: str = "", bundle: str = "") -> Fact:
-        """The event of a coded error."""
-        text = f"{error.title}: {error.detail}" if error.detail else error.title
-        return cls(error.code, text[:1000], "error", rollout, bundle)
-
-    def event(self, place: Place, at: float) -> Event:
-        """The message."""
-        return Event(place=place, at=at, **self.__dict__)
 
 
 class Spool:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 from wherry_agent.child import ChildFailure, cap_memory, child_main, run_child
 from wherry_agent.clock import Clock, TrustedClock
 from wherry_agent.identity.tls import Identity
-from wherry_agent.link.spool import Fact
+from wherry_agent.link.fact import Fact
 from wherry_contract.assignment import Assignment
 from wherry_contract.command import Command
 from wherry_contract.errors import LinkError, StoreError, TrustError, WherryError, coded_error

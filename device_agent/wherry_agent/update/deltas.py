@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from wherry_agent.config import AgentConfig
-from wherry_agent.link.spool import Fact
+from wherry_agent.link.fact import Fact
 from wherry_contract.assignment import Assignment
 from wherry_contract.delta import LIST_LIMIT_BYTES, Delta, read_deltas
 from wherry_contract.errors import BundleError, LinkError, ManifestError, UpdateError

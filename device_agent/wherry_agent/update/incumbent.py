@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from wherry_agent.config import AgentConfig
-from wherry_agent.link.spool import Fact
+from wherry_agent.link.fact import Fact
 from wherry_contract.errors import StoreError, UpdateError, WherryError
 
 from .intake import Board

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from wherry_agent.link.spool import Fact
+from wherry_agent.link.fact import Fact
 from wherry_agent.store import StatePair
 from wherry_contract.errors import StoreError, WherryError
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from wherry_agent.config import RegistryPlace
-from wherry_agent.link.spool import Fact
+from wherry_agent.link.fact import Fact
 from wherry_agent.store import BlobStore
 from wherry_contract.errors import LinkError
 from wherry_contract.oci import MANIFEST_TYPE, Descriptor

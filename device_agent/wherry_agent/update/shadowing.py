@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from wherry_agent.config import Limits
-from wherry_agent.link.spool import Fact
+from wherry_agent.link.fact import Fact
 from wherry_agent.serving.shadow import Shadow, ShadowProgress
-from wherry_contract.assignment import Assignment
+from wherry_contract.assignment import Assignment, ShadowPlan
 from wherry_contract.manifest import Soak
-from wherry_contract.shadow import ShadowPlan
 
 from .reach import Reach
 from .record import Update

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from wherry_agent.link.spool import Fact
+from wherry_agent.link.fact import Fact
 from wherry_agent.serving.stand_in import StandIn
 from wherry_agent.store import StatePair
 from wherry_contract.errors import StoreError, WherryError

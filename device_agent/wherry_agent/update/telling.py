@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wherry_agent.link.spool import Fact
+from wherry_agent.link.fact import Fact
 from wherry_contract.states import Outcome
 from wherry_contract.states import UpdateState as S
 

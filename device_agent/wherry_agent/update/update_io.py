@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import Final
 
 from wherry_agent.config import AgentConfig
-from wherry_agent.link.spool import Fact
+from wherry_agent.link.fact import Fact
 from wherry_agent.store import StatePair
 from wherry_contract.assignment import Assignment
 from wherry_contract.bundle import MANIFEST_FILE

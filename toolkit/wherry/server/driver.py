@@ -18,10 +18,10 @@ from wherry.endure import Enduring
 from wherry.gates.rules import Rules
 from wherry.rows import Decision, DeviceRow, Exposure, Order, RolloutRow
 from wherry.shadows import add_to
-from wherry_contract.assignment import Assignment
+from wherry_contract.assignment import Assignment, ShadowPlan
 from wherry_contract.errors import StoreError, WherryError
 from wherry_contract.messages import wrap_assignment
-from wherry_contract.shadow import ShadowCounts, ShadowPlan
+from wherry_contract.shadow import ShadowCounts
 from wherry_contract.states import RolloutState as R
 from wherry_contract.when import to_seconds
 
