@@ -91,7 +91,7 @@ def test_who_is_absent_holds_nobody_up_and_is_not_reached() -> None:
 
 def test_devices_that_refuse_end_a_rollout_unless_they_may() -> None:
     habits = Habits(flaky=0.0, absent=0.0, refusing=0.02)
-    policy = replace(POLICY, shares=("5", "100%"), gates={}, quorum=1.0)
+    policy = replace(POLICY, shares=("1", "100%"), gates={}, quorum=1.0)
     scene = replace(SCENE, devices=200, policy=policy, habits=habits)
     assert simulate(scene).state == "reverted"
     assert simulate(replace(scene, policy=replace(policy, max_failures=20))).state == "done"
