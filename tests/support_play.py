@@ -44,6 +44,7 @@ class Till:
     seq: int = 0
     online: bool = True
     shift: float = 0.0  # score bins that the new bundle adds
+    failing: bool = False  # whether the new bundle fails nearly every row
     ends: str = "committed"  # or refused, reverted, stuck
 
 
@@ -108,11 +109,13 @@ class Play:
         return self.rollout(name)
 
     def _traffic(self, seconds: float) -> None:
-        rows, batch = 400, []
+        batch = []
         for place, (name, till) in enumerate(self.tills.items()):
             if not till.online or self.quiet:
                 continue
-            mean = 20 + place % 9 + (till.shift if till.bundle == NEW.digest else 0)
+            is_new = till.bundle == NEW.digest
+            mean = 20 + place % 9 + (till.shift if is_new else 0)
+            rows = 4 if till.failing and is_new else 400
             bins = np.clip(self.chance.normal(mean, 5, rows), 0, 63).astype(int)
             till.seq += 1
             item = window(
@@ -120,6 +123,7 @@ class Play:
                 till.seq,
                 bundle=till.bundle,
                 rows=rows,
+                errors={"E01": 400 - rows} if rows < 400 else {},
                 opened=self.wall - seconds + 1,
                 closed=self.wall - 1,
                 flagged=int(np.count_nonzero(bins > 32)),

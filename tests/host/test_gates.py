@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import t as students_t
 from support_fleet import window
 
+from wherry.gates import student
 from wherry.gates.evidence import (
     Pair,
     Side,
@@ -105,6 +107,7 @@ def test_no_difference_is_found_as_seldom_as_stated(spread: str) -> None:
 def test_what_so_few_devices_can_show_at_all() -> None:
     assert least_chance(1, 3) == 1 / 4
     assert least_chance(50, 500) == pytest.approx(1 / 20_001)
+    assert least_chance(50, 500, 1e-5) == pytest.approx(1 / 200_001)
 
 
 # --- from windows to numbers ----------------------------------------------------------------
@@ -155,6 +158,13 @@ def test_what_changed_on_a_device(after: Side, name: str, low: float, high: floa
     found = differences(pairs, baseline(pairs.values()), 100)
     assert low - 1e-6 <= found[name][0][0] <= high + 1e-6
     assert set(found) <= set(COMPARED)
+
+
+def test_a_device_whose_rows_all_fail_counts_where_that_is_asked() -> None:
+    pairs = {"a": Pair(side(), side()), "b": Pair(side(), side(0, failed=900))}
+    found = differences(pairs, baseline(pairs.values()), 100)
+    assert [value for value, _ in found["errors"]] == [0.0, 1.0]
+    assert {len(found[name]) for name in found if name != "errors"} == {1}
 
 
 def test_a_device_with_few_rows_does_not_count() -> None:
@@ -261,11 +271,36 @@ def test_disagreement(shares: tuple[float, ...], said: str) -> None:
     assert result.said == said, result.why
 
 
+@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 5, 30, 399])
+def test_students_t_is_that_of_scipy(freedom: int) -> None:
+    for value in (-9.0, -2.2, -0.3, 0.0, 1.0, 3.2, 50.0):
+        expected = float(students_t.cdf(value, freedom))
+        assert student.cdf(value, freedom) == pytest.approx(expected, rel=1e-6, abs=1e-13)
+
+
+def test_few_shadows_pass_a_share_at_the_limit_as_seldom_as_stated() -> None:
+    """By the normal distribution, five of them passed it in 9 of 100 cases."""
+    chance, rules = np.random.default_rng(4), Rules(names=("disagreement",), looks=1)
+    draws = [chance.normal(0.02, 0.02, 5) for _ in range(2000)]
+    found = sum(judge_gates(rules, Inputs(1, {}, {}, tuple(d)))[0].said == "passed" for d in draws)
+    assert found <= 131  # 100 are expected; 132 or more come in one of a thousand
+
+
 def test_later_looks_are_allowed_the_rest() -> None:
     rules = Rules(looks=4)
     found = [judge_gates(rules, inputs(look=look))[0].spend for look in range(1, 5)]
     whole = (0.01 / len(COMPARED), 0.05)
     assert [sum(part) for part in zip(*found, strict=True)] == pytest.approx(whole)
+
+
+@pytest.mark.parametrize("rules", [Rules(waves=4), Rules(confidence=0.999)])
+@pytest.mark.parametrize("look", [1, 6])
+def test_what_is_plain_fails_however_many_share_the_error(rules: Rules, look: int) -> None:
+    """A chance that is counted from 20,000 choices is never below 1 in 20,000."""
+    one = replace(rules, names=("scores",))
+    strict = replace(one, confidence=1 - (1 - rules.confidence) / len(COMPARED))
+    result = judge_gates(strict, inputs(4.0, look=look))[0]
+    assert (result.said, result.chance <= result.spend[0]) == ("failed", True)
 
 
 def test_nothing_to_ask_passes_nothing_wrongly() -> None:

@@ -87,6 +87,40 @@ def test_gates_without_traffic_hold_and_a_person_may_go_past(tmp_path: Path) -> 
         check_replay(play, name)
 
 
+def test_who_went_away_is_not_waited_for_without_a_word(tmp_path: Path) -> None:
+    """Five are needed, and four can come: the gates are undecided, and the rollout says so."""
+    with playing(tmp_path) as play:
+        name = play.push(**GATED | {"shares": ("5", "50%", "100%")})
+        away = play.rollout(name).devices[2].device
+        play.tills[away].online = False
+        row = play.until(name, "hold", "done")
+        assert row.state == "hold"
+        assert "4 and 35 devices have counted enough, 5 and 20" in row.decisions[-1].reason
+        check_replay(play, name)
+
+
+def test_a_canary_that_fails_every_row_is_not_left_out(tmp_path: Path) -> None:
+    """They score next to nothing, so that only the rows that failed can say it."""
+    with playing(tmp_path) as play:
+        play.tick()
+        name = play.push(**GATED | {"shares": ("10", "50%", "100%")})
+        for item in play.rollout(name).devices[:5]:
+            play.tills[item.device].failing = True
+        row = play.until(name, "reverted", "wave", "hold")
+        assert row.state == "reverted"
+        assert "gate: rows that failed" in row.decisions[0].reason
+        check_replay(play, name)
+
+
+def test_nobody_goes_past_a_canary_that_has_not_begun(tmp_path: Path) -> None:
+    """The shadow wave has the number of the canary; a word of then would count for it."""
+    with playing(tmp_path) as play:
+        row = play.office.start(NEW.digest, {}, Policy(**GATED | {"shadow_rows": 200}))
+        with pytest.raises(RolloutError) as caught:
+            play.steering.say(row.id, PASS, "go on", 0)
+        assert caught.value.code == "R14"
+
+
 def test_paused_nobody_gets_an_order_and_resumed_it_goes_on(tmp_path: Path) -> None:
     with playing(tmp_path, 8) as play:
         name = play.push(shares=("2", "100%"))

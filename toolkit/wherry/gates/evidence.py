@@ -76,8 +76,11 @@ class Pair:
     after: Side
 
     def is_enough(self, rows: int) -> bool:
-        """Whether both sides have so many."""
-        return min(self.before.rows, self.after.rows) >= rows
+        """Whether both sides have so many, rows that failed among them.
+
+        A device whose rows all fail must count: it is the one that the gate is there for.
+        """
+        return min(_asked(self.before), _asked(self.after)) >= rows
 
 
 def collect(windows: Iterable[tuple[str, Window]], spans: Mapping[str, Span]) -> dict[str, Pair]:
@@ -136,9 +139,12 @@ def differences(pairs: Mapping[str, Pair], base: Baseline, rows: int) -> Numbers
     found: Numbers = {}
     for _, pair in sorted(pairs.items()):
         if pair.is_enough(rows):
-            worth = 1 / (1 / pair.before.rows + 1 / pair.after.rows)
+            worth = 1 / (1 / _asked(pair.before) + 1 / _asked(pair.after))
             weight = round(worth / (worth + _EVEN_ROWS), _DIGITS)
-            for name, value in _changes(pair, base).items():
+            changes = _changes(pair, base)
+            if min(pair.before.rows, pair.after.rows) < rows:  # too few were scored for the rest
+                changes = {"errors": changes["errors"]}
+            for name, value in changes.items():
                 found.setdefault(name, []).append((round(value, _DIGITS), weight))
     return found
 
@@ -191,8 +197,13 @@ def _changes(pair: Pair, base: Baseline) -> dict[str, float]:
     return found
 
 
+def _asked(side: Side) -> int:
+    """Rows that were to be scored; those that failed are not among a side's `rows`."""
+    return side.rows + side.failed
+
+
 def _failing(side: Side) -> float:
-    return (side.failed + side.fallback) / max(1, side.rows + side.failed)
+    return (side.failed + side.fallback) / max(1, _asked(side))
 
 
 def _flagged(side: Side) -> float:

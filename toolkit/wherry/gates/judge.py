@@ -11,11 +11,11 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any, Final
 
 import numpy as np
 
+from . import student
 from .permute import Weighed, difference, upper_tail
 from .rules import GATES, Rules
 from .spending import at_look
@@ -153,7 +153,7 @@ def _miss(
 
 
 def _judge_shadow(rules: Rules, inputs: Inputs, spend: tuple[float, float]) -> Result:
-    """The mean share over devices against the limit, by a normal bound with the device as unit."""
+    """The mean share over devices against the limit, by Student's t with the device as unit."""
     limit, shares = rules.limit("disagreement"), np.asarray(inputs.shadow, np.float64)
     many = len(shares)
     if many < max(2, rules.least_canary):
@@ -162,7 +162,7 @@ def _judge_shadow(rules: Rules, inputs: Inputs, spend: tuple[float, float]) -> R
     mean = float(shares.mean())
     # half a percent point of spread at the least: equal shares of few devices prove no more
     error = max(float(shares.std(ddof=1)), 0.005) / math.sqrt(many)
-    above = NormalDist().cdf((mean - limit) / error)
+    above = student.cdf((mean - limit) / error, many - 1)
     chance, miss = 1 - above, above
     said = FAILED if chance <= spend[0] else PASSED if miss <= spend[1] else UNDECIDED
     why = _why("disagreement", said, mean, limit)

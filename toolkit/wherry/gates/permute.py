@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MOST_DRAWS: Final = 20_000
+_MORE_DRAWS: Final = 400_000
 _LEAST_DRAWS: Final = 1_000
 _ENOUGH: Final = 50  # choices at least as extreme; more of them say nothing new
 _EXACT: Final = 5_000
@@ -41,7 +42,8 @@ def upper_tail(canary: Weighed, control: Weighed, seed: int, level: float = 0.0)
         control: likewise, shape (n, 2), n > 0.
         seed: the same gives the same answer.
         level: what the chance will be held against: five times as many choices are drawn as
-            it takes to be below it, at least 1,000 and at most 20,000; 0 for the most.
+            it takes to be below it, at least 1,000 and at most 20,000; more, up to 400,000,
+            where fewer could never be below it; 0 for 20,000.
 
     Returns:
         Above 0; at the least 1 / (draws + 1).
@@ -61,7 +63,7 @@ def upper_tail(canary: Weighed, control: Weighed, seed: int, level: float = 0.0)
         return seen_in(choices) / len(choices)
     chance = np.random.default_rng(seed)
     seen = drawn = 0
-    most = min(MOST_DRAWS, max(_LEAST_DRAWS, math.ceil(5 / level))) if level else MOST_DRAWS
+    most = _most_draws(level)
     while drawn < most:
         keys = chance.random((_BLOCK, len(both)), dtype=np.float32)
         seen += seen_in(np.argpartition(keys, m, axis=1)[:, :m])
@@ -71,7 +73,15 @@ def upper_tail(canary: Weighed, control: Weighed, seed: int, level: float = 0.0)
     return (seen + 1) / (drawn + 1)
 
 
-def least_chance(canary: int, control: int) -> float:
-    """The smallest chance that so many devices can show at all."""
+def _most_draws(level: float) -> int:
+    """How many choices are drawn at the most; enough to get below the level, if any number is."""
+    needed = 2 / level if level else math.inf
+    if needed > _MORE_DRAWS:
+        return MOST_DRAWS
+    return max(_LEAST_DRAWS, min(MOST_DRAWS, math.ceil(5 / level)), math.ceil(needed))
+
+
+def least_chance(canary: int, control: int, level: float = 0.0) -> float:
+    """The smallest chance that so many devices can show at all, held against a level."""
     choices = math.comb(canary + control, canary)
-    return 1 / choices if choices <= _EXACT else 1 / (MOST_DRAWS + 1)
+    return 1 / choices if choices <= _EXACT else 1 / (_most_draws(level) + 1)

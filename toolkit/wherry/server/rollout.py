@@ -319,6 +319,8 @@ def gates_due(row: RolloutRow, look: Look) -> bool:
     mine = [item for item in row.devices if item.wave == row.wave]
     settled = sorted(item.settled_at for item in mine if item.outcome == Outcome.COMMITTED)
     enough = min(rules.least_canary, len(mine))
+    if settled and is_ready(_wave_figures(row, policy, look)):
+        enough = min(enough, len(settled))  # no more will come; few are undecided, and that is said
     if len(settled) < enough:
         return False
     if look.now < settled[enough - 1] + (len(looks) + 1) * rules.look_seconds:

@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from wherry.rows import RolloutRow, Word
+from wherry.rows import PASS, RolloutRow, Word
 from wherry_contract.errors import RolloutError
 from wherry_contract.states import Outcome
 
 from .ledger import ENDED
 from .office import Office, Plan
-from .rollout import Policy
+from .rollout import Policy, in_shadow
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,13 @@ class Steering:
         """Note a word; the driver acts on it at its next look.
 
         Raises:
-            RolloutError: R01, R09, R14.
+            RolloutError: R01, R09; R14, the wave is another one, or the shadows score still:
+                going past the canary's gates is for who has seen the canary.
         """
         ledger = self._office.store.ledger
+        if what == PASS and in_shadow(ledger.rollout(name)):
+            cure = "wait for the shadows, or abort it and push it without a shadow"
+            raise RolloutError("R14", f"{name} is at its shadow wave, not at its canary", cure=cure)
         ledger.say(name, Word(self._clock(), what, why or what, wave))
         self._news()
         return ledger.rollout(name)
