@@ -11,6 +11,7 @@ from support import examples
 from support_agent import order_for
 
 from wherry_agent.update.record import DeviceRecord, Slot, Update
+from wherry_agent.update.telling import report_fact
 from wherry_agent.update.updater import (
     BOOT_BUDGET,
     MODES,
@@ -482,6 +483,19 @@ def test_an_order_that_is_fulfilled_goes_to_its_report() -> None:
     record = begin(record_in(S.IDLE), replace(ORDER, digest=OLD))
     assert record.update is not None
     assert (record.state, record.update.outcome) == (S.REPORT, "committed")
+
+
+@pytest.mark.parametrize(
+    ("code", "detail", "told"),
+    [
+        ("T12", "0f3a of fraud", "the bundle is not listed as released: 0f3a of fraud"),
+        ("T12", "", "the bundle is not listed as released"),
+        ("", "", "committed"),
+    ],
+)
+def test_what_is_told_of_an_end_says_its_code_once(code: str, detail: str, told: str) -> None:
+    fact, _ = report_fact(Update(ORDER, outcome="committed", code=code, detail=detail))
+    assert (fact.code, fact.text) == (code or "update.committed", told)
 
 
 @pytest.mark.parametrize("trust", [SlotTrust.UNPROVEN, SlotTrust.BAD])

@@ -213,6 +213,17 @@ def test_doctor_repeats_a_board_as_it_was_named(
 
 
 @needs_qemu
+def test_doctor_tells_a_cpu_that_the_emulator_does_not_know(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    last = examine(replace(board(PI), cpu="cortex-a55"))[-1]
+    assert last.found == "qemu-aarch64 does not know the CPU cortex-a55"
+    assert "cortex-a53" in last.cure
+    assert not last.fine
+
+
+@needs_qemu
 def test_doctor_tells_an_environment_that_works_from_one_that_does_not(
     places: dict[str, Place], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

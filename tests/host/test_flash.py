@@ -37,6 +37,7 @@ from wherry.flash.terminal import Folder
 from wherry.flash.work import Plan, carry_out, look_at, read_survey, refusal
 from wherry_contract.errors import SetupError
 from wherry_contract.identity import ClaimCode
+from wherry_convert.environments import FOLDER_VARIABLE
 
 CODE = ClaimCode.new(b"an authority").text
 URL = "https://127.0.0.1:1/enrol"
@@ -45,7 +46,7 @@ PIN = Pin("onnxruntime", "1.27.0")
 
 def plan_for(to: str, kit: Kit, folder: Folder, ssh: Sshd | None = None) -> Plan:
     way = way_to(to, ssh_config=ssh.config if ssh else None)
-    return Plan(way, BOARD, PIN, kit, folder, look_at(way, recipe(), kit, folder), start=False)
+    return Plan(way, BOARD, PIN, kit, folder, look_at(way, recipe(), kit.key, folder), start=False)
 
 
 @pytest.fixture(scope="module")
@@ -221,6 +222,19 @@ def test_a_board_that_is_not_the_boards(card: dict[str, object], said: str, tmp_
         plan_for(str(made), small_kit(tmp_path), OLD_FOLDER)
     assert said in caught.value.render()
     assert tree(made) == before
+
+
+def test_a_card_is_looked_at_before_anything_is_fetched(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "empty"))
+    card = make_card(tmp_path / "card", python="")
+    words = ["flash", str(card), "--board", BOARD, "--device", "till-1", "--claim", CODE]
+    assert run([*words, "--enrol-url", URL, "--yes"]) == 3
+    said = capsys.readouterr().err
+    assert "it has no /usr/bin/python3" in said
+    assert "fetching" not in said
+    assert not (tmp_path / "empty").exists()
 
 
 def test_a_link_that_leads_out_of_the_card(tmp_path: Path) -> None:

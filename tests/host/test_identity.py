@@ -15,7 +15,17 @@ from typing import Any
 
 import pytest
 from support import wait_for
-from support_fleet import FAMILY, Device, Server, enrol, running_devices, running_server, wherry
+from support_agent import make_bundle
+from support_fleet import (
+    FAMILY,
+    Device,
+    Server,
+    enrol,
+    release,
+    running_devices,
+    running_server,
+    wherry,
+)
 from support_identity import Client, Fleet, context_of, with_clock
 
 from wherry.identity.authority import Authority, make_request, requested_key
@@ -196,6 +206,28 @@ def test_codes_that_let_nobody_in(server: Server, tmp_path: Path, row: str, expe
     if "claim" not in change:  # and the code was not used up
         name = row.lower().replace(" ", "-")
         assert enrol_here(order(server, code, tmp_path / "y", name)).exists()
+
+
+def test_the_depots_port_enrols_nobody_and_it_is_said_which_one_does(
+    server: Server, tmp_path: Path
+) -> None:
+    url = server.facts["devices"]["depot"].removesuffix("/depot") + "/enrol"
+    with pytest.raises(WherryError, match="L08: the server does not enrol there") as caught:
+        enrol_here(order(server, claim(server), tmp_path / "x", "till-x", url=url))
+    assert "wherry device claim" in caught.value.cure
+
+
+@pytest.mark.parametrize(("family", "warned"), [(FAMILY, False), ("typo", True)])
+def test_a_family_that_nobody_releases_for_is_told_of(
+    server: Server, tmp_path: Path, family: str, *, warned: bool
+) -> None:
+    release(server.data, make_bundle())
+    claimed = wherry(server.data, "device", "claim", "--family", family)
+    folder = str(tmp_path / family)
+    added = wherry(server.data, "device", "add", f"f-{family}", "--family", family, "--out", folder)
+    for done in (claimed, added):
+        said = f"no such family is released here: {family}; there are: {FAMILY}"
+        assert (said in done.stderr) is warned, done.stderr
 
 
 def _made_up(server: Server, _folder: Path, _code: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from support import wait_for
 from support_agent import FAMILY, make_bundle
 from support_fleet import Server, running_server, wherry
 
+from wherry.cli.output import tree
 from wherry.server.questions import MOST_OPEN
 from wherry_agent.config import load_config
 from wherry_agent.status import read_status
@@ -114,6 +115,16 @@ def test_a_snapshot_is_what_status_prints(server: Server, agent: Agent) -> None:
     assert found.keys() == here.keys()
     for name in ("device", "slots", "sequences", "trust", "identity", "pid", "listening"):
         assert found[name] == here[name]
+
+
+def test_a_snapshot_is_told_in_words() -> None:
+    slots = {"a": {"trust": "good", "held": True}, "b": None}
+    document = {"slots": slots, "sequences": [{"key": "k", "last": 7}], "labels": {}, "ends": []}
+    assert list(tree(document | {"features": ["x", "y"]})) == [
+        "slots:", "  a:", "    trust: good", "    held: yes", "  b: none",
+        "sequences:", "  1:", "    key: k", "    last: 7", "labels: none", "ends: none",
+        "features: x, y",
+    ]  # fmt: skip
 
 
 def test_logs_hold_what_the_agent_did_and_nothing_of_a_customer_s(

@@ -225,6 +225,8 @@ def test_a_second_ceremony_and_an_unknown_family_are_refused(folder: Path, made:
         repository.stage_bundle(opened(make_bundle(family="other")))
     with pytest.raises(TrustError, match="T06"):
         repository.sign("snapshot", signer("online"))
+    with pytest.raises(TrustError, match=r"T06: there is no such role here: .*known: root, "):
+        repository.state.document("models/mistyped")
 
 
 def test_a_family_is_added_by_the_targets_keys(folder: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,7 +26,7 @@ from wherry_convert.sources import load_source, outputs
 from wherry_convert.tflite_convert import convert_tflite
 from wherry_convert.to_onnx import Converted, convert
 
-from .files import write_durably
+from .files import read_bounded, write_durably
 from .metrics import recall_at
 from .output import read_output
 from .quantized import SEARCH, methods_of
@@ -186,14 +187,7 @@ def read_converted(path: Path) -> tuple[Converted, dict[str, Any]]:
 
 
 def _read(path: Path, limit: int) -> bytes:
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(limit + 1)
-    except OSError as error:
-        raise SetupError("H02", f"{path}: {error.strerror}") from error
-    if len(data) > limit:
-        raise SetupError("H02", f"{path} has more than {limit} bytes")
-    return data
+    return read_bounded(path, limit, partial(SetupError, "H02"))
 
 
 def _write(converted: Converted, out: Path, origin: dict[str, Any]) -> None:

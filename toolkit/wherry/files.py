@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from wherry_contract.errors import StoreError
+from wherry_contract.errors import SetupError, StoreError, WherryError
 
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -35,6 +36,28 @@ def write_durably(path: Path, data: bytes, *, mode: int = 0o644) -> None:
         sync_folder(path.parent)
     except OSError as error:
         raise as_store_error(error, path.name) from error
+
+
+def read_bounded(path: Path, limit: int, too_large: Callable[[str], WherryError]) -> bytes:
+    """Read a file that may not have more than so many bytes.
+
+    Args:
+        path: the file.
+        limit: bytes.
+        too_large: makes the error of a detail.
+
+    Raises:
+        SetupError: H02, it cannot be read.
+        WherryError: it is too large.
+    """
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(limit + 1)
+    except OSError as error:
+        raise SetupError("H02", f"{path}: {error.strerror}") from error
+    if len(data) > limit:
+        raise too_large(f"{path} has more than {limit} bytes")
+    return data
 
 
 def make_folder(folder: Path) -> None:

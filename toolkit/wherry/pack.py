@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -30,7 +31,7 @@ from wherry_convert.quantize_graph import precision_of as weights_precision
 from wherry_convert.scoring import Scored
 from wherry_convert.tflite_inspect import inspect_tflite, refuse_tflite
 
-from .files import write_durably
+from .files import read_bounded, write_durably
 from .keys import sign_envelope, signed_payload
 from .vectors import check_vectors
 
@@ -163,14 +164,7 @@ def read_parts(folder: Path) -> Parts:
 
 def _read(path: Path) -> bytes:
     limit = MODEL_LIMIT_BYTES if path.name in MODEL_FILES.values() else PART_LIMIT_BYTES
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(limit + 1)
-    except OSError as error:
-        raise SetupError("H02", f"{path}: {error.strerror}") from error
-    if len(data) > limit:
-        raise BundleError("B02", f"{path.name} has more than {limit} bytes")
-    return data
+    return read_bounded(path, limit, partial(BundleError, "B02"))
 
 
 def check_graph(parts: Parts) -> None:

@@ -306,13 +306,25 @@ def _ask(url: str, what: str, body: bytes | None, context: ssl.SSLContext) -> by
         response = connection.getresponse()
         data = response.read(LIMIT_BYTES + 1)
     except (OSError, http.client.HTTPException) as error:
-        told = tls_error(error, parts.netloc)
-        raise told or LinkError("L08", f"{parts.netloc}: {error or repr(error)}") from error
+        raise _lost(error, parts.netloc, first=body is None) from error
     finally:
         connection.close()
     if response.status != HTTPStatus.OK:
         raise _told(response.status, data)
     return data
+
+
+def _lost(error: Exception, where: str, *, first: bool) -> LinkError:
+    """Why nothing was answered; the first question is asked by who has no certificate yet."""
+    told = tls_error(error, where)
+    if first and (isinstance(error, ConnectionResetError) or (told and told.code == "L10")):
+        return LinkError(
+            "L08",
+            f"{where}: it hung up, as the depot's port does on who has no certificate",
+            title="the server does not enrol there",
+            cure="take the URL that `wherry device claim` prints: it ends in /enrol",
+        )
+    return told or LinkError("L08", f"{where}: {error or repr(error)}")
 
 
 def _told(status: int, data: bytes) -> WherryError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from wherry_agent.link.fact import Fact
+from wherry_contract.errors import CODES
 from wherry_contract.states import Outcome
 from wherry_contract.states import UpdateState as S
 
@@ -45,7 +46,8 @@ def report_fact(update: Update) -> tuple[Fact, str]:
     """How an update ended."""
     order = update.assignment
     good = update.outcome in (Outcome.COMMITTED, Outcome.WITHDRAWN)
-    text = f"{update.code} {update.detail}".strip() or update.outcome
+    title = CODES[update.code].title if update.code in CODES else ""
+    text = ": ".join(filter(None, (title, update.detail))) or update.outcome
     fact = Fact(
         code=update.code or f"update.{update.outcome}",
         text=text[:1000],

@@ -12,7 +12,7 @@ from typing import Any, Final
 from wherry.profiles import Board
 from wherry_contract.errors import SetupError
 
-from .emulator import Place, cpu_models, find_emulator, run_python
+from .emulator import Place, check_cpu, cpu_models, find_emulator, run_python
 from .recipe import KEYRING
 from .root import place_on_disk
 
@@ -78,10 +78,27 @@ def _environment(board: Board, called: str) -> Iterator[Finding]:
     if place is None:
         yield Finding(board.name, False, "its profile has no [emulation]", "add the section")
         return
+    unknown = _cpu(board)
+    if unknown:
+        yield unknown
+        return
     if not place.ready:
         yield Finding(board.name, False, "its environment is not made", f"run: {make}")
         return
     yield _starts(place, f"remove {place.folder} and {place.base}, then: {make}")
+
+
+def _cpu(board: Board) -> Finding | None:
+    """What is wrong with the CPU that a profile names."""
+    try:
+        emulator = find_emulator(board.architecture)
+    except SetupError:
+        return None  # told already, with the tools of this machine
+    try:
+        check_cpu(emulator, board.cpu)
+    except SetupError as error:
+        return Finding(board.name, False, error.detail, error.cure)
+    return None
 
 
 def _starts(place: Place, cure: str) -> Finding:

@@ -138,6 +138,18 @@ def cpu_models(emulator: Path) -> tuple[str, ...]:
     return names
 
 
+def check_cpu(emulator: Path, cpu: str) -> None:
+    """Refuse a CPU that an emulator does not know.
+
+    Raises:
+        SetupError: H14.
+    """
+    known = cpu_models(emulator)
+    if cpu not in known:
+        detail = f"{emulator.name} does not know the CPU {cpu}"
+        raise SetupError("H14", detail, cure=f"it knows: {', '.join(known)}")
+
+
 def place_of(recipe: Recipe, folder: Path, emulator: Path) -> Place:
     """Where a board's environment is, or would be."""
     return Place(
@@ -159,10 +171,7 @@ def furnish(place: Place, recipe: Recipe) -> bool:
     """
     if place.folder.exists():
         return False
-    known = cpu_models(place.emulator)
-    if place.cpu not in known:
-        detail = f"{place.emulator.name} does not know the CPU {place.cpu}"
-        raise SetupError("H14", detail, cure=f"it knows: {', '.join(known)}")
+    check_cpu(place.emulator, place.cpu)
     half = place.folder.with_name(f"{place.folder.name}.new")
     shutil.rmtree(half, ignore_errors=True)
     half.mkdir()

@@ -12,7 +12,7 @@ from wherry.client import find_client, segment
 from wherry.files import write_durably
 
 from .options import Pair, select_option, server_options
-from .output import Seconds, confirm, json_option, say, show, table, yes_option
+from .output import Seconds, confirm, json_option, say, show, table, tree, yes_option
 from .questions import device_answers, device_ask
 
 _PRIVATE: Final = 0o600
@@ -68,6 +68,7 @@ def device_claim(
         "seconds": valid,
     }
     found = find_client(server, token_file).post("claims", order)
+    _warn(found)
     say(f"on the device: wherry-agent enroll --url {found['url']} --claim CODE")
     show("wherry/claim-codes/1", found, found["codes"], as_json=as_json)
 
@@ -117,7 +118,9 @@ def device_add(
         "again": again,
         "csr": csr,
     }
-    files = client.post("devices", order)["files"]
+    found = client.post("devices", order)
+    _warn(found)
+    files = found["files"]
     config = files.pop("agent.toml")
     if "device.pem" in files:
         write_durably(out / "device.key", key, mode=_PRIVATE)
@@ -125,6 +128,11 @@ def device_add(
         write_durably(out / file, text.encode())
     write_durably(out / "agent.toml", config.encode(), mode=_PRIVATE)  # it may have a password
     say(f"{name} is enrolled; on the device: wherry-agent run --config {out / 'agent.toml'}")
+
+
+def _warn(found: Mapping[str, Any]) -> None:
+    for words in found.get("warnings", ()):
+        say(f"warning: {words}")
 
 
 @device.command("revoke", epilog="Example: wherry device revoke till-1 --yes")
@@ -238,10 +246,10 @@ def _device_lines(found: Mapping[str, Any]) -> Iterable[str]:
     yield f"{'online' if found['online'] else 'away'}, seen {found['seen_at'] or 'never'}"
     if identity := found.get("identity"):
         yield f"identity {_identity(identity)}, key {identity['fingerprint']}"
-    for name, value in (found["state"] or {}).items():
-        yield f"  {name}: {value}"
+    yield from tree(found["state"] or {}, "  ")
     yield f"messages lost before they arrived: {found['lost_messages']}"
     for item in found["incidents"]:
         yield f"not taken: {item['at']}  {item['channel']}  {item['code']}  {item['detail']}"
     for item in found["events"]:
-        yield f"{item['at']}  {item['severity']}  {item['code']}  {item['text']}"
+        text = item["text"].removeprefix(f"{item['code']} ")  # some agents repeat it
+        yield f"{item['at']}  {item['severity']}  {item['code']}  {text}"

@@ -66,6 +66,29 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
     ]
 
 
+def tree(document: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+    """Lines of a document for a person: names and values, what lies in them further to the right."""
+    for name, value in document.items():
+        inner = value if isinstance(value, list | tuple) else ()
+        if isinstance(value, Mapping) and value:
+            yield f"{indent}{name}:"
+            yield from tree(value, indent + "  ")
+        elif any(isinstance(item, Mapping) for item in inner):
+            yield f"{indent}{name}:"
+            for place, item in enumerate(inner, 1):
+                yield from tree({str(place): item}, indent + "  ")
+        else:
+            yield f"{indent}{name}: {_word(value)}"
+
+
+def _word(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_word, value)) or "none"
+    return "none" if value is None or value == {} else str(value)
+
+
 @contextmanager
 def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
     """A progress bar on stderr for long work; yields a function that takes steps.

@@ -14,7 +14,7 @@ from wherry_contract.command import ASKS, MOST_LINES
 from wherry_contract.errors import LinkError
 
 from .options import server_options
-from .output import Seconds, json_option, say, show, table
+from .output import Seconds, json_option, say, show, table, tree
 
 _LOOK_SECONDS: Final = 0.3
 _SCHEMA: Final = "wherry/question/1"
@@ -132,13 +132,4 @@ def _lines(found: Mapping[str, Any], document: Mapping[str, Any]) -> Iterable[st
             if not check["well"]:
                 yield f"       next: {check['cure']}"
     else:
-        yield from _tree(document)
-
-
-def _tree(document: Mapping[str, Any], indent: str = "") -> Iterable[str]:
-    for name, value in document.items():
-        if isinstance(value, Mapping) and value:
-            yield f"{indent}{name}:"
-            yield from _tree(value, indent + "  ")
-        else:
-            yield f"{indent}{name}: {value}"
+        yield from tree(document)

@@ -15,9 +15,9 @@ from wherry_contract.errors import WherryError
 
 from .batch import Entry, Record, Row, row_digest
 from .carry import way_to
-from .kit import kit_of
+from .kit import key_of, kit_of
 from .terminal import Terminal, folder_of, runtime_for
-from .work import Plan, carry_out, is_root_of_a_running_board, look_at
+from .work import Plan, carry_out, check, is_root_of_a_running_board, look_at
 
 DONE = "done"
 
@@ -59,8 +59,9 @@ class Bench:
         pins = [self.pin] if self.pin else pins_of(self.board)
         pin = runtime_for(terminal, self.board, pins)
         way = way_to(terminal.to, ssh_config=self.ssh_config, sudo=self.sudo)
+        survey = look_at(way, self.recipe, key_of(self.recipe, pin), folder)
         kit = kit_of(self.recipe, pin, self.tell)
-        survey = look_at(way, self.recipe, kit, folder)
+        check(way, survey, self.recipe, kit.size // 1024)
         start = self.start and is_root_of_a_running_board(way)
         return Plan(way, self.board.name, pin, kit, folder, survey, start)
 

@@ -65,7 +65,7 @@ def kit_of(recipe: Recipe, pin: Pin, progress: Callable[[str], None]) -> Kit:
         SetupError: H03 no room or no right, H06 the agent is not installed here, H15 a wheel
             cannot be fetched, or its digest is wrong.
     """
-    key = _key(recipe, pin)
+    key = key_of(recipe, pin)
     home = folder() / "kits"
     file = home / f"{key}.tar"
     try:
@@ -78,7 +78,8 @@ def kit_of(recipe: Recipe, pin: Pin, progress: Callable[[str], None]) -> Kit:
     return Kit(key, file, str(pin))
 
 
-def _key(recipe: Recipe, pin: Pin) -> str:
+def key_of(recipe: Recipe, pin: Pin) -> str:
+    """The name of a board's kit, made or not."""
     found = hashlib.sha256()
     lock = LOCKS / f"{recipe.machine}-{pin.name}-{pin.version}.txt"
     wheels = lock.read_text() if lock.exists() else ""

@@ -76,18 +76,29 @@ def read_survey(text: str) -> Survey:
         raise SetupError("H16", f"the board answered something else: {text[:200]!r}") from error
 
 
-def look_at(way: Way, recipe: Recipe, kit: Kit, folder: Folder) -> Survey:
-    """Look at a board; it must be one that the kit is for.
+def look_at(way: Way, recipe: Recipe, kit_key: str, folder: Folder) -> Survey:
+    """Look at a board; it must be one that a kit of this recipe is for.
+
+    The kit need not be made yet: what is wrong with a board is told before anything is fetched.
 
     Raises:
         SetupError: H16.
     """
-    arguments = [way.root, kit.key, folder.name, *recipe.emulation.packages]
+    arguments = [way.root, kit_key, folder.name, *recipe.emulation.packages]
     found = read_survey(run_script(way, "survey.sh", arguments))
-    why = refusal(found, recipe, kit.size // 1024)
+    check(way, found, recipe, 0)
+    return found
+
+
+def check(way: Way, found: Survey, recipe: Recipe, kit_kib: int) -> None:
+    """Refuse a board that cannot be flashed.
+
+    Raises:
+        SetupError: H16.
+    """
+    why = refusal(found, recipe, kit_kib)
     if why:
         raise SetupError("H16", f"{way.words}: {why[0]}", cure=why[1])
-    return found
 
 
 def refusal(found: Survey, recipe: Recipe, kit_kib: int) -> tuple[str, str] | None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import tomllib
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from wherry.files import read_bounded
 from wherry_contract.errors import SetupError
 from wherry_contract.wire import PROJECT, SLUG, Fields
 
@@ -38,7 +40,7 @@ def read_hooks(path: Path) -> Hooks:
     Raises:
         SetupError: H01 it is wrong, H02 it or a secret cannot be read, H12.
     """
-    data = _read(path, LIMIT_BYTES)
+    data = read_bounded(path, LIMIT_BYTES, partial(SetupError, "H01"))
     try:
         fields = Fields(tomllib.loads(data.decode()), path.name, PROJECT)
     except (ValueError, RecursionError) as error:
@@ -77,18 +79,9 @@ def _way(item: Fields, folder: Path) -> Way:
 
 def _secret(item: Fields, folder: Path) -> bytes:
     name = item.text("secret_file", "")
-    return _read(folder / name, _LIMIT_SECRET).strip() if name else b""
-
-
-def _read(path: Path, limit: int) -> bytes:
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(limit + 1)
-    except OSError as error:
-        raise SetupError("H02", f"{path}: {error.strerror}") from error
-    if len(data) > limit:
-        raise SetupError("H01", f"{path.name} has more than {limit} bytes")
-    return data
+    if not name:
+        return b""
+    return read_bounded(folder / name, _LIMIT_SECRET, partial(SetupError, "H01")).strip()
 
 
 def _nothing_left(fields: Fields) -> None:

@@ -140,8 +140,9 @@ class State:
         if role in self.models:
             return self.models[role]
         if role not in TOP:
-            cure = "add it with `wherry publish --family`"
-            raise TrustError("T06", f"the repository has no role {role[:80]!r}", cure=cure)
+            there = ", ".join((*TOP, *self.models))
+            cure, title = "look for a typing error", "there is no such role here"
+            raise TrustError("T06", f"{role[:80]!r}; known: {there}", cure=cure, title=title)
         found: Metadata[Any] = getattr(self, role)
         return found
 

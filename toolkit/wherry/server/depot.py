@@ -16,7 +16,7 @@ from typing import BinaryIO, Final
 
 from wherry.files import as_store_error, write_durably
 from wherry.repository.repository import Repository
-from wherry.repository.state import served_name
+from wherry.repository.state import MODELS, served_name
 from wherry.rows import BundleRow
 from wherry_contract.bundle import MANIFEST_FILE, PROFILE_FILE, Bundle, open_bundle
 from wherry_contract.errors import RolloutError, TrustError
@@ -101,6 +101,16 @@ class Depot:
         keys = self.trusted()
         root = TrustRoot(keys, {family: FamilyTrust(tuple(keys))}, ())
         return root.open_bundle_statement(envelope, family=family, digest=bundle.digest).counter
+
+    def families(self) -> set[str]:
+        """Those whose bundles somebody may release; none in a laboratory, where a key signs for any.
+
+        Raises:
+            SetupError: H02, nothing is published.
+        """
+        if self._repository is None:
+            return set()
+        return {role.removeprefix(MODELS) for role in self._repository.families(published=True)}
 
     def _put(self, name: str, data: bytes) -> None:
         path = self.folder / name

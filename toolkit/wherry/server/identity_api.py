@@ -62,6 +62,7 @@ class IdentityApi:
         )
         codes = await run_in_threadpool(self._identity().claim, order)
         document = {"url": self._office.site.enrol, "family": order.family, "codes": codes}
+        document["warnings"] = await run_in_threadpool(self._office.warnings, order.family)
         return JSONResponse({"schema": "wherry/claim-codes/1"} | document)
 
     def claims(self, _: Request) -> JSONResponse:
@@ -83,7 +84,9 @@ class IdentityApi:
         places = (body.text("listen", "", limit=256), body.text("state_dir", "", limit=1024))
         csr = body.text("csr", "", limit=PEM_LIMIT)
         files = await run_in_threadpool(self._enrol, order, csr, places)
-        return JSONResponse({"schema": _PAPERS, "device": order.device, "files": dict(files)})
+        warnings = await run_in_threadpool(self._office.warnings, order.family)
+        document = {"device": order.device, "files": dict(files), "warnings": warnings}
+        return JSONResponse({"schema": _PAPERS} | document)
 
     def _enrol(self, order: ClaimOrder, csr: str, places: tuple[str, str]) -> Mapping[str, str]:
         if self._registrar:

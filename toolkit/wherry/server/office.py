@@ -26,6 +26,7 @@ from .store import Store
 from .waves import Candidate, plan_waves, shares_of
 
 _log = logging.getLogger("wherry.server")
+_MOST_TOLD: Final = 20
 _KEY_SECONDS: Final = 10 * 365 * 86_400.0
 
 
@@ -126,6 +127,14 @@ class Office:
         self.store.add_bundle(row)
         self._offer_deltas(row)
         return row
+
+    def warnings(self, family: str) -> list[str]:
+        """What an operator should know who pins devices to a family."""
+        known = self.store.depot.families()
+        if not known or family in known:
+            return []
+        there = ", ".join(sorted(known)[:_MOST_TOLD])
+        return [f"no such family is released here: {family}; there are: {there}"]
 
     def _offer_deltas(self, row: BundleRow) -> None:
         """Deltas from what most devices of the family run now; each verdict goes to the log."""
