@@ -18,6 +18,7 @@ from wherry.gates.rules import Rules
 from wherry.rows import PASS, PAUSE, RESUME, Decision
 from wherry.server.explain import replay
 from wherry.server.intake import Batch
+from wherry.server.orders import VALID_SECONDS
 from wherry.server.rollout import Policy
 from wherry_contract.errors import RolloutError
 
@@ -285,6 +286,26 @@ def test_a_device_that_was_away_converges_on_the_latest_order_alone(tmp_path: Pa
         assert away.bundle == NEW.digest
         assert before == {}
         assert len(away.sequences) == 1  # three were given, the last was taken
+
+
+def test_orders_that_nobody_took_are_signed_again_before_they_expire(tmp_path: Path) -> None:
+    with playing(tmp_path, 6) as play:
+        away = [till for name, till in play.tills.items() if name > "till-002"]
+        play.tick()
+        for till in away:
+            till.online = False
+        name = play.push(shares=("1", "100%"))
+        assert play.until(name, "done").state == "done"
+        play.tick(0.6 * VALID_SECONDS)
+        orders = play.store.ledger.orders()
+        parts = {item.device: item.sequence for item in play.rollout(name).devices}
+        assert {device: order.sequence for device, order in orders.items()} == parts
+        assert sorted(parts.values()) == [1, 1, 1, 2, 2, 2]
+        for till in away:
+            till.online = True
+        play.tick()
+        play.tick()
+        assert {till.bundle for till in away} == {NEW.digest}
 
 
 def test_written_is_not_healthy(tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ from .verdict import TABLE, E, said_of
 LOG: Final = logging.getLogger("wherry.server")
 _PURGE_SECONDS: Final = 3600.0
 _LATE_SECONDS: Final = 5.0
+_LONGEST_REST_SECONDS: Final = 30.0
 _NO_CLOCK: Final = to_seconds("2026-01-01T00:00:00Z")  # before it, ours was not set yet
 _REPEAT_SECONDS: Final = 30.0
 _JUMP_SECONDS: Final = 60.0
@@ -157,14 +158,17 @@ class Driver:
 
     def _run(self) -> None:
         while not self._stop.is_set():
+            began = self._steady()
             try:
                 self.look()
             except WherryError as error:
                 LOG.error("rollouts wait: %s", error)  # noqa: TRY400 - the error says it all
                 self._stop.wait(1.0)
+            took = self._steady() - began
             self._wake.wait(1.0)
             self._wake.clear()
-            self._stop.wait(0.05)  # let what belongs together arrive
+            # let what belongs together arrive; looks at a large fleet take half the time at most
+            self._stop.wait(min(max(0.05, took), _LONGEST_REST_SECONDS))
 
     def look(self) -> None:
         """Look once at everything.
@@ -389,17 +393,20 @@ class Driver:
         if self._radio.listening_since() is None:
             return
         everything, self._everything = self._everything, False
-        due = []
+        due: list[Order] = []
+        old: dict[str, list[Order]] = {}
         for order in self._store.ledger.orders().values():
             device = devices.get(order.device)
             if device is None:
                 continue
             missing = not echoes(device, order.keyid, order.sequence)
             if missing and self._is_old(order, now):
-                due.append(self._sign_again(order, device, now))
+                old.setdefault(order.rollout, []).append(order)
             elif everything or (missing and self._is_due(order, now)):
                 due.append(order)
         self._publish(due, now)
+        for name, orders in old.items():
+            self._publish(self._sign_again(name, orders, devices, now), now)
 
     def _is_old(self, order: Order, now: float) -> bool:
         """Whether it expires soon, or is for a key that the device has no more."""
@@ -411,19 +418,26 @@ class Driver:
         sequence, at = self._published.get(order.device, (0, 0.0))
         return sequence != order.sequence or not 0 <= now - at < _REPEAT_SECONDS
 
-    def _sign_again(self, order: Order, device: DeviceRow, now: float) -> Order:
-        row = self._store.ledger.rollout(order.rollout)
-        shadow = order.digest == row.bundle and any(
-            item.device == order.device and not item.offered_at for item in row.devices
-        )
-        fresh = self._order(row, order.device, order.digest, order, device, now, shadow=shadow)
+    def _sign_again(
+        self, name: str, orders: list[Order], devices: dict[str, DeviceRow], now: float
+    ) -> list[Order]:
+        """Orders of one rollout, which is read once: it may have as many devices as the fleet."""
+        row = self._store.ledger.rollout(name)
+        parts = {item.device: item for item in row.devices}
+        fresh = []
+        for order in orders:
+            part, device = parts.get(order.device), devices[order.device]
+            shadow = part is not None and order.digest == row.bundle and not part.offered_at
+            fresh.append(
+                self._order(row, order.device, order.digest, order, device, now, shadow=shadow)
+            )
         exposures = tuple(
-            replace(item, sequence=fresh.sequence)
-            for item in row.devices
-            if item.device == order.device
+            replace(parts[order.device], sequence=order.sequence)
+            for order in fresh
+            if order.device in parts
         )
-        change = Change(row.changed_at, row.state, row.wave, None, exposures, (fresh,))
-        self._store.ledger.apply(row.id, change)
+        change = Change(row.changed_at, row.state, row.wave, None, exposures, tuple(fresh))
+        self._store.ledger.apply(name, change)
         return fresh
 
 
