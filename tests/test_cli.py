@@ -13,6 +13,7 @@ import pytest
 from support import ROOT
 
 from wherry.cli import COMMANDS, SECTIONS, menu, run
+from wherry_contract.extras import how_to_install
 
 
 def _every(
@@ -111,7 +112,7 @@ def test_without_click_it_says_what_to_install() -> None:
     code = "import sys; sys.modules['click'] = None\nfrom wherry.__main__ import main; main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 3
-    assert "pip install 'wherry[host]'" in done.stderr
+    assert f"next: {how_to_install('host')}\n" in done.stderr
 
 
 def test_the_reference_is_what_the_commands_say() -> None:

@@ -362,7 +362,7 @@ _ROWS: tuple[tuple[str, str, str], ...] = (
     ("H01", "the project file is wrong", "compare with docs/project.md"),
     ("H02", "a file cannot be read", "check the path"),
     ("H03", "a file cannot be written", "check the path and its owner"),
-    ("H04", "no broker is installed", "pip install 'wherry[host]' or apt install mosquitto"),
+    ("H04", "no broker is installed", "install the extra `host`, or apt install mosquitto"),
     ("H05", "a program that was started ended at once", "see the log that the detail names"),
     ("H06", "an extra is not installed", "install the extra that the detail names"),
     ("H07", "the server is not running", "start it with `wherry serve`"),

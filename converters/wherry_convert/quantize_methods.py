@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from wherry_contract.encoder import Tensor
 from wherry_contract.errors import ConvertError
+from wherry_contract.extras import how_to_install
 
 from .graph import parse, seal
 from .quantize_graph import (
@@ -173,7 +174,7 @@ def _written(run: Callable[[Path], None]) -> Any:
         try:
             run(path)
         except ImportError as error:
-            raise ConvertError("K06", "pip install 'wherry[host]'") from error
+            raise ConvertError("K06", how_to_install("host")) from error
         except Exception as error:  # the quantizer fails in any way that its passes can
             detail = f"onnxruntime cannot quantize it: {type(error).__name__}: {error}"
             raise ConvertError("K02", " ".join(detail.split())[:300]) from error

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from wherry_contract.encoder import Encoder, Tensor
 from wherry_contract.errors import ConvertError
+from wherry_contract.extras import how_to_install
 from wherry_contract.features import RawMatrix
 from wherry_contract.manifest import RuntimeNeeds
 
@@ -96,7 +97,7 @@ def _open(model: bytes, threads: int) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise ConvertError("K06", "pip install 'wherry[host]'") from error
+        raise ConvertError("K06", how_to_install("host")) from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from wherry_contract.errors import ConvertError
+from wherry_contract.extras import how_to_install
 
 from .quantize_graph import LEAST_WEIGHTS
 
@@ -84,7 +85,7 @@ def _opened(model: bytes) -> tuple[Any, Any, Any]:
     try:
         import tflite
     except ImportError as error:
-        raise ConvertError("K06", "pip install 'wherry[tflite]'") from error
+        raise ConvertError("K06", how_to_install("tflite")) from error
     tree = tflite.Model.GetRootAs(model, 0)
     return tflite, tree, tree.Subgraphs(0)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from wherry_contract.errors import ConvertError
+from wherry_contract.extras import how_to_install
 from wherry_contract.operators import forbidden
 
 MAGIC: Final = b"TFL3"
@@ -98,7 +99,7 @@ def inspect_tflite(model: bytes) -> TfliteFacts:
     try:
         import tflite
     except ImportError as error:
-        raise ConvertError("K06", "pip install 'wherry[tflite]'") from error
+        raise ConvertError("K06", how_to_install("tflite")) from error
     if not is_tflite(model):
         raise ConvertError("K04", "the file is no TFLite model")
     try:

@@ -21,6 +21,7 @@ import numpy as np
 
 from wherry_contract.encoder import Tensor
 from wherry_contract.errors import ConvertError
+from wherry_contract.extras import how_to_install
 
 from .quantize_methods import nothing_to_quantize
 from .quantize_workshop import Method
@@ -32,8 +33,6 @@ from .to_onnx import Converted
 Ranges = Mapping[str, Mapping[str, Any]]
 # a recipe, a regular expression for layers, their operator: adds to the recipe
 Add = Callable[[Any, str, str], None]
-
-_MISSING: Final = "pip install 'wherry[tflite-quant]'"
 
 
 def _static(bits: int) -> Add:
@@ -143,7 +142,8 @@ def _quantized(model: bytes, name: str, layers: Collection[Layer], ranges: Range
         from ai_edge_quantizer import quantizer
         from ai_edge_quantizer.recipe_manager import RecipeManager
     except ImportError as error:
-        raise ConvertError("K06", _MISSING, cure=_MISSING) from error
+        cure = how_to_install("tflite-quant")
+        raise ConvertError("K06", cure, cure=cure) from error
     recipe = RecipeManager()
     for kind in sorted({layer.kind for layer in layers}):
         names = [re.escape(layer.name) for layer in layers if layer.kind == kind]

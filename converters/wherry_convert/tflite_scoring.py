@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from wherry_contract import arithmetic
 from wherry_contract.encoder import Tensor
 from wherry_contract.errors import ConvertError
+from wherry_contract.extras import how_to_install
 
 
 def interpreter_kind() -> tuple[str, Any]:
@@ -27,7 +28,7 @@ def interpreter_kind() -> tuple[str, Any]:
         try:
             from ai_edge_litert import interpreter
         except ImportError as error:
-            raise ConvertError("K06", "pip install 'wherry[tflite]'") from error
+            raise ConvertError("K06", how_to_install("tflite")) from error
         return "ai-edge-litert", interpreter
     arithmetic.restore()
     return "tflite-runtime", interpreter

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wherry_contract.errors import ConvertError
+from wherry_contract.extras import how_to_install
 
 SCHEMA_VERSION: Final = 3
 _ALIGNMENT: Final = 16  # of constants, as the schema demands
@@ -119,7 +120,7 @@ class GraphWriter:
             import flatbuffers
             import tflite
         except ImportError as error:
-            raise ConvertError("K06", "pip install 'wherry[tflite]'") from error
+            raise ConvertError("K06", how_to_install("tflite")) from error
         return _File(flatbuffers.Builder(sum(map(len, self._buffers)) + 4096), tflite).write(
             self._tensors, self._operators, self._buffers, (self._entry, output)
         )

@@ -8,6 +8,7 @@ import pytest
 
 from wherry_contract import errors
 from wherry_contract.errors import _ROWS, CODES, BundleError, TrustError, WherryError
+from wherry_contract.extras import how_to_install, install_words
 
 LEAVES = {
     "B": errors.BundleError,
@@ -82,3 +83,37 @@ def test_rendering() -> None:
 def test_a_code_that_is_none_is_a_mistake_of_ours() -> None:
     with pytest.raises(KeyError):
         WherryError("Z99")
+
+
+WHEEL = "https://files.example/wherry-0.1.0-py3-none-any.whl"
+ORIGINS = {
+    "from an index": ("", "pip install 'wherry[host]'"),
+    "editable": (
+        '{"url": "file:///my%20work/w", "dir_info": {"editable": true}}',
+        "pip install -e '/my work/w[host]'",
+    ),
+    "a folder": ('{"url": "file:///w", "dir_info": {}}', "pip install 'wherry[host] @ file:///w'"),
+    "a wheel": (
+        f'{{"url": "{WHEEL}", "archive_info": {{}}}}',
+        f"pip install 'wherry[host] @ {WHEEL}'",
+    ),
+    "from git": (
+        '{"url": "https://e/w", "vcs_info": {"vcs": "git", "commit_id": "abc"}}',
+        "pip install 'wherry[host] @ git+https://e/w@abc'",
+    ),
+    "not JSON": ("{", "pip install 'wherry[host]'"),
+    "not an object": ("[1]", "pip install 'wherry[host]'"),
+    "without a URL": ('{"dir_info": {"editable": true}}', "pip install 'wherry[host]'"),
+}
+
+
+@pytest.mark.parametrize(("origin", "words"), ORIGINS.values(), ids=ORIGINS.keys())
+def test_an_extra_is_installed_from_where_wherry_came(origin: str, words: str) -> None:
+    assert install_words("host", origin) == words
+
+
+def test_how_to_install_asks_what_is_installed_here() -> None:
+    assert how_to_install("host").startswith("pip install ")
+    assert install_words("", "", options="--force-reinstall") == (
+        "pip install --force-reinstall wherry"
+    )

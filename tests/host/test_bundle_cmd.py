@@ -15,6 +15,7 @@ from support_build import Built, wherry, write_project
 from wherry.bundle_view import trusting
 from wherry.doctor import FRAMEWORKS, LIBRARIES, examine
 from wherry.keys import generate, read_public
+from wherry_contract.extras import how_to_install
 from wherry_convert.environments import ENVIRONMENTS, FOLDER_VARIABLE, MARK, folder_of
 
 Capture = pytest.CaptureFixture[str]
@@ -205,7 +206,7 @@ def test_doctor_knows_the_ranges_of_the_package() -> None:
 def test_doctor_names_what_is_missing(tmp_path: Path) -> None:
     rows = [("no-such-thing", ">=1", "nothing", "host"), ("numpy", ">=99", "rows", "host")]
     found = {finding.what: finding for finding in examine(tmp_path, rows)}
-    assert found["no-such-thing"].cure == "pip install 'wherry[host]'"
+    assert found["no-such-thing"].cure == how_to_install("host")
     assert found["numpy"].cure == "pip install 'numpy>=99'"
     assert not found["numpy"].fine
 

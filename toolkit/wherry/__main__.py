@@ -12,10 +12,12 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name != "click":
             raise
+        from wherry_contract.extras import how_to_install
+
         sys.stderr.write(
             "error[H06]: an extra is not installed\n"
             "  why:  the command line needs click\n"
-            "  next: pip install 'wherry[host]'\n"
+            f"  next: {how_to_install('host')}\n"
         )
         sys.exit(3)
     sys.exit(run(sys.argv[1:]))

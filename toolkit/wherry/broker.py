@@ -30,6 +30,7 @@ from typing import Final
 
 from wherry_contract.address import BrokerAddress
 from wherry_contract.errors import SetupError
+from wherry_contract.extras import how_to_install
 
 from .broker_settings import Accounts, Tls, mosquitto_settings, nats_settings
 from .endure import LOG, Enduring
@@ -68,7 +69,8 @@ def find_engine(kind: str = "auto") -> Engine:
         found = shutil.which(program, path=extra) or shutil.which(program)
         if found and kind in ("auto", name):
             return Engine(name, found, settings)
-    raise SetupError("H04", "" if kind == "auto" else kind)
+    cure = f"{how_to_install('host')}, or apt install mosquitto"
+    raise SetupError("H04", "" if kind == "auto" else kind, cure=cure)
 
 
 class Supervised:

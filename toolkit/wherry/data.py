@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wherry_contract.errors import SetupError
+from wherry_contract.extras import how_to_install
 from wherry_contract.features import LARGEST, UNSEEN, Feature, InputContract, RawMatrix
 from wherry_contract.wire import sha256_digest
 from wherry_convert.sources.outputs import ONE_PROBABILITY, Wanted, class_names
@@ -129,7 +130,7 @@ def _load(path: Path, contract: InputContract, data: Data) -> Any:
         import pyarrow as pa
         from pyarrow import csv, parquet
     except ImportError as error:
-        raise SetupError("H06", "pip install 'wherry[host]'") from error
+        raise SetupError("H06", how_to_install("host")) from error
     wanted = [*contract.names, *filter(None, (data.label, data.time, data.card))]
     try:
         if path.stat().st_size > LIMIT_BYTES:

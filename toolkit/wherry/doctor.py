@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from wherry_contract.errors import SetupError
+from wherry_contract.extras import how_to_install
 from wherry_contract.versions import in_range
 from wherry_convert.environments import ENVIRONMENTS, MARK, Environment, folder_of
 
@@ -95,7 +96,7 @@ def _python() -> Iterator[Finding]:
 
 def _library(row: Library) -> Finding:
     name, wanted, use, extra = row
-    cure = f"pip install 'wherry[{extra}]'"
+    cure = how_to_install(extra)
     try:
         found = version(name)
     except PackageNotFoundError:
@@ -112,9 +113,7 @@ def _framework(row: Library) -> Finding:
         except PackageNotFoundError:
             continue
         return _library((other, wanted, use, extra))
-    return Finding(
-        name, use, "absent", fine=True, cure=f"pip install 'wherry[{extra}]', if you need it"
-    )
+    return Finding(name, use, "absent", fine=True, cure=f"{how_to_install(extra)}, if you need it")
 
 
 def _environment(made: Environment) -> Finding:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from wherry_contract.errors import SetupError, TrustError
+from wherry_contract.extras import how_to_install
 from wherry_contract.signature import ENVELOPE_LIMIT_BYTES, PublicKey
 from wherry_contract.wire import SLUG, TRUST, Fields, canonical, parse_json
 
@@ -93,7 +94,7 @@ def _signers() -> type[CryptoSigner]:
         import cryptography  # noqa: F401 - securesystemslib can sign only with it
         from securesystemslib.signer import CryptoSigner
     except ImportError as error:
-        raise SetupError("H06", "pip install 'wherry[host]'") from error
+        raise SetupError("H06", how_to_install("host")) from error
     return CryptoSigner
 
 

@@ -22,6 +22,7 @@ from typing import Any, Final
 
 from wherry_contract.bundle import Layout, Parts, assemble
 from wherry_contract.errors import CODES, GateError, SetupError
+from wherry_contract.extras import how_to_install
 from wherry_contract.manifest import RuntimeNeeds
 from wherry_contract.oci import blob_path
 from wherry_contract.versions import in_range
@@ -282,7 +283,7 @@ def agent_packages() -> dict[str, Path]:
     for name in _PACKAGES:
         spec = importlib.util.find_spec(name)
         if spec is None or not spec.origin:
-            raise SetupError("H06", f"{name} is not installed", cure="pip install 'wherry[agent]'")
+            raise SetupError("H06", f"{name} is not installed", cure=how_to_install("agent"))
         found[name] = Path(spec.origin).parent
     return found
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from wherry_contract.errors import SetupError, TrustError
+from wherry_contract.extras import how_to_install
 from wherry_contract.signature import PublicKey
 from wherry_contract.wire import SLUG, canonical, sha256_digest
 
@@ -211,7 +212,7 @@ def _pkcs11() -> Any:
     try:
         import PyKCS11
     except ImportError as error:
-        raise SetupError("H06", "pip install 'wherry[token]'") from error
+        raise SetupError("H06", how_to_install("token")) from error
     return PyKCS11
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from wherry_contract.encoder import Tensor
 from wherry_contract.errors import SetupError
+from wherry_contract.extras import how_to_install
 from wherry_contract.manifest import RuntimeNeeds
 from wherry_convert.environments import MARK
 from wherry_convert.quantize import Witness
@@ -106,7 +107,7 @@ def _link_code(folder: Path) -> None:
     for name in _PACKAGES:
         spec = importlib.util.find_spec(name)
         if spec is None or not spec.origin:
-            raise SetupError("H06", f"{name} is not installed", cure="pip install 'wherry[host]'")
+            raise SetupError("H06", f"{name} is not installed", cure=how_to_install("host"))
         (folder / name).symlink_to(Path(spec.origin).parent)
 
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from wherry_contract.errors import ConvertError
+from wherry_contract.extras import how_to_install
 from wherry_contract.features import InputContract, RawMatrix
 from wherry_contract.wire import sha256_digest
 
@@ -104,7 +105,7 @@ def load(
     try:
         import lightgbm
     except (ImportError, OSError) as error:  # OSError: its library needs libgomp
-        raise ConvertError("K06", f"pip install 'wherry[lightgbm]' ({error})") from error
+        raise ConvertError("K06", f"{how_to_install('lightgbm')} ({error})") from error
     try:
         grown, clean, classes = read_model(data.decode())
         picked = grown.pick(wanted, classes=classes, cure=CURE)

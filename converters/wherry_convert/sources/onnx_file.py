@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from wherry_contract.encoder import Encoder, Tensor
 from wherry_contract.errors import ConvertError
+from wherry_contract.extras import how_to_install
 from wherry_contract.features import InputContract, RawMatrix
 from wherry_contract.wire import sha256_digest
 from wherry_convert.graph import parse, seal
@@ -187,7 +188,7 @@ def load(
     try:
         import onnx  # noqa: F401 - asked for by name, so that its absence has its own error
     except ImportError as error:
-        raise ConvertError("K06", "pip install 'wherry[host]'") from error
+        raise ConvertError("K06", how_to_install("host")) from error
     model = parse(data)
     _check_parts(model)
     _check_versions(model)

@@ -16,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 
 from wherry_contract.errors import ConvertError
+from wherry_contract.extras import how_to_install
 from wherry_convert.forest import OPSETS
 
 from .base import Lowered, Network
@@ -59,7 +60,7 @@ def _perceptron(model: Any) -> tuple[Any, str]:
         from skl2onnx import to_onnx
         from skl2onnx.common.data_types import FloatTensorType
     except ImportError as error:
-        raise ConvertError("K06", "pip install 'wherry[sklearn]'") from error
+        raise ConvertError("K06", how_to_install("sklearn")) from error
     proto = to_onnx(
         model,
         initial_types=[("input", FloatTensorType([None, model.n_features_in_]))],

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from wherry_contract.errors import ConvertError
+from wherry_contract.extras import how_to_install
 from wherry_contract.wire import sha256_digest
 
 from .outputs import ONE_PROBABILITY, Wanted
@@ -65,7 +66,7 @@ def load(
         import sklearn  # noqa: F401 - asked for by name, so that its absence has its own error
         import skops  # noqa: F401 - likewise
     except ImportError as error:
-        raise ConvertError("K06", "pip install 'wherry[sklearn]'") from error
+        raise ConvertError("K06", how_to_install("sklearn")) from error
     if data[:4] == _ZIP:
         estimator = _read_skops(data, (*_OWN_TYPES, *trusted))
     elif trust_pickle:

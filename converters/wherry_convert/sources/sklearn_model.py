@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wherry_contract.errors import ConvertError
+from wherry_contract.extras import how_to_install
 from wherry_contract.features import InputContract, RawMatrix
 
 from .base import Lowered, Network, Scores
@@ -170,7 +171,7 @@ def _frame(cells: Mapping[str, NDArray[Any]]) -> Any:
         raise ConvertError(
             "K06",
             "the model picks columns by name, which it does only in pandas' data frames",
-            cure="pip install 'wherry[sklearn-frames]'",
+            cure=how_to_install("sklearn-frames"),
         ) from error
     return pd.DataFrame(
         {name: pd.Series(values, dtype=values.dtype) for name, values in cells.items()}

@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from wherry_contract.errors import ConvertError
+from wherry_contract.extras import how_to_install
 from wherry_contract.features import InputContract, RawMatrix
 from wherry_contract.wire import sha256_digest
 
@@ -115,7 +116,7 @@ def load(
     try:
         import xgboost
     except ImportError as error:
-        raise ConvertError("K06", "pip install 'wherry[xgboost]'") from error
+        raise ConvertError("K06", how_to_install("xgboost")) from error
     if data[:1] != b"{" or len(data) > MAX_BYTES:
         detail = f"it is no JSON and no UBJSON model of XGBoost of at most {MAX_BYTES} bytes"
         raise ConvertError("K04", detail, cure=_SAVE)

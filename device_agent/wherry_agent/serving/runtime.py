@@ -10,6 +10,7 @@ from typing import Final
 
 from wherry_agent.installed import installed_version
 from wherry_contract.errors import SetupError
+from wherry_contract.extras import how_to_install
 from wherry_contract.manifest import Output, RuntimeNeeds
 
 from .session import Session
@@ -53,7 +54,7 @@ def runtimes() -> dict[str, str]:
                 found[name] = installed_version(name)
                 kinds.add(kind)
     if not found:
-        detail = "no inference runtime; pip install 'wherry[agent]', or wherry[agent-tflite]"
+        detail = f"no inference runtime; {how_to_install('agent')}, or the extra agent-tflite"
         raise SetupError("H06", detail)
     return found
 

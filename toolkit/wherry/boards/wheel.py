@@ -18,6 +18,7 @@ from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from wherry_contract.errors import SetupError
+from wherry_contract.extras import how_to_install
 
 from .root import folder, run_tool
 
@@ -100,7 +101,9 @@ def installed_files(distribution: metadata.Distribution | None = None) -> Files:
 
 def _changed(name: str) -> SetupError:
     return SetupError(
-        "H06", f"{name} is not as it was installed", cure="pip install --force-reinstall wherry"
+        "H06",
+        f"{name} is not as it was installed",
+        cure=how_to_install("", options="--force-reinstall"),
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from wherry_contract.errors import SetupError
+from wherry_contract.extras import how_to_install
 from wherry_contract.histograms import SCORE_BINS
 
 LIMIT_BYTES: Final = 4 * 2**30
@@ -62,7 +63,7 @@ def _parquet(path: Path) -> Iterator[Mapping[str, Any]]:
     try:
         from pyarrow import parquet
     except ImportError as error:
-        raise SetupError("H06", "pip install 'wherry[host]'") from error
+        raise SetupError("H06", how_to_install("host")) from error
     for part in parquet.ParquetFile(path).iter_batches():
         yield from part.to_pylist()
 

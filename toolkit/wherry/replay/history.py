@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from wherry.data import table_matrix
 from wherry_contract.errors import SetupError
+from wherry_contract.extras import how_to_install
 from wherry_contract.features import UNSEEN, InputContract, RawMatrix
 
 BATCH_ROWS: Final = 16_384
@@ -110,7 +111,7 @@ def _opened(path: Path) -> Any:
         import pyarrow as pa
         from pyarrow import parquet
     except ImportError as error:
-        raise SetupError("H06", "pip install 'wherry[host]'") from error
+        raise SetupError("H06", how_to_install("host")) from error
     try:
         return parquet.ParquetFile(path)
     except OSError as error:

@@ -16,6 +16,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from wherry_contract.errors import SetupError, StoreError
+from wherry_contract.extras import how_to_install
 
 POSTGRES: Final = "postgresql+psycopg://"
 _BUSY_SECONDS: Final = 20.0
@@ -97,7 +98,7 @@ def make_engine(where: Path | str) -> sa.Engine:
             },
         )
     except ModuleNotFoundError as error:
-        raise SetupError("H06", "psycopg", cure="pip install 'wherry[postgres]'") from error
+        raise SetupError("H06", "psycopg", cure=how_to_install("postgres")) from error
     except (SQLAlchemyError, ValueError) as error:  # a URL that cannot be read, or its driver
         raise SetupError("H08", "--store", cure=f"write it like {POSTGRES}user@host/db") from error
 
