@@ -21,6 +21,7 @@ from wherry.boards.count import read_counts
 from wherry.boards.doctor import examine
 from wherry.boards.emulator import Place, run_python
 from wherry.boards.overlay import overlay, pins_of
+from wherry.boards.pip_words import pip_words
 from wherry.boards.recipe import Recipe, recipe_of
 from wherry.boards.root import create, place_on_disk
 from wherry.profiles import FOLDER, Board, known_boards, load_board
@@ -84,6 +85,35 @@ def test_apt_is_told_its_own_folders_and_whose_signature_counts() -> None:
     assert 'Dir::State "/own/state";' in settings
     source = recipes.apt_sources(recipe.architecture, "bookworm", recipe.mirror)
     assert "signed-by=/usr/share/keyrings/debian-archive-keyring.gpg" in source
+
+
+NONE = """ERROR: Could not find a version that satisfies x==9 (from versions: 1.15.0, 1.15.1)
+ERROR: No matching distribution found for x==9"""
+PIP = {
+    "no wheel": (NONE, "the package index has no wheel of x==9 for armv7l"),
+    "no network": (
+        f"WARNING: Retrying (Retry(total=4)) after connection broken\n{NONE}",
+        "the package index cannot be reached",
+    ),
+    "a forged wheel": (
+        (
+            "ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE. If you\n"
+            "    numpy==1.26.4 from https://files.example/numpy.whl:\n        Expected sha256 00"
+        ),
+        "numpy==1.26.4: its digest is not the one that the list names",
+    ),
+    "a full disk": (
+        "ERROR: Could not install: [Errno 28] No space left on device",
+        "there is no room left on the disk",
+    ),
+    "something else": ("WARNING: a\nERROR: it is\nso", "pip: it is"),
+    "no word": ("", "pip: it failed without a word"),
+}
+
+
+@pytest.mark.parametrize(("said", "told"), PIP.values(), ids=PIP.keys())
+def test_what_pip_said_is_told_in_a_few_words(said: str, told: str) -> None:
+    assert pip_words(said, "armv7l") == told
 
 
 def test_a_board_that_is_not_emulated_is_refused_with_those_that_are() -> None:

@@ -259,6 +259,7 @@ def test_a_bundle_for_a_runtime_that_has_no_wheel_there_is_refused(
     done = wherry(capsys, "verify", "--board", TERMINAL, *asked, BUNDLE)
     assert done.code == 1
     assert NO_WHEEL in done.out
+    assert "the package index has no wheel of onnxruntime==1.27.0 for armv7l" in done.out
 
 
 @needs_qemu

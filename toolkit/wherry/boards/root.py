@@ -24,6 +24,7 @@ from wherry_convert.environments import home
 
 from . import recipe as recipes
 from .emulator import Place, find_emulator, furnish, place_of
+from .pip_words import pip_words
 from .recipe import Recipe
 
 _SECONDS: Final = 900.0
@@ -200,7 +201,9 @@ def install_wheels(
     """
     arguments = recipes.pip_arguments(recipe, target, requirements, hashes=hashes)
     quiet = ["--quiet", "--disable-pip-version-check", "--no-input"]
-    run_tool([sys.executable, "-m", "pip", *quiet, *arguments])
+    where = f"{recipe.machine} and Python {recipe.emulation.python}"
+    command = [sys.executable, "-m", "pip", *quiet, *arguments]
+    run_tool(command, words=lambda said: pip_words(said, where))
 
 
 def _mend(root: Path, recipe: Recipe) -> None:
@@ -248,7 +251,10 @@ def _compile(recipe: Recipe, half: Path, progress: Progress) -> None:
 
 
 def run_tool(
-    command: Sequence[str], settings: Mapping[str, str] | None = None, stdin: object = None
+    command: Sequence[str],
+    settings: Mapping[str, str] | None = None,
+    stdin: object = None,
+    words: Callable[[str], str] | None = None,
 ) -> None:
     """Run a program of this machine to its end.
 
@@ -256,6 +262,7 @@ def run_tool(
         command: the program and its arguments.
         settings: further environment variables.
         stdin: what it reads, a pipe's end; None for nothing.
+        words: makes the error's detail of what it said; its last words without.
 
     Raises:
         SetupError: H15, it failed or took too long.
@@ -273,5 +280,6 @@ def run_tool(
     except subprocess.TimeoutExpired as error:
         raise SetupError("H15", f"{command[0]} took more than {_SECONDS:.0f} s") from error
     if done.returncode:
-        said = " ".join((done.stderr.strip() or done.stdout.strip()).split())
-        raise SetupError("H15", f"{Path(command[0]).name}: {said[-_SAID:]}")
+        said = done.stderr.strip() or done.stdout.strip()
+        last = f"{Path(command[0]).name}: {' '.join(said.split())[-_SAID:]}"
+        raise SetupError("H15", words(said) if words else last)
