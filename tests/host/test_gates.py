@@ -242,6 +242,17 @@ def test_what_the_gates_say(given_inputs: Inputs, said: str) -> None:
 
 
 @pytest.mark.parametrize("name", COMPARED)
+@pytest.mark.parametrize("strict", [False, True])
+def test_what_the_canary_cannot_count_holds_nobody_up(name: str, *, strict: bool) -> None:
+    """An older agent counts no memory, another contract other inputs; scores are never lacking."""
+    made = inputs()
+    less = replace(made, canary={key: found for key, found in made.canary.items() if key != name})
+    results = {item.name: item.said for item in judge_gates(Rules(strict=strict), less)}
+    left_out = name in {"memory", "drift"} and not strict
+    assert results[name] == ("not asked" if left_out else "undecided")
+
+
+@pytest.mark.parametrize("name", COMPARED)
 def test_each_gate_alone_can_fail_a_wave(name: str) -> None:
     well, ill = inputs(), inputs(3.0)
     mixed = replace(well, canary=dict(well.canary) | {name: ill.canary[name]})

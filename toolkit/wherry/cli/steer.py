@@ -69,6 +69,9 @@ def rollout_resume(
         found = client.post(f"{path}/pass", {"why": why, "wave": before["wave"]})
     else:
         found = client.post(f"{path}/resume", {"why": why})
+        if found["state"] == "hold" and found["decisions"]:
+            last = found["decisions"][-1]["reason"]
+            say(f"{name} is on hold: {last}; see `wherry rollout resume --past-gates`")
     show("wherry/rollout/1", found, [found["id"]], as_json=as_json)
 
 

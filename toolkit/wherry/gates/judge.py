@@ -3,6 +3,7 @@
 A gate has **failed** when the difference is beyond its limit and chance would seldom make one.
 It has **passed** when a difference at its limit would seldom look as small as this one. Else it
 is **undecided**, which is never a pass: too few devices, too little traffic, or too close.
+What the canary cannot count at all is **not asked**, unless it was asked by name.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ from .spending import at_look
 PASSED: Final = "passed"
 FAILED: Final = "failed"
 UNDECIDED: Final = "undecided"
+NOT_ASKED: Final = "not asked"
+# what an older agent does not count, and what another input contract counts otherwise; a model
+# that does badly cannot make either vanish
+_MAY_LACK: Final = ("memory", "drift")
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,7 @@ class Result:
     """What one gate says.
 
     Attributes:
-        said: ``passed``, ``failed`` or ``undecided``.
+        said: ``passed``, ``failed``, ``undecided`` or ``not asked``.
         difference: of the canary, over what the control did meanwhile, in the gate's unit.
         limit: beyond which it matters.
         chance: that chance alone makes such a difference; 1 where it was not tested.
@@ -107,7 +112,7 @@ def together(results: Sequence[Result]) -> str:
     said = {result.said for result in results}
     if FAILED in said:
         return FAILED
-    return PASSED if said <= {PASSED} else UNDECIDED
+    return PASSED if said <= {PASSED, NOT_ASKED} else UNDECIDED
 
 
 def _judge(name: str, rules: Rules, inputs: Inputs, spend: tuple[float, float]) -> Result:
@@ -116,6 +121,10 @@ def _judge(name: str, rules: Rules, inputs: Inputs, spend: tuple[float, float]) 
     canary = np.asarray(inputs.canary.get(name, ()), np.float64).reshape(-1, 2)
     control = np.asarray(inputs.control.get(name, ()), np.float64).reshape(-1, 2)
     limit, sizes = rules.limit(name), (len(canary), len(control))
+    counted = len(inputs.canary.get("errors", ()))
+    if not (rules.strict or sizes[0]) and name in _MAY_LACK and counted >= rules.least_canary:
+        why = f"no device of the canary counts {name} as it did before"
+        return Result(name, NOT_ASKED, 0.0, limit, 1.0, 1.0, spend, *sizes, why)
     if sizes[0] < rules.least_canary or sizes[1] < rules.least_control:
         why = (
             f"{sizes[0]} and {sizes[1]} devices have counted enough, "
