@@ -14,7 +14,7 @@ from support_device import HandClock
 
 from wherry_agent.config import Limits
 from wherry_agent.link.fact import Fact
-from wherry_agent.serving.counter import Tally
+from wherry_agent.serving.counter import Counter, Tally
 from wherry_agent.serving.inference import Answers, load_model
 from wherry_agent.serving.oip import write_answer
 from wherry_agent.serving.oip_request import Asked
@@ -280,6 +280,23 @@ def test_a_stand_in_answers_in_the_same_terms() -> None:
     assert StandIn.between(model, manifest, ())
     value = replace(manifest.output, edges=tuple(float(x) for x in range(63)))
     assert StandIn.between(model, replace(manifest, output=value), ()) is None
+
+
+def test_what_the_model_before_decides_is_no_class_of_the_present_one() -> None:
+    names = ("high", "low")
+    manifest = ASKS.parts.manifest
+    manifest = replace(manifest, output=replace(manifest.output, column=-1, classes=names))
+    counter = Counter(ASKS.digest, manifest, ASKS.parts.profile)
+    raw = reference_rows(manifest.input, 2)
+    own = Answers(
+        np.array([0.9, 0.8]), np.array([True, True]), np.array([40, 39]),
+        classes=np.array([[0.9, 0.1], [0.2, 0.8]]), decisions=np.array([0, 1]),
+    )  # fmt: skip
+    counter.add(raw, own, 1.8e9, 50.0)
+    counter.add(raw, replace(own, fallback=True, previous=BEFORE.digest), 1.8e9, 50.0)
+    sent = counter.close("stop").window(Place("shop-1", "00c0ffee00c0ffee", 1, 1))
+    read = Window.from_bytes(sent.to_bytes())  # it refuses what does not add up
+    assert (read.rows, read.fallback, read.classes) == (4, 2, (1, 1, 0))
 
 
 def test_a_manifest_says_who_answers_only_where_it_is_not_the_rule() -> None:
