@@ -163,6 +163,36 @@ def test_another_model_that_answers_begins_other_counts() -> None:
     assert [tally.bundle for tally in bench.tallies] == [LIVE.digest, OTHER.digest]
 
 
+class Thirds:
+    """A session that finds the first of three classes most likely."""
+
+    def score(self, tensor: RawMatrix) -> RawMatrix:
+        """The same for every row."""
+        return np.tile([0.6, 0.3, 0.1], (len(tensor), 1))
+
+    def bind(self, tensor: RawMatrix) -> None:
+        """There is no shorter way."""
+
+
+def test_counts_of_classes_add_up_also_where_a_window_has_none() -> None:
+    manifest = SAME.parts.manifest
+    output = replace(manifest.output, column=-1, classes=("a", "b", "c"))
+    parts = replace(SAME.parts, manifest=replace(manifest, output=output))
+    model = Model(SAME.digest, parts, Thirds())
+    shadow = Shadow(model, Limits(), HandClock(), memory=lambda: None, before_mib=None)
+    answers = model.answer(rows(2))
+    assert isinstance(answers, Answers)
+    shadow.offer(rows(2), answers, LIVE.digest, parts.manifest)
+    shadow.work()
+    counted = shadow.take(LIVE.digest)
+    assert counted
+    shadow.offer(rows(QUEUE_ROWS), answers, LIVE.digest, parts.manifest)
+    shadow.offer(rows(1), answers, LIVE.digest, parts.manifest)  # it is behind
+    dropped = shadow.take(LIVE.digest)
+    assert dropped
+    assert (counted + dropped).dropped == 1
+
+
 # --- what it cannot do ----------------------------------------------------------------------
 
 
@@ -458,6 +488,19 @@ def test_a_shadow_without_a_model_beside_it_waits_and_says_so(tmp_path: Path, de
         device.updater.offer(signed_order(order_for(SAME.digest, 3, rollout="r2")))
         device.settle()
         assert device.serves == SAME.digest
+
+
+def test_starts_while_a_shadow_waits_for_a_model_are_no_fault_of_it(
+    tmp_path: Path, depot: Depot
+) -> None:
+    with Device(tmp_path, depot=depot.url) as device:
+        device.updater.start()
+        shadowing(device, SAME)
+    for _ in range(6):
+        with Device(tmp_path, depot=depot.url) as device:
+            device.updater.start()
+            device.step()
+            assert device.state == "shadow"
 
 
 def test_after_ten_quiet_minutes_starts_are_forgotten(tmp_path: Path, depot: Depot) -> None:

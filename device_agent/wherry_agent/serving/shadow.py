@@ -122,6 +122,7 @@ class Shadow:
         self._taken_in = self._done = self._dropped = self._told_dropped = 0
         self._lock = threading.Lock()
         self._counts: _Counts | None = None
+        self._last_sides = 2  # counts of other decisions do not add up, not even with none
         self._ways: tuple[str, Translate | None] = ("", None)
         self._began = self._since = clock.monotonic()
         self._progress = ShadowProgress()
@@ -215,7 +216,9 @@ class Shadow:
 
     def _counts_beside(self, asked: _Asked) -> _Counts:
         if self._counts is None or self._counts.live != asked.digest:
-            self._counts = _Counts(asked.digest, len(self._sides(asked.manifest)) or 2)
+            if self._model:  # once it is off, what was counted last is of the same decisions
+                self._last_sides = len(self._sides(asked.manifest)) or 2
+            self._counts = _Counts(asked.digest, self._last_sides)
         return self._counts
 
     def _sides(self, live: Manifest) -> tuple[str, ...]:
@@ -325,7 +328,7 @@ class Shadow:
             return None
         self._told_dropped += dropped
         self._off_told = bool(off)
-        counts = counts or _Counts(live, 2)
+        counts = counts or _Counts(live, self._last_sides)
         return ShadowCounts(
             bundle=self.digest,
             rows=counts.rows,

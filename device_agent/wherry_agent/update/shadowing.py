@@ -121,8 +121,8 @@ class Shadowing:
     def to_be_noted(self, update: Update) -> dict[str, Any]:
         """Fields of the update that are to be written down now; mostly none."""
         shadow = self._reach.scorer.shadow
-        if shadow is None:
-            return {}
+        if shadow is None:  # it waits for a model beside it: no start was its doing
+            return {"boots": 0} if update.boots else {}
         total = self._total(shadow)
         noted = Total(update.shadow_rows, update.shadow_seconds)
         quiet = update.boots > 0 and shadow.progress.seconds >= _QUIET_SECONDS
