@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 import stat
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from support_serving import ROW, Port, ask, infer, make_served, post, read_reply
 
 from wherry_agent.config import Limits
 from wherry_agent.serving.listen import bind
+from wherry_agent.serving.parked import Parked
 from wherry_agent.serving.server import HEAD_LIMIT_BYTES, Hooks, HttpServer
 from wherry_agent.serving.service import Call, Reply
 from wherry_contract.errors import SetupError
@@ -279,12 +281,17 @@ def test_a_client_that_takes_no_answer_is_let_go(tmp_path: Path) -> None:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         batch = infer({"rows": [ROW] * 1000})
         client.settimeout(0.2)
-        try:
-            while True:
-                client.sendall(batch)
-        except TimeoutError:
-            pass  # both directions are full
-        wait_for(lambda: port.server.connections == 0, what="its place to be free")
+        left = b""
+
+        def is_let_go() -> bool:
+            nonlocal left
+            # a pause may be the server's: only who asks on and on fills both directions
+            with suppress(OSError):
+                left = left or batch
+                left = left[client.send(left) :]
+            return port.server.connections == 0
+
+        wait_for(is_let_go, what="its place to be free")
 
 
 def test_clients_that_vanish_leave_no_trace(port: Port) -> None:
@@ -425,3 +432,56 @@ def test_a_fault_of_ours_is_told_and_the_port_goes_on() -> None:
     assert [type(error) for error in crashes] == [ZeroDivisionError]
     server.stop(2)
     thread.join(5)
+
+
+class Passing:
+    """A connection that goes to a helper, which ends it while its number is taken anew."""
+
+    def __init__(self, parked: Parked, taken: socket.socket, successor: list[Passing]) -> None:
+        self.deadline = 0.0
+        self.asked = threading.Event()
+        self._parked, self.taken, self._successors = parked, taken, successor
+
+    def fileno(self) -> int:
+        """Its socket, -1 once it is closed."""
+        return self.taken.fileno()
+
+    def ready(self) -> None:
+        """Go, and let the successor have the number."""
+        self.taken.recv(1)
+        self.asked.set()
+        for successor in self._successors:
+            self._parked.remove(self)
+            self.deadline = time.monotonic()
+            os.dup2(successor.fileno(), self.taken.fileno())
+            successor.taken.close()
+            successor.taken = socket.socket(fileno=self.taken.detach())
+            self._parked.add(successor)
+
+    def late(self, now: float) -> None:
+        """It has gone: whoever asks for it errs."""
+        if now > self.deadline:
+            self._parked.remove(self)
+
+
+def test_who_has_gone_is_not_looked_for_under_a_number_that_is_anothers() -> None:
+    parked = Parked(time.monotonic)
+    (first, one), (second, two) = socket.socketpair(), socket.socketpair()
+    successor = Passing(parked, second, [])
+    parked.add(Passing(parked, first, [successor]))
+    thread = threading.Thread(target=parked.run, daemon=True)
+    thread.start()
+    one.send(b"x")
+    two.send(b"y")
+    assert successor.asked.wait(60)
+    successor.asked.clear()
+    # any look at who is late has passed when this is seen
+    for _ in range(3):
+        two.send(b"y")
+        assert successor.asked.wait(60)
+        successor.asked.clear()
+    assert thread.is_alive()
+    parked.close()
+    thread.join(60)
+    for taken in (one, two, successor.taken):
+        taken.close()

@@ -72,7 +72,8 @@ class Parked:
                 item = self._held.get(descriptor)
                 if item is not None:
                     item.ready()
-                    if item.deadline and descriptor in self._held:
+                    # it may have gone to a helper, and its number be another's by now
+                    if item.deadline and self._held.get(descriptor) is item:
                         self._begun.add(item)
             if self._begun:
                 self._look()
