@@ -158,6 +158,35 @@ def _to_float(value: float) -> float:
         return math.inf
 
 
+def to_table(rows: object) -> RawMatrix:
+    """Numbers as an application holds them, copied; what they are worth `check_matrix` says.
+
+    Args:
+        rows: an array or sequences, None or NaN for missing.
+
+    Returns:
+        float64, C-contiguous.
+
+    Raises:
+        InputError: C03 something is no number, C04 one is too large, C06 rows differ in length.
+    """
+    try:
+        found = np.asarray(rows)
+    except ValueError:
+        raise InputError("C06", "the values do not make a table") from None
+    boxed = found.dtype.kind == "O"
+    if found.dtype.kind not in "biufO" or (
+        boxed and any(isinstance(value, str | bytes) for value in found.flat)
+    ):
+        raise InputError("C03", "there should be numbers only")
+    try:
+        return np.array(found, np.float64, order="C")
+    except OverflowError:  # an integer of more than 308 digits
+        raise InputError("C04", "a value is infinite or too large") from None
+    except (TypeError, ValueError):
+        raise InputError("C03", "there should be numbers only") from None
+
+
 @dataclass(frozen=True)
 class InputContract:
     """The features of a model, in the order of its columns.

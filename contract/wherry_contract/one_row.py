@@ -18,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 
 from .encoder import Encoder, Step
-from .features import RawValue
+from .features import RawValue, to_table
 
 _PLAIN: Final = frozenset({float, int})
 # a length of the row below it means that no value is a gap, infinite or more than float32 holds
@@ -65,7 +65,9 @@ class OneRow:
         Raises:
             InputError: C01 to C05.
         """
-        if self._numbers and (len(row) == self._width or row.keys() <= self._known):
+        # of a dict alone: a Counter, say, has a value for a name that it does not hold
+        plain = type(row) is dict and self._numbers
+        if plain and (len(row) == self._width or row.keys() <= self._known):
             try:
                 values = self._pick(row)
             except KeyError:  # not all are there: the general way knows what that means
@@ -83,8 +85,7 @@ class OneRow:
         """
         if self._numbers and len(values) == self._width and self._is_plain(values):
             return
-        table = np.array([values], np.float64)
-        self.given(self._contract.check_matrix(table))
+        self.given(self._contract.check_matrix(to_table([values])))
 
     def given(self, raw: np.ndarray[Any, Any]) -> None:
         """Take a row of the raw matrix that was checked.

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -35,6 +36,7 @@ from .update.record import DeviceRecord
 from .update.shelf import Shelf
 
 _LOOK_SECONDS: Final = 1.0
+_KEPT_WINDOWS: Final = 256
 _NAMES: Final = ("state.0", "state.1")
 
 _log = logging.getLogger("wherry")
@@ -56,7 +58,8 @@ class Scorer:
         Args:
             source: the agent's state folder, or a bundle file for a trial.
             also: names that a row may carry besides the model's features.
-            windows: takes each closed window of counts; called from any thread.
+            windows: takes each closed window of counts; called by the scorer's own thread and by
+                `close`, so that no row waits for it. Of those that it is behind with 256 are kept.
             limits: when windows close; the agent's defaults.
 
         Raises:
@@ -64,7 +67,11 @@ class Scorer:
             WherryError: the bundle or the folder cannot be used.
         """
         self._source = Path(source)
-        self._core = Core(limits or Limits(), SystemClock(), windows, also=frozenset(also))
+        self._windows = windows
+        self._waiting: deque[Tally] = deque(maxlen=_KEPT_WINDOWS)
+        self._core = Core(
+            limits or Limits(), SystemClock(), self._waiting.append, also=frozenset(also)
+        )
         self._stop = threading.Event()
         self._loading = threading.Lock()
         self._seen: tuple[object, ...] = ()
@@ -148,6 +155,7 @@ class Scorer:
         self._thread.join()
         self._core.stop()
         self._core.swap(None)
+        self._hand_on()
 
     def __enter__(self) -> Self:
         return self
@@ -177,6 +185,15 @@ class Scorer:
                     _log.warning(
                         "the bundle that the agent serves cannot be loaded here: %s", error
                     )
+            self._hand_on()
+
+    def _hand_on(self) -> None:
+        """Give windows to the application, whose fault ends nothing here."""
+        while self._waiting:
+            try:
+                self._windows(self._waiting.popleft())
+            except Exception:  # noqa: BLE001 - whatever it throws, models go on being followed
+                _log.exception("the application did not take a window")
 
 
 def _of_file(path: Path) -> Served:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from support_agent import Made, make_bundle, reference_rows
 from support_serving import ask, infer, make_served, running_port
 
 from wherry_agent import Scorer
+from wherry_agent.config import Limits
 from wherry_agent.serving.counter import Tally
 from wherry_agent.store import BlobStore, StatePair
 from wherry_agent.update.record import DeviceRecord, Slot
@@ -161,6 +163,7 @@ def test_it_follows_the_agent(tmp_path: Path, scorer: Scorer, windows: list[Tall
     after = scorer.score(ROW)
     assert (before.bundle, after.bundle) == (ONE.digest, TWO.digest)
     assert before.score != after.score
+    wait_for(lambda: windows, what="the window that was cut")
     assert [(item.bundle, item.reason) for item in windows] == [(ONE.digest, "switch")]
 
 
@@ -212,6 +215,60 @@ def test_an_empty_folder_and_a_closed_scorer(tmp_path: Path, scorer: Scorer) -> 
     scorer.close()
     with pytest.raises(ServingError, match="S05"):
         scorer.score(ROW)
+
+
+def test_what_is_listed_and_no_number_is_refused_and_counted(tmp_path: Path) -> None:
+    serve(tmp_path, PLAIN)
+    windows: list[Tally] = []
+    bad = {"C03": ["1.5", 2.0, 3.0], "C04": [10**400, 2, 3], "C06": [[1.0, 2.0], 2.0, 3.0]}
+    with Scorer(tmp_path, windows=windows.append) as scorer:
+        for code, row in bad.items():
+            with pytest.raises(InputError, match=code):
+                scorer.score(row)  # type: ignore[arg-type]  # that it is wrong is the point
+        with pytest.raises(InputError, match="C03"):
+            scorer.score_many(np.array([["1.5", "2", "3"]]))  # type: ignore[arg-type]  # likewise
+        assert scorer.score([1.0, None, 3.0]).source == "model"  # type: ignore[list-item]  # a gap
+    assert windows[0].errors == {"C03": 2, "C04": 1, "C06": 1}
+
+
+def test_a_mapping_that_makes_values_up_is_asked_only_for_what_it_holds(tmp_path: Path) -> None:
+    serve(tmp_path, PLAIN)
+    with Scorer(tmp_path) as scorer:
+        held = scorer.score({"AMOUNT": 12, "RISK": 3})
+        assert scorer.score(Counter(AMOUNT=12, RISK=3)).score == held.score
+        with pytest.raises(InputError, match="C02"):
+            scorer.score(Counter(AMOUNT=12))
+
+
+def test_tables_laid_out_by_columns_count_beside_single_rows(tmp_path: Path) -> None:
+    serve(tmp_path, PLAIN)
+    windows: list[Tally] = []
+    table = np.asfortranarray(reference_rows(PLAIN.parts.manifest.input, 5))
+    with Scorer(tmp_path, windows=windows.append) as scorer:
+        scorer.score(table[0].tolist())
+        scorer.score_many(table)
+    slots = [item.slots for item in windows[0].features.values()]
+    assert [sum(counts) for counts in slots] == [6, 6, 6]
+
+
+def test_who_takes_windows_may_score_and_fail(tmp_path: Path) -> None:
+    serve(tmp_path, PLAIN)
+    taken: list[int] = []
+    row = {"AMOUNT": 12.5, "NIGHTS": 2, "RISK": 3}
+
+    def take(window: Tally) -> None:
+        taken.append(window.rows)
+        if len(taken) == 1:
+            scorer.score(row)
+        raise ValueError("a fault of the application")
+
+    with Scorer(tmp_path, windows=take, limits=Limits(window_rows=3)) as scorer:
+        for _ in range(3):
+            scorer.score(row)
+        wait_for(lambda: taken, what="the window")
+        serve(tmp_path, TWO)
+        wait_for(lambda: scorer.bundle == TWO.digest, what="the new bundle")
+    assert taken == [3, 1]
 
 
 def test_threads_share_one(scorer: Scorer, windows: list[Tally]) -> None:

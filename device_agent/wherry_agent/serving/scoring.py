@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from math import isfinite
+from math import isfinite, nan
 from typing import Final
 
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from wherry_agent.clock import Clock
 from wherry_agent.config import Limits
 from wherry_contract.errors import InputError, ServingError
-from wherry_contract.features import RawMatrix, RawValue
+from wherry_contract.features import RawMatrix, RawValue, to_table
 from wherry_contract.reaction import PREVIOUS, InputWatch, Verdict
 
 from .counter import Counter, Tally, threshold_bin
@@ -184,20 +184,20 @@ class Scorer:
             path = paths.pop()  # under the interpreter's lock: no other thread gets the same one
         except IndexError:  # there is none, or its memory is another row's now
             return self._one_of_many(row, served, began, at)
+        score, raw = nan, b""
         try:
-            path.read(row)
-            score = path.score()
-            raw = path.copy()
+            if path.model is served.model:  # or it is being swapped, and reads by another contract
+                path.read(row)
+                score, raw = path.score(), path.copy()
         except InputError as error:
             self.refuse(error.code, 1)
             raise
         finally:
             paths.append(path)
-        if not isfinite(score) or path.model is not served.model:
+        if not isfinite(score):
             return self._one_of_many(row, served, began, at)
         flagged, place = score >= path.threshold, bisect_right(path.edges, score)
-        if at is not None and not _PLAUSIBLE[0] <= at < _PLAUSIBLE[1]:
-            at = None
+        at = at if at is None or _PLAUSIBLE[0] <= at < _PLAUSIBLE[1] else None
         with self._lock:
             counter, done = self._counter, self._monotonic()
             latency = (done - began) * 1e6
@@ -238,7 +238,7 @@ class Scorer:
         contract = served.manifest.input
         try:
             if isinstance(rows, np.ndarray):
-                raw = contract.check_matrix(np.array(rows, np.float64))
+                raw = contract.check_matrix(to_table(rows))
             else:
                 raw = contract.matrix(rows, also=self._also)
         except InputError as error:
@@ -249,7 +249,11 @@ class Scorer:
         return self.answer(raw, served, started=started, at=at)
 
     def _one_of_many(self, row: Row, served: Served, started: float, at: float | None) -> Answer:
-        rows = [row] if isinstance(row, Mapping) else np.array([row], np.float64)
+        try:
+            rows = [row] if isinstance(row, Mapping) else to_table([row])
+        except InputError as error:
+            self.refuse(error.code, 1)
+            raise
         answers = self.answer_rows(rows, served, started=started, at=at)
         return answers.first(served.manifest, served.digest)
 
