@@ -342,15 +342,49 @@ for name in ("numpy", "onnxruntime", "tuf", "paho", "h11", "wherry_agent", "wher
 print(*installed(), platform.machine())
 """
 
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ('device = "till-2"\n', "is of the device 'till-2', not of 'till-1'"),
+        ("", "is of no device"),
+    ],
+)
+def test_papers_of_another_device(
+    config: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "agent.toml").write_text(config)
+    card = str(make_card(tmp_path / "card"))
+    words = ["--board", BOARD, "--device", "till-1", "--papers", str(tmp_path)]
+    assert run(["flash", card, *words]) == 3
+    told = capsys.readouterr().err
+    assert told.startswith("error[H16]: the board cannot be flashed\n  why:  ")
+    assert said in told
+    assert "next: name the folder that `wherry device add` wrote" in told
+
+
+@pytest.mark.parametrize(
+    ("words", "exit_code", "code"),
+    [
+        (["--claim", "ABC", "--enrol-url", URL], 1, "I01"),
+        (["--papers", "/nowhere"], 3, "H02"),
+        (["--claim", CODE, "--enrol-url", URL, "--first", "/nowhere"], 3, "H02"),
+    ],
+)
+def test_a_code_or_a_file_that_is_none(
+    words: list[str], exit_code: int, code: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card = str(make_card(tmp_path / "card"))
+    assert run(["flash", card, "--board", BOARD, "--device", "till-1", *words]) == exit_code
+    told = capsys.readouterr().err
+    assert told.startswith(f"error[{code}]: ")
+    assert "\n  next: " in told
+
+
 USAGE: dict[str, tuple[list[str], str]] = {
     "no device": (["--claim", CODE, "--enrol-url", URL, "--device", "Till 1"], "lower-case"),
     "neither papers nor a code": (["--device", "till-1"], "one of papers, claim"),
     "a code without an address": (["--device", "till-1", "--claim", CODE], "url"),
-    "a code that is none": (
-        ["--device", "till-1", "--claim", "ABC", "--enrol-url", URL],
-        "I01",
-    ),
-    "papers that are not there": (["--device", "till-1", "--papers", "/nowhere"], "H02"),
     "a family without a batch": (["--device", "till-1", "--family", "fraud"], "for --batch"),
     "a runtime that is none": (
         ["--device", "till-1", "--claim", CODE, "--enrol-url", URL, "--runtime", "onnx"],

@@ -159,7 +159,9 @@ def test_a_batch_goes_on_after_a_failure_and_after_a_kill(server: Server, tmp_pa
     batch, record = tmp_path / "t.csv", tmp_path / "t.record.json"
     batch.write_text("device,site\n" + "".join(f"{name},{name}\n" for name in names))
     words = (cards, "--batch", batch, "--family", "fraud", "--listen", "127.0.0.1:8600")
-    code, found, _ = run(server, *words)
+    code, found, said = run(server, *words)
+    # an error within a batch stands further to the right, all of its lines
+    assert "\n  error[H16]: the board cannot be flashed\n    why:  " in said
     states = {item["device"]: item["state"] for item in found["terminals"]}
     assert (code, states) == (3, {"till-1": "done", "till-2": "failed", "till-3": "done"})
     first = tree(cards / "till-1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import indent
 from typing import TYPE_CHECKING
 
 import click
@@ -89,7 +90,7 @@ def flash(
         sudo=sudo,
         start=not no_start,
         claim=lambda order: find_client(server, token_file).post("claims", order),
-        tell=lambda words: say(f"  {words}"),
+        tell=lambda words: say(indent(words, "  ")),
         bar=progress,
     )
     if batch:
@@ -113,9 +114,10 @@ def _pin(text: str) -> Pin | None:
 
 
 def _one(bench: Bench, terminal: Terminal, *, yes: bool, as_json: bool) -> int:
-    problem = terminal.problem()
-    if problem:
-        raise click.UsageError(problem)
+    misuse = terminal.misuse()
+    if misuse:
+        raise click.UsageError(misuse)
+    terminal.check_files()
     plan = bench.plan(terminal)
     if not plan.done:
         confirm(plan.lines(), yes=yes)

@@ -28,6 +28,7 @@ KEY: Final = "device.key"
 FIRST: Final = "first"
 WHOLE: Final = ".whole"  # the last member of what is sent: without it some was lost
 _ORDERS: Final = "assignments"
+_OTHER_PAPERS: Final = "name the folder that `wherry device add` wrote for it"
 _MOST_FIRST_BYTES: Final = 512 * 2**20
 _PAPER_BYTES: Final = 256 * 1024
 _TAIL_DIGITS: Final = 8
@@ -61,6 +62,16 @@ class Terminal:
 
     def problem(self) -> str:
         """What is wrong with it, in words; "" if nothing is."""
+        found = self.misuse()
+        try:
+            if not found:
+                self.check_files()
+        except WherryError as error:
+            return str(error)
+        return found
+
+    def misuse(self) -> str:
+        """What is wrong with how it is named, in words; "" if nothing is. Pure."""
         named = not self.device or bool(re.fullmatch(SLUG, self.device))
         ways = sum((bool(self.papers), bool(self.claim), bool(self.family)))
         found = (
@@ -72,19 +83,21 @@ class Terminal:
             (not (self.papers and self.listen), "listen stands in the papers' agent.toml"),
             (self.url or not self.claim, "url: where it enrols is not said"),
         )
-        return next((words for right, words in found if not right), "") or self._files_problem()
+        return next((words for right, words in found if not right), "")
 
-    def _files_problem(self) -> str:
-        try:
-            if self.claim:
-                ClaimCode.from_text(self.claim)
-            if self.papers:
-                _papers(self.papers, self.device)
-            if self.first:
-                bundle_of(self.first)
-        except WherryError as error:
-            return str(error)
-        return ""
+    def check_files(self) -> None:
+        """Look at the claim code and at the files that it names.
+
+        Raises:
+            IdentityError: I01, the code is none.
+            SetupError: H02 a file is not there, H16 it does not fit.
+        """
+        if self.claim:
+            ClaimCode.from_text(self.claim)
+        if self.papers:
+            _papers(self.papers, self.device)
+        if self.first:
+            bundle_of(self.first)
 
 
 @dataclass(frozen=True)
@@ -245,9 +258,8 @@ def _check_config(
     config: Mapping[str, Any], folder: Path, device: str, files: Mapping[str, bytes]
 ) -> None:
     if config.get("device") != device:
-        raise SetupError(
-            "H16", f"{folder} is of the device {config.get('device')!r}, not {device!r}"
-        )
+        whose = f"of the device {config['device']!r}" if "device" in config else "of no device"
+        raise SetupError("H16", f"{folder} is {whose}, not of {device!r}", cure=_OTHER_PAPERS)
     state = str(config.get("state_dir", "state"))
     if PurePosixPath(state).is_absolute() or ".." in PurePosixPath(state).parts:
         cure = "leave state_dir out of agent.toml: on a board it lies in the device's folder"
