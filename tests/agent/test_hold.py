@@ -46,7 +46,11 @@ def test_row(tmp_path: Path, method: str, body: bytes, status: int, held: float 
         assert json.loads(reply.body) == {"seconds": held}
 
 
-@pytest.mark.parametrize("text", [b'{"seconds": 1e999}', b'{"seconds": NaN}'])
+@pytest.mark.parametrize(
+    "text",
+    [b'{"seconds": 1e999}', b'{"seconds": NaN}', b'{"seconds":' + b"[" * 1000],
+    ids=["infinite", "none", "deep"],
+)
 def test_what_is_no_number_of_seconds(tmp_path: Path, text: bytes) -> None:
     config = agent_config(tmp_path)
     scorer = Scorer(config.limits, HandClock(), lambda _: None)

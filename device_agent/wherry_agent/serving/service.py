@@ -139,7 +139,7 @@ class Service:
             raise ServingError("S03", f"more than {_HOLD_LIMIT_BYTES} bytes")
         try:
             seconds = json.loads(call.body)["seconds"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ServingError("S02", 'it should be {"seconds": 60}') from error
         right = isinstance(seconds, int | float) and not isinstance(seconds, bool)
         if not right or not 0 <= seconds <= _MOST_SECONDS:
