@@ -142,11 +142,16 @@ class Scorer:
             before = self._core.served
             self._seen = _stamps(self._source)
             record = DeviceRecord.from_dict(StatePair(self._source).peek() or {})
-            digest = record.serving.digest
-            if not digest or (before and before.digest == digest):
-                return False
             shelf = Shelf(self._source, BlobStore(self._source), Limits())
-            self._core.swap(shelf.load(digest))
+            digest = record.serving.digest
+            if digest:
+                found = None if _is(before, digest, model=True) else shelf.load(digest)
+            else:  # the model was taken out of service: the rule answers, as at the port
+                rule = shelf.choose(record, probed=False).served
+                found = None if rule and _is(before, rule.digest, model=False) else rule
+            if found is None:
+                return False
+            self._core.swap(found)
             return True
 
     def close(self) -> None:
@@ -194,6 +199,10 @@ class Scorer:
                 self._windows(self._waiting.popleft())
             except Exception:  # noqa: BLE001 - whatever it throws, models go on being followed
                 _log.exception("the application did not take a window")
+
+
+def _is(served: Served | None, digest: str, *, model: bool) -> bool:
+    return served is not None and (served.digest, bool(served.model)) == (digest, model)
 
 
 def _of_file(path: Path) -> Served:

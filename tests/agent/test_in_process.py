@@ -7,6 +7,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,29 @@ def test_it_follows_the_agent(tmp_path: Path, scorer: Scorer, windows: list[Tall
     assert before.score != after.score
     wait_for(lambda: windows, what="the window that was cut")
     assert [(item.bundle, item.reason) for item in windows] == [(ONE.digest, "switch")]
+
+
+def test_a_model_taken_out_of_service_gives_way_to_the_rule_and_may_come_back(
+    tmp_path: Path, scorer: Scorer
+) -> None:
+    assert scorer.score(ROW).source == "model"
+    pair = StatePair(tmp_path)
+    record = DeviceRecord.from_dict(pair.load() or {})
+    bad = replace(record.slots["a"], trust=SlotTrust.BAD)
+    pair.save(replace(record.with_slot("a", bad), active="").to_dict())
+    assert scorer.refresh() is True
+    assert scorer.score(ROW).source == "rule"
+    assert scorer.refresh() is False
+    pair.save(record.to_dict())
+    assert scorer.refresh() is True
+    assert scorer.score(ROW).source == "model"
+
+
+def test_a_record_that_is_gone_changes_nothing(tmp_path: Path, scorer: Scorer) -> None:
+    for path in tmp_path.glob("state.*"):
+        path.unlink()
+    assert scorer.refresh() is False
+    assert scorer.score(ROW).source == "model"
 
 
 def test_it_may_be_told(tmp_path: Path, scorer: Scorer) -> None:
