@@ -357,7 +357,8 @@ def test_the_page_has_every_limit_with_its_default(item: object) -> None:
     name, default = item.name, item.default  # type: ignore[attr-defined]
     unit, told = _table("Limits")[name][:2]
     assert float(told.replace(",", "")) == default
-    assert unit in name.replace("_", " ") or unit in {"MiB", "connections", "bytes", "rows"}
+    others = {"MiB", "connections", "bytes", "rows", "% of one core"}
+    assert unit in name.replace("_", " ") or unit in others
 
 
 def test_the_page_has_how_windows_go_up_with_its_defaults() -> None:

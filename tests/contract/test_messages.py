@@ -479,7 +479,7 @@ def test_states_are_stable() -> None:
         ["committed", "refused", "reverted", "withdrawn"]
     )
     assert [state.value for state in states.RolloutState] == (
-        ["shadow", "canary", "wave", "done", "hold", "aborted", "reverting", "reverted"]
+        ["shadow", "canary", "wave", "done", "hold", "paused", "aborted", "reverting", "reverted"]
     )
 
 

@@ -83,7 +83,7 @@ COMPLAINTS: list[tuple[str, str, str, str]] = [
     ("ruuvi.gateway_esp.c#1059", "the first look fails on dates", "agent/test_tuf_time.py", "test_a_board_in_1970_is_told_the_time_once"),
     ("aws-cli#6185", "no room, and it is not told", UPDATE, "test_a_disk_without_room_is_found_out_before_anything_is_fetched"),
     ("hawkbit#1208", "a wave waits for stragglers", "host/test_fleet.py", "test_who_is_away_does_not_hold_a_wave_up_and_converges_later"),
-    ("hawkbit#1086", "a whole wave behind one uplink", "host/test_rollout.py", "test_every_beginning_is_fair_to_every_group"),
+    ("hawkbit#1086", "a whole wave behind one uplink", "host/test_rollout.py", "test_every_beginning_has_its_share_of_every_board_site_and_group"),
     ("hawkbit PR#2161", "two failures in one pass undo the stop", "host/test_rollout.py", "test_what_follows"),
     ("mender-docs, deployment", "a newer rollout blocks an older one for ever", "host/test_fleet.py", "test_two_rollouts_on_the_same_devices"),
     ("nerves_hub_web#419", "nothing stops a bad bundle", "host/test_fleet.py", "test_a_bad_bundle_ends_at_the_canary"),

@@ -67,7 +67,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, Entry]]] = {
     },
     "Try it": {
         "demo": Entry("demo:demo", "Run the whole road on this machine"),
-        "simulate": Entry("simulate:simulate", "Try a rollout out on modelled devices"),
+        "simulate": Entry("simulate:simulate", "Try a rollout on modelled devices"),
     },
 }
 COMMANDS: Final = {name: entry for part in SECTIONS.values() for name, entry in part.items()}

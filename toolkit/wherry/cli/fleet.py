@@ -87,8 +87,16 @@ _ENDED: Final = (RolloutState.DONE, RolloutState.REVERTED)
     help="auto: where the waves are large enough; none; or names, which then must decide.",
 )
 @click.option("--limit", "limits", type=Pair(), multiple=True, help="Of a gate, as latency=1.")
-@click.option("--looks", type=click.IntRange(1, 20), default=6, show_default=True)
-@click.option("--look-every", type=Seconds(), default="1h", show_default=True)
+@click.option(
+    "--looks",
+    type=click.IntRange(1, 20),
+    default=6,
+    show_default=True,
+    help="How often gates look at a wave, at most.",
+)
+@click.option(
+    "--look-every", type=Seconds(), default="1h", show_default=True, help="Time between looks."
+)
 @click.option(
     "--confidence",
     type=click.FloatRange(0.5, 1, max_open=True),

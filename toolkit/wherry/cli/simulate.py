@@ -19,7 +19,13 @@ _MODELS = ("same", "calibration", "nan", "slow", "swapped", "categories", "memor
 @click.command(
     epilog="Example: wherry simulate --devices 10000 --model calibration --waves 1%,10%,100%"
 )
-@click.option("--devices", type=click.IntRange(1, 1_000_000), default=1000, show_default=True)
+@click.option(
+    "--devices",
+    type=click.IntRange(1, 1_000_000),
+    default=1000,
+    show_default=True,
+    help="Size of the modelled fleet.",
+)
 @click.option(
     "--model",
     type=click.Choice(_MODELS),
@@ -28,16 +34,48 @@ _MODELS = ("same", "calibration", "nan", "slow", "swapped", "categories", "memor
     help="What the new model does: nothing new, or one of the ways to be bad.",
 )
 @click.option("--waves", default="1%,10%,50%,100%", show_default=True, help="As for push.")
-@click.option("--soak", type=Seconds(), default="30m", show_default=True)
+@click.option(
+    "--soak", type=Seconds(), default="30m", show_default=True, help="Length of each soak."
+)
 @click.option("--soak-rows", type=click.IntRange(0), default=0, help="Rows of each soak.")
 @click.option(
-    "--quorum", type=click.FloatRange(0, 1, min_open=True), default=0.95, show_default=True
+    "--quorum",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.95,
+    show_default=True,
+    help="Share of a wave that must be committed and healthy.",
 )
-@click.option("--max-failures", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--silent-after", type=Seconds(), default="15m", show_default=True)
-@click.option("--looks", type=click.IntRange(1, 20), default=6, show_default=True)
-@click.option("--look-every", type=Seconds(), default="1h", show_default=True)
-@click.option("--confidence", type=click.FloatRange(0.5, 1, max_open=True), default=0.99)
+@click.option(
+    "--max-failures",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Devices that may fail in a wave after the canary; in the canary, none.",
+)
+@click.option(
+    "--silent-after",
+    type=Seconds(),
+    default="15m",
+    show_default=True,
+    help="Not heard of for so long after the switch is a failure.",
+)
+@click.option(
+    "--looks",
+    type=click.IntRange(1, 20),
+    default=6,
+    show_default=True,
+    help="How often gates look at a wave, at most.",
+)
+@click.option(
+    "--look-every", type=Seconds(), default="1h", show_default=True, help="Time between looks."
+)
+@click.option(
+    "--confidence",
+    type=click.FloatRange(0.5, 1, max_open=True),
+    default=0.99,
+    show_default=True,
+    help="Of what the gates say, over all their looks.",
+)
 @click.option(
     "--flaky",
     type=click.FloatRange(0, 1),
@@ -71,7 +109,13 @@ _MODELS = ("same", "calibration", "nan", "slow", "swapped", "categories", "memor
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Takes its size from this bundle; else 500 kB.",
 )
-@click.option("--seed", type=click.IntRange(0), default=1, show_default=True)
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=1,
+    show_default=True,
+    help="The same seed gives the same run.",
+)
 @json_option
 def simulate(
     *,
@@ -94,7 +138,9 @@ def simulate(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Roll a model out to modelled devices, with the planner and the gates of the server.
+    """Try a rollout on modelled devices.
+
+    It is planned and judged by what plans and judges on the server.
 
     Says how long it takes to reach 50, 95 and 99 %, what is fetched, and how many devices
     a bad model is live on before it is taken back. What is modelled, and what that leaves
