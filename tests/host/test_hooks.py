@@ -208,6 +208,7 @@ def test_a_command_that_fails_is_run_again(tmp_path: Path) -> None:
             id="no secret",
         ),
         pytest.param("[[hooks", "TOML", id="no TOML"),
+        pytest.param("#" * 65_537, "H01: .*has more than 65536 bytes", id="too large"),
     ],
 )
 def test_wrong_settings_are_refused(tmp_path: Path, text: str, words: str) -> None:
