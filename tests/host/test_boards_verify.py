@@ -362,6 +362,7 @@ def test_a_build_is_run_on_the_boards_that_it_names_and_one_that_must_not_have_i
     """A board of one's own: all is well there, but for its memory."""
     text = (FOLDER / f"{PI}.toml").read_text().replace("memory_mib = 512", "memory_mib = 128")
     (shop / "gate.toml").write_text(text.replace('"1.27.0", "1.28.0"', '"1.27.0"'))
+    create(recipe_of(load_board("gate.toml", shop)), print)
     project = write_project(shop, more='[target]\nboards = ["gate.toml"]\n')
     out, page = tmp_path / "no.wherry", tmp_path / "page.html"
     asked = ["--out", out, "--unsigned", "--json", "--report", page]
