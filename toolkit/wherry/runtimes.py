@@ -299,7 +299,7 @@ def _probe(item: Runtime, store: Path, code: Path, digest: str) -> Run:
     kept = {key: os.environ[key] for key in ("PATH", "HOME", "TMPDIR", "LANG") if key in os.environ}
     try:
         done = subprocess.run(
-            [str(item.python), "-W", "ignore", "-m", f"{_AGENT}.probe"],
+            [str(item.python), "-W", "ignore", "-m", f"{_AGENT}.serving.probe"],
             input=json.dumps(request),
             capture_output=True,
             text=True,
