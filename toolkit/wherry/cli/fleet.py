@@ -16,7 +16,7 @@ from wherry.verified import recorded
 from wherry_contract.errors import GateError, RolloutError
 from wherry_contract.states import RolloutState
 
-from .options import Pair, select_option, server_options
+from .options import Pair, judging_options, select_option, server_options
 from .output import Seconds, ShadowWave, confirm, json_option, say, show, table, yes_option
 from .plans import plan_lines
 from .steer import (
@@ -59,27 +59,7 @@ _ENDED: Final = (RolloutState.DONE, RolloutState.REVERTED)
 )
 @click.option("--soak", type=Seconds(), help="How long each device soaks; else the bundle says.")
 @click.option("--soak-rows", type=click.IntRange(0), help="Rows that it must score meanwhile.")
-@click.option(
-    "--max-failures",
-    type=click.IntRange(0),
-    default=0,
-    show_default=True,
-    help="Devices that may fail in a wave after the canary.",
-)
-@click.option(
-    "--quorum",
-    type=click.FloatRange(0, 1, min_open=True),
-    default=1.0,
-    show_default=True,
-    help="Share of a wave that must have committed for the next one to begin.",
-)
-@click.option(
-    "--silent-after",
-    type=Seconds(),
-    default="15m",
-    show_default=True,
-    help="A device that says nothing for so long after its switch has failed.",
-)
+@judging_options(quorum=1.0)
 @click.option(
     "--gates",
     default="auto",
@@ -87,23 +67,6 @@ _ENDED: Final = (RolloutState.DONE, RolloutState.REVERTED)
     help="auto: where the waves are large enough; none; or names, which then must decide.",
 )
 @click.option("--limit", "limits", type=Pair(), multiple=True, help="Of a gate, as latency=1.")
-@click.option(
-    "--looks",
-    type=click.IntRange(1, 20),
-    default=6,
-    show_default=True,
-    help="How often gates look at a wave, at most.",
-)
-@click.option(
-    "--look-every", type=Seconds(), default="1h", show_default=True, help="Time between looks."
-)
-@click.option(
-    "--confidence",
-    type=click.FloatRange(0.5, 1, max_open=True),
-    default=0.99,
-    show_default=True,
-    help="Share of rollouts of a model that makes no difference that no gate aborts.",
-)
 @yes_option
 @click.option("--wait", is_flag=True, help="Follow it to its end; exit 1 if it was aborted.")
 @json_option

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .options import judging_options
 from .output import Seconds, json_option, say, show
 
 if TYPE_CHECKING:
@@ -38,44 +39,7 @@ _MODELS = ("same", "calibration", "nan", "slow", "swapped", "categories", "memor
     "--soak", type=Seconds(), default="30m", show_default=True, help="Length of each soak."
 )
 @click.option("--soak-rows", type=click.IntRange(0), default=0, help="Rows of each soak.")
-@click.option(
-    "--quorum",
-    type=click.FloatRange(0, 1, min_open=True),
-    default=0.95,
-    show_default=True,
-    help="Share of a wave that must be committed and healthy.",
-)
-@click.option(
-    "--max-failures",
-    type=click.IntRange(0),
-    default=0,
-    show_default=True,
-    help="Devices that may fail in a wave after the canary; in the canary, none.",
-)
-@click.option(
-    "--silent-after",
-    type=Seconds(),
-    default="15m",
-    show_default=True,
-    help="Not heard of for so long after the switch is a failure.",
-)
-@click.option(
-    "--looks",
-    type=click.IntRange(1, 20),
-    default=6,
-    show_default=True,
-    help="How often gates look at a wave, at most.",
-)
-@click.option(
-    "--look-every", type=Seconds(), default="1h", show_default=True, help="Time between looks."
-)
-@click.option(
-    "--confidence",
-    type=click.FloatRange(0.5, 1, max_open=True),
-    default=0.99,
-    show_default=True,
-    help="Of what the gates say, over all their looks.",
-)
+@judging_options(quorum=0.95)
 @click.option(
     "--flaky",
     type=click.FloatRange(0, 1),
