@@ -262,6 +262,7 @@ def test_why_it_was_switched_off_is_said_in_one_window() -> None:
 
 
 def test_a_bug_of_ours_switches_it_off_and_is_told() -> None:
+    others = set(threading.enumerate())  # of tests before
     bench = Bench(SAME)
     broken = Shadow(
         model_of(SAME), bench.limits, bench.clock,
@@ -274,7 +275,10 @@ def test_a_bug_of_ours_switches_it_off_and_is_told() -> None:
     wait_for(lambda: broken.progress.off == "crashed", seconds=60)
     assert "ZeroDivisionError" in broken.progress.detail
     bench.pay(rows(1))
-    wait_for(lambda: "shadow" not in {item.name for item in threading.enumerate()}, seconds=60)
+    wait_for(
+        lambda: "shadow" not in {item.name for item in set(threading.enumerate()) - others},
+        seconds=60,
+    )
 
 
 # --- rows of another contract ---------------------------------------------------------------
